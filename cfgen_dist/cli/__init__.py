@@ -1,0 +1,53 @@
+"""The command line: one module a command, imported only when that command is called.
+
+Each module `cfgen_dist.cli.NAME` has two functions: `configure(parser)` adds the arguments, `run(args)` does the work.
+Exit codes: 0 done, 2 bad input or arguments, 1 anything else, 130 interrupted.
+"""
+
+import argparse
+import importlib
+import sys
+
+from data_loaders.errors import BadInput
+
+COMMANDS = {
+    "demo": "train, generate and evaluate on the built-in data",
+    "simulate": "write a synthetic atlas of any size with known truth",
+    "ingest": "turn h5ad, 10x or Zarr counts into an atlas",
+    "describe": "print the card of an atlas, a run or a model bundle",
+    "train": "train autoencoder and flow on an atlas",
+    "generate": "draw synthetic cells from a model bundle",
+    "evaluate": "compare generated cells with real ones",
+    "export": "write an atlas, real or generated, as h5ad",
+}
+
+
+def main(argv=None):
+    """Run one command and return its exit code.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        The arguments, `sys.argv[1:]` by default.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="cfgen-dist", description="Train CFGen on single-cell counts and generate synthetic atlases."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    named = next((word for word in argv if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == named:
+            module = importlib.import_module(f"cfgen_dist.cli.{name}")
+            module.configure(subparser)
+    args = parser.parse_args(argv)
+    try:
+        module.run(args)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
