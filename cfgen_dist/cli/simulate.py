@@ -1,0 +1,30 @@
+"""`cfgen-dist simulate`: write a synthetic atlas with known truth."""
+
+import data_loaders
+
+
+def configure(parser):
+    """Add the arguments."""
+    parser.add_argument("out", metavar="OUT", help="the store to write; must not exist")
+    parser.add_argument("--cells", type=int, required=True, metavar="N")
+    parser.add_argument("--genes", type=int, required=True, metavar="G")
+    parser.add_argument("--types", type=int, default=8, metavar="K", help="cell types (default 8)")
+    parser.add_argument("--donors", type=int, default=4, metavar="D", help="donors, with batch effects (default 4)")
+    parser.add_argument("--density", type=float, default=0.07, metavar="F", help="share of non-zeros (default 0.07)")
+    parser.add_argument("--in-order", action="store_true", help="put the cells of one type together")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+
+
+def run(args):
+    """Write the atlas."""
+    card = data_loaders.simulate(
+        args.out,
+        cells=args.cells,
+        genes=args.genes,
+        types=args.types,
+        donors=args.donors,
+        density=args.density,
+        in_order=args.in_order,
+        seed=args.seed,
+    )
+    print(f"{args.out}: {card['n_cells']:,} cells x {card['n_genes']:,} genes, {card['density']:.1%} non-zero")

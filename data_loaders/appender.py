@@ -1,0 +1,114 @@
+"""One-dimensional Zarr arrays that grow at their end and are written a whole shard at a time.
+
+Every column of an atlas store (the three arrays of the sparse matrix, the obs columns) is written through one class, so
+memory stays at one shard per column whatever the number of cells.
+"""
+
+import shutil
+from pathlib import Path
+
+import anndata
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+CHUNK = 1 << 16  # elements decoded together: small enough that a block of rows decodes little that it does not need
+SHARD = 1 << 24  # elements a file: few files at any size, at most 16 MiB of memory per byte of the type while writing
+
+
+def write_small(group, name, value):
+    """Write a value that fits memory (a table, a dict, an array) in AnnData's encoding."""
+    with anndata.settings.override(auto_shard_zarr_v3=False):  # the default to come would write one shard per array
+        anndata.io.write_elem(group, name, value)
+
+
+class ArrayAppender:
+    """A one-dimensional array under a local Zarr v3 group, written by appends of any length.
+
+    Chunks are Blosc zstd level 1 with byte shuffle, followed by a CRC-32C, so that a damaged chunk is an error and not
+    other numbers. Strings are written in plain chunks (variable-length UTF-8), without shards.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Open for writing in a local directory.
+    name : str
+    dtype : numpy dtype or str
+        `str` for text.
+    attributes : dict, optional
+        Attributes of the array.
+    """
+
+    def __init__(self, group, name, dtype, attributes=None):
+        self.group, self.name, self.attributes = group, name, attributes or {}
+        self.dtype = "str" if dtype is str else np.dtype(dtype)
+        self.length = 0
+        self._array = None
+        self._pending = []
+        self._n_pending = 0
+        self._step = CHUNK if dtype is str else SHARD
+
+    def append(self, values):
+        """Add `values` (one-dimensional, of a type that the array's type can hold) at the end."""
+        self._pending.append(np.asarray(values, dtype=object if self.dtype == "str" else self.dtype))
+        self._n_pending += len(values)
+        self.length += len(values)
+        if self._n_pending >= self._step:
+            self._flush(self._n_pending - self._n_pending % self._step)
+
+    def promote(self, dtype):
+        """Change to a wider integer type; what is on disk already is rewritten, a shard at a time."""
+        self.dtype = np.dtype(dtype)
+        self._pending = [values.astype(dtype) for values in self._pending]
+        if self._array is None:
+            return
+        narrow = self._array
+        self._array = None
+        directory = Path(str(self.group.store.root)) / self.group.path
+        (directory / self.name).rename(directory / f"{self.name}.narrow")
+        narrow = zarr.open_array(directory / f"{self.name}.narrow", mode="r")
+        self._create()
+        self._array.resize(narrow.shape)
+        for start in range(0, narrow.shape[0], SHARD):
+            self._array[start : start + SHARD] = narrow[start : start + SHARD].astype(dtype)
+        shutil.rmtree(directory / f"{self.name}.narrow")
+
+    def close(self):
+        """Write what is pending."""
+        self._flush(self._n_pending)
+
+    def _create(self):
+        text = self.dtype == "str"
+        self._array = self.group.create_array(
+            self.name,
+            shape=(0,),
+            dtype=self.dtype,
+            chunks=(CHUNK,),
+            shards=None if text else (SHARD,),
+            compressors=None if text else [_blosc(self.dtype), Crc32cCodec()],
+            fill_value="" if text else _never(self.dtype),
+            attributes=self.attributes,
+        )
+        return self._array
+
+    def _flush(self, n):
+        """Write the first `n` pending elements at the end of the array."""
+        if self._array is None:
+            self._create()
+        if n == 0:
+            return
+        values = np.concatenate(self._pending)
+        self._pending = [values[n:].copy()]
+        self._n_pending -= n
+        start = self._array.shape[0]
+        self._array.resize((start + n,))
+        self._array[start : start + n] = values[:n]
+
+
+def _never(dtype):
+    """A value that data of this type does not hold, so that a lost chunk is not taken for numbers."""
+    return {"u": np.iinfo(dtype).max if dtype.kind == "u" else 0, "i": -1, "f": np.nan}.get(dtype.kind, 0)
+
+
+def _blosc(dtype):
+    return BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=dtype.itemsize)

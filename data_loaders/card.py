@@ -1,0 +1,76 @@
+"""The atlas card: what a store holds, as one JSON text in `uns["atlas_card"]`."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+
+import zarr
+
+from data_loaders.errors import BadInput
+
+FORMAT = 1  # of the card and the store; raised when a reader of the old one would go wrong
+SPLITS = ("train", "val", "test")
+PACKAGES = ("cfgen-dist", "anndata", "numpy", "scipy", "zarr")
+
+
+def build_card(*, n_cells, genes, nnz, labels, splits, size_factor, fingerprint, provenance):
+    """Put the facts of a store together.
+
+    Parameters
+    ----------
+    n_cells, nnz : int
+    genes : pandas.Index
+    labels : dict
+        Label column → {"categories": list of str, "counts": cells per category, "train_counts": training cells}.
+    splits : dict
+        Cells per split, all of `SPLITS`.
+    size_factor : dict
+        As `statistics.SizeFactorLaw.summary` returns it.
+    fingerprint : str
+        Equal for equal cells in equal order.
+    provenance : dict
+        Written as it is: `sources`, `options`, `dropped`, `notes`, whatever the maker of the store knows.
+
+    Returns
+    -------
+    dict
+        Plain JSON values.
+    """
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # used from a source tree that was not installed
+            continue
+    return {
+        "format": FORMAT,
+        "n_cells": n_cells,
+        "n_genes": len(genes),
+        "nnz": nnz,
+        "density": nnz / max(n_cells * len(genes), 1),
+        "labels": labels,
+        "splits": {name: splits.get(name, 0) for name in SPLITS},
+        "size_factor": size_factor,
+        "fingerprint": fingerprint,
+        **provenance,
+        "versions": versions,
+    }
+
+
+def read_card(path):
+    """Read the card of an atlas store.
+
+    Raises
+    ------
+    BadInput
+        When `path` is not a store that this project wrote.
+    """
+    path = Path(path)
+    try:
+        text = zarr.open_array(path / "uns" / "atlas_card", mode="r")[()]
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise BadInput(f"{path}: no atlas card in it; expected a store written by `cfgen-dist ingest`") from error
+    try:
+        return json.loads(str(text))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: its atlas card is not JSON ({error})") from error

@@ -1,0 +1,62 @@
+"""Outputs that appear whole or not at all: made beside their place, flushed to disk, then renamed."""
+
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_loaders.errors import BadInput
+
+
+def refuse_existing(path):
+    """Return `path` as a Path, or raise `BadInput` when something is there or its folder is missing."""
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise BadInput(f"{path}: exists already; expected a path where nothing is")
+    if not path.absolute().parent.is_dir():
+        raise BadInput(f"{path}: its folder {path.absolute().parent} does not exist; make it first")
+    return path
+
+
+def begin_output(path):
+    """Make a new hidden folder beside `path` to build it in."""
+    path = refuse_existing(path).absolute()
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+
+
+def finish_output(built, path):
+    """Flush the file or folder `built` to disk and give it its final name."""
+    built, path = Path(built), refuse_existing(path).absolute()
+    entries = [built] if built.is_file() else [built, *built.rglob("*")]
+    for entry in entries:
+        _fsync(entry)
+    if built.is_dir():
+        built.chmod(0o777 & ~_umask())  # mkdtemp makes folders private
+    os.rename(built, path)
+    _fsync(path.parent)
+
+
+@contextmanager
+def temporary_folder(beside):
+    """A folder for intermediate files on the disk of `beside`, removed at the end whatever happens."""
+    beside = Path(beside).absolute()
+    folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _fsync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""Which cells train, which validate, which test."""
+
+import numpy as np
+import pandas as pd
+
+from data_loaders.card import SPLITS
+
+PURPOSE = 1  # of the seed: draws for other purposes are independent of these
+
+
+def random_split(strata, *, test_fraction, val_fraction, seed):
+    """Split cells at random within each stratum.
+
+    Of a stratum of n cells `round(n * test_fraction)` are test cells and `round(m * val_fraction)` of the m others are
+    validation cells; but one cell always stays to train on, so a type seen once is never only tested.
+
+    Parameters
+    ----------
+    strata : int (n_cells,)
+        Codes, all zero for no strata.
+    test_fraction, val_fraction : float
+        In [0, 1).
+    seed : int
+
+    Returns
+    -------
+    pandas.Categorical (n_cells,)
+        Categories train, val, test.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSE,)))
+    test = _draw(np.asarray(strata), np.ones(len(strata), bool), test_fraction, rng)
+    val = _draw(np.asarray(strata), ~test, val_fraction, rng)
+    return _categorical(test, val)
+
+
+def holdout_split(groups, fraction, strata, *, val_fraction, seed):
+    """Hold whole groups (donors) out as test cells; validation cells are drawn from the others as in `random_split`.
+
+    `round(n_groups * fraction)` groups, at least one and not all, are held out.
+
+    Parameters
+    ----------
+    groups : pandas.Categorical (n_cells,)
+    fraction, val_fraction : float
+    strata : int (n_cells,)
+    seed : int
+
+    Returns
+    -------
+    pandas.Categorical (n_cells,), list of str
+        The split, and the names of the groups held out.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSE,)))
+    n = len(groups.categories)
+    held = np.sort(rng.permutation(n)[: min(max(round(n * fraction), 1), n - 1)])
+    test = np.isin(groups.codes, held)
+    val = _draw(np.asarray(strata), ~test, val_fraction, rng)
+    return _categorical(test, val), [str(groups.categories[code]) for code in held]
+
+
+def _draw(strata, candidates, fraction, rng):
+    """Mark a fraction of the candidates of each stratum, never all of them."""
+    rows = np.flatnonzero(candidates)
+    rows = rows[np.lexsort((rng.random(len(rows)), strata[rows]))]  # by stratum, in random order within
+    _, start, size = np.unique(strata[rows], return_index=True, return_counts=True)
+    marked = np.zeros(len(strata), bool)
+    for first, n in zip(start, size, strict=True):
+        marked[rows[first : first + min(round(n * fraction), n - 1)]] = True
+    return marked
+
+
+def _categorical(test, val):
+    return pd.Categorical.from_codes(np.where(test, 2, np.where(val, 1, 0)), categories=SPLITS)
