@@ -60,3 +60,27 @@ def _fsync(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_whole(path, write):
+    """Write one small file so that it appears whole or not at all, replacing what is there.
+
+    Parameters
+    ----------
+    path : path-like
+    write : callable
+        Called with the file, open for writing bytes.
+    """
+    path = Path(path).absolute()
+    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    _fsync(path.parent)

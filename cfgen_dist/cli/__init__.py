@@ -6,9 +6,11 @@ Exit codes: 0 done, 2 bad input or arguments, 1 anything else, 130 interrupted.
 
 import argparse
 import importlib
+import importlib.metadata
+import logging
 import sys
 
-from data_loaders.errors import BadInput
+from data_loaders.errors import BadInput, nearest
 
 COMMANDS = {
     "demo": "train, generate and evaluate on the built-in data",
@@ -31,19 +33,29 @@ def main(argv=None):
         The arguments, `sys.argv[1:]` by default.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("cfgen_dist").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(
         prog="cfgen-dist", description="Train CFGen on single-cell counts and generate synthetic atlases."
     )
+    parser.add_argument("--version", action="version", version=f"cfgen-dist {importlib.metadata.version('cfgen-dist')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    modules, commands = {}, {}
     named = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        commands[name] = subparsers.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
+        )
         if name == named:
-            module = importlib.import_module(f"cfgen_dist.cli.{name}")
-            module.configure(subparser)
-    args = parser.parse_args(argv)
+            modules[name] = importlib.import_module(f"cfgen_dist.cli.{name}")
+            modules[name].configure(commands[name])
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        option = unknown[0].partition("=")[0]
+        valid = [word for action in commands[args.command]._actions for word in action.option_strings]
+        parser.error(f"{args.command}: unknown argument {option!r}, {nearest(option, valid)}")
     try:
-        module.run(args)
+        modules[args.command].run(args)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,198 @@
+"""The trained model as files: safetensors weights and one JSON card; `CFGen` loads, saves and generates."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+
+from cfgen_dist.config import Config, load_config, to_dict
+from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.size_factor import SizeFactorLaw
+from cfgen_dist.model.velocity import Velocity
+from cfgen_dist.train.build import build_autoencoder, build_velocity
+from data_loaders.errors import BadInput, nearest
+from data_loaders.files import begin_output, finish_output
+
+FORMAT = 1
+FILES = ("card.json", "autoencoder.safetensors", "flow.safetensors", "size_factor.safetensors", "labels.safetensors")
+
+
+@dataclass
+class CFGen:
+    """A trained model.
+
+    Attributes
+    ----------
+    config : Config
+    autoencoder : Autoencoder
+        In eval mode.
+    velocity : Velocity
+        In eval mode.
+    size_factor : SizeFactorLaw
+    genes : list of str
+    labels : dict of str to list of str
+        The attributes it was conditioned on, in order, with their categories.
+    combinations : (M, K) int64 array
+        The label combinations of the training cells, as codes.
+    counts : (M,) int64 array
+        How many training cells had each.
+    provenance : dict
+        Where it came from: atlas, held-out likelihood, versions.
+    digest : str
+        SHA-256 over the weights and the card.
+    """
+
+    config: Config
+    autoencoder: Autoencoder
+    velocity: Velocity
+    size_factor: SizeFactorLaw
+    genes: list
+    labels: dict
+    combinations: np.ndarray
+    counts: np.ndarray
+    provenance: dict
+    digest: str = ""
+
+    def save(self, path):
+        """Write the bundle to a directory that appears whole or not at all.
+
+        Raises
+        ------
+        BadInput
+            The directory exists.
+        """
+        built = begin_output(path)
+        try:
+            # safetensors refuses tensors that share memory or are not contiguous
+            save_file({k: v.contiguous() for k, v in self.autoencoder.state_dict().items()}, built / FILES[1])
+            save_file({k: v.contiguous() for k, v in self.velocity.state_dict().items()}, built / FILES[2])
+            save_arrays(self.size_factor.arrays(), built / FILES[3])
+            save_arrays({"combinations": self.combinations, "counts": self.counts}, built / FILES[4])
+            card = {
+                "format": FORMAT,
+                "model": "CFGen",
+                "labels": self.labels,
+                "size_factor": {"kind": self.size_factor.kind, "covariate": self.size_factor.covariate},
+                "size_factor_range": self.velocity.size_factor_range,
+                "config": to_dict(self.config),
+                "provenance": self.provenance,
+                "genes": list(self.genes),
+                "sha256": {name: _sha256(built / name) for name in FILES[1:]},
+            }
+            (built / "card.json").write_text(json.dumps(card, indent=1))
+            finish_output(built, path)
+        except BaseException:
+            shutil.rmtree(built, ignore_errors=True)
+            raise
+        self.digest = _sha256(Path(path) / "card.json")
+
+    @classmethod
+    def load(cls, path):
+        """Read a bundle; nothing in it is executed.
+
+        Parameters
+        ----------
+        path : path-like
+            The bundle's directory, or a run that holds one.
+
+        Raises
+        ------
+        BadInput
+            Not a bundle, a file missing, truncated or changed, or written by a newer version.
+        """
+        path = Path(path)
+        if (path / "bundle" / "card.json").is_file():
+            path = path / "bundle"
+        card = read_card(path)
+        for name, expected in card["sha256"].items():
+            if not (path / name).is_file():
+                raise BadInput(f"bundle {path}: {name} is missing")
+            if _sha256(path / name) != expected:
+                raise BadInput(f"bundle {path}: {name} is damaged, its SHA-256 is not the one in card.json")
+        config = load_config(card["config"])
+        try:
+            arrays = load_arrays(path / FILES[3])
+            table = load_arrays(path / FILES[4])
+            weights = load_file(path / FILES[1]), load_file(path / FILES[2])
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f"bundle {path}: {error}") from error
+        labels = card["labels"]
+        autoencoder = build_autoencoder(config.autoencoder, len(card["genes"]), weights[0]["log_theta"].shape[0])
+        autoencoder.load_state_dict(weights[0])
+        velocity = build_velocity(config, [len(c) for c in labels.values()], card["size_factor_range"])
+        velocity.load_state_dict(weights[1])
+        law = SizeFactorLaw(card["size_factor"]["kind"], card["size_factor"]["covariate"], **arrays)
+        return cls(
+            config, autoencoder.eval(), velocity.eval(), law, card["genes"], labels,
+            table["combinations"], table["counts"], card["provenance"], _sha256(path / "card.json"),
+        )  # fmt: skip
+
+    def codes_of(self, name, values):
+        """Integer codes of one value or an array of values of the attribute `name`; BadInput for an unknown category."""
+        categories = self.labels[name]
+        codes = pd.Index(categories).get_indexer(np.atleast_1d(np.asarray(values, dtype=object)))
+        if (codes < 0).any():
+            unknown = np.atleast_1d(np.asarray(values, dtype=object))[codes < 0][0]
+            raise BadInput(f"{name}: unknown category {unknown!r}, {nearest(unknown, categories)}")
+        return codes.astype(np.int64)
+
+    def codes(self, table):
+        """Integer codes (N, K) of a DataFrame with a column per attribute."""
+        columns = [self.codes_of(name, table[name].to_numpy()) for name in self.labels]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0), np.int64)
+
+    def generate(self, n=None, *, labels=None, guidance=None, solver=None, steps=None, seed=0):
+        """Generate cells in memory; `cfgen_dist.generate.generate` writes any number to disk.
+
+        Parameters
+        ----------
+        n : int, optional
+            Number of cells; with a table of `labels`, its rows say it.
+        labels : dict of str to str, or DataFrame, optional
+            One value for some attributes, the others drawn as observed; or a table with a column per attribute and,
+            optionally, a column `n`. By default the observed combinations in their observed proportions.
+        guidance : dict of str to float, optional
+            Weight of each attribute; an attribute that is left out gets weight 0 when the dict is given, else 1.
+        solver : str, optional
+        steps : int, optional
+            As in `cfgen_dist.model.solvers.integrate`; the bundle's defaults otherwise.
+        seed : int
+
+        Returns
+        -------
+        anndata.AnnData
+            Integer CSR counts, labels and size_factor in obs, provenance in uns.
+        """
+        from cfgen_dist.generate import make_plan, sample_in_memory
+
+        plan = make_plan(self, n, labels=labels, guidance=guidance, solver=solver, steps=steps, seed=seed)
+        return sample_in_memory(self, plan)
+
+
+def read_card(path):
+    """The card of a bundle as a dict; BadInput when `path` is not a bundle."""
+    path = Path(path)
+    try:
+        card = json.loads((path / "card.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInput(f"{path} is not a model bundle: it has no card.json") from None
+    except ValueError as error:
+        raise BadInput(f"bundle {path}: card.json is not valid JSON ({error})") from None
+    if card.get("model") != "CFGen" or card.get("format", 0) > FORMAT:
+        raise BadInput(
+            f"{path}/card.json: format {card.get('format')} of {card.get('model')!r}, expected format {FORMAT} of 'CFGen'"
+        )
+    return card
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

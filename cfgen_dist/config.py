@@ -1,0 +1,269 @@
+"""The one typed tree of settings: the same definitions serve YAML files, presets, the command line and the saved config."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from data_loaders.errors import BadInput, nearest
+
+
+@dataclass
+class AutoencoderConfig:
+    """Counts to latents. Defaults were chosen on validation cells, see docs/quality.md."""
+
+    latent_dim: int = 50
+    hidden: list[int] = field(default_factory=lambda: [512, 256])
+    input: Literal["log1p_cp10k", "log1p", "proportions"] = "log1p_cp10k"
+    dropout: float = 0.1
+    latent_noise: float = 0.1
+    theta_covariate: str | None = None  # a label column: one theta per gene and category instead of one per gene
+    theta_start: float = 10.0
+    theta_lr: float = 3e-2
+    lr: float = 1e-3
+    weight_decay: float = 1e-3
+    grad_clip: float = 1.0
+    batch_size: int = 128
+    max_epochs: int = 300
+    patience: int = 10  # epochs without a better held-out likelihood
+
+
+@dataclass
+class FlowConfig:
+    """Noise to latents."""
+
+    hidden: int = 256
+    blocks: int = 4
+    embedding: int = 128
+    condition_on_size_factor: bool = True
+    conditioning: Literal["single", "joint"] = "single"  # one attribute a cell (composable), or all of them at once
+    p_cond: float = 0.8
+    lr: float = 1e-3
+    weight_decay: float = 1e-6
+    grad_clip: float = 1.0
+    batch_size: int = 256
+    max_steps: int = 8000
+    ema: float = 0.999  # decay of the averaged weights that the bundle holds; 0 turns averaging off
+
+
+@dataclass
+class SizeFactorConfig:
+    """How a new cell gets its size factor."""
+
+    law: Literal["lognormal", "resample"] = "resample"
+    covariate: str | None = (
+        "auto"  # law per category of this label column; auto: the first label; null: one law for all
+    )
+
+
+@dataclass
+class SamplingConfig:
+    """Defaults of generation, kept in the bundle."""
+
+    solver: Literal["euler", "midpoint", "heun", "rk4", "dopri5", "tsit5"] = "midpoint"
+    steps: int = 10
+    batch_size: int = 1024
+
+
+@dataclass
+class Config:
+    """Everything that `cfgen-dist train` can be told."""
+
+    labels: list[str] | None = None  # attributes to condition on; null: every label column of the atlas
+    seed: int = 0
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    checkpoint_every_n_steps: int = 1000
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    size_factor: SizeFactorConfig = field(default_factory=SizeFactorConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+def presets():
+    """Names of the presets that come with the package."""
+    return sorted(
+        f.name.removesuffix(".yaml")
+        for f in resources.files("cfgen_dist.presets").iterdir()
+        if f.name.endswith(".yaml")
+    )
+
+
+def load_config(source=None, overrides=None):
+    """Build a checked Config.
+
+    Parameters
+    ----------
+    source : str, Path or dict, optional
+        Name of a preset, a YAML file, or the values themselves.
+    overrides : dict of str to object, optional
+        Dotted keys, e.g. ``{"flow.batch_size": 512}``. Strings are read as YAML scalars.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    BadInput
+        Unknown preset or key (with the nearest valid name), a value of the wrong type, or one outside its range.
+    """
+    values, where = (source or {}), "config"
+    if source is not None and not isinstance(source, dict):
+        values, where = _read(source), str(source)
+    config = _build(Config, values, where, "")
+    for key, value in (overrides or {}).items():
+        _override(config, key, yaml.safe_load(value) if isinstance(value, str) else value)
+    _check(config)
+    return config
+
+
+def to_dict(config):
+    """The config as plain dicts, lists and scalars."""
+    return dataclasses.asdict(config)
+
+
+def save_config(config, path):
+    """Write the config as YAML that `load_config` reads back."""
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def all_keys(cls=Config, prefix=""):
+    """Yield (dotted key, type, default) of every setting."""
+    defaults, hints = cls(), typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[item.name]):
+            yield from all_keys(hints[item.name], f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, hints[item.name], getattr(defaults, item.name)
+
+
+def _read(source):
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise BadInput(f"config file {path} does not exist")
+        text = path.read_text()
+    elif str(source) in presets():
+        text = resources.files("cfgen_dist.presets").joinpath(f"{source}.yaml").read_text()
+    else:
+        raise BadInput(f"{str(source)!r} is neither a YAML file nor a preset: {nearest(source, presets())}")
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+    if values is not None and not isinstance(values, dict):
+        raise BadInput(f"{source} holds a {type(values).__name__}, expected keys and values")
+    return values or {}
+
+
+def _build(cls, values, where, prefix):
+    hints = typing.get_type_hints(cls)
+    built = cls()
+    for key, value in values.items():
+        if key not in hints:
+            known = [k for k, _, _ in all_keys()]
+            raise BadInput(f"{where}: unknown key {prefix + str(key)!r}, {nearest(prefix + str(key), known)}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise BadInput(f"{where}: {prefix}{key} is {value!r}, expected a group of keys")
+            setattr(built, key, _build(hints[key], value, where, f"{prefix}{key}."))
+        else:
+            setattr(built, key, _typed(value, hints[key], prefix + key, where))
+    return built
+
+
+def _override(config, dotted, value):
+    known = {key: hint for key, hint, _ in all_keys()}
+    if dotted not in known:
+        raise BadInput(f"unknown setting {dotted!r}, {nearest(dotted, known)}")
+    *groups, name = dotted.split(".")
+    target = config
+    for group in groups:
+        target = getattr(target, group)
+    setattr(target, name, _typed(value, known[dotted], dotted, "command line"))
+
+
+def _typed(value, hint, key, where):
+    """The value in the hinted type; YAML reads 1e-3 as a string and 1 as an int, so numbers are converted."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(option for option in options if option is not type(None))
+        return _typed(value, hint, key, where)
+    expected = f"one of {', '.join(map(str, options))}" if origin is Literal else getattr(hint, "__name__", str(hint))
+    wrong = BadInput(
+        f"{where}: {key} is {value!r}, expected {expected if origin is not list else f'a list of {options[0].__name__}'}"
+    )
+    if origin is Literal:
+        if value not in options:
+            raise wrong
+        return value
+    if origin is list:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)):
+            items = [items]
+        return [_typed(item, options[0], key, where) for item in items]
+    if hint is str:
+        if isinstance(value, (dict, list)) or value is None:
+            raise wrong
+        return str(value)
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise wrong
+        return value
+    if isinstance(value, bool):
+        raise wrong
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise wrong from None
+    if hint is int:
+        if number != int(number):
+            raise wrong
+        return int(number)
+    return number
+
+
+_AT_LEAST_ONE = (
+    "latent_dim",
+    "batch_size",
+    "max_epochs",
+    "patience",
+    "blocks",
+    "embedding",
+    "max_steps",
+    "steps",
+    "checkpoint_every_n_steps",
+)
+_POSITIVE = ("lr", "theta_lr", "theta_start", "grad_clip")
+_NOT_NEGATIVE = ("weight_decay", "latent_noise", "seed")
+
+
+def _check(config):
+    for key, _, _ in all_keys():
+        value = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        name = key.split(".")[-1]
+        if name in _AT_LEAST_ONE and value < 1:
+            raise BadInput(f"{key} is {value}, expected at least 1")
+        if name in _POSITIVE and not value > 0:
+            raise BadInput(f"{key} is {value}, expected a positive number")
+        if name in _NOT_NEGATIVE and not value >= 0:
+            raise BadInput(f"{key} is {value}, expected zero or more")
+        if (
+            name == "hidden"
+            and (min(value) if isinstance(value, list) and value else value if isinstance(value, int) else 0) < 1
+        ):
+            raise BadInput(f"{key} is {value}, expected widths of at least 1")
+        if name in ("p_cond", "dropout", "ema") and not 0 <= value <= 1:
+            raise BadInput(f"{key} is {value}, expected a number from 0 to 1")
+    if config.autoencoder.dropout == 1 or config.flow.ema == 1:
+        raise BadInput("autoencoder.dropout and flow.ema must be below 1")

@@ -1,0 +1,1 @@
+"""The model in plain PyTorch: tensors in, tensors out; no files, no Ray, no Lightning."""

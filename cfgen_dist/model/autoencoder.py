@@ -1,0 +1,129 @@
+"""The autoencoder: counts to a latent vector and back to gene proportions (CFGen, section 3; no KL term)."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cfgen_dist.model.negative_binomial import negative_log_likelihood
+
+INPUTS = ("log1p_cp10k", "log1p", "proportions")
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """BatchNorm1d that uses its running statistics for a training batch of one cell, which has no variance."""
+
+    def forward(self, x):
+        """Normalise x (B, F)."""
+        if self.training and x.shape[0] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
+def _mlp(sizes, dropout):
+    layers = []
+    for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+        layers += [nn.Linear(n_in, n_out), BatchNorm(n_out), nn.ELU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+
+class Autoencoder(nn.Module):
+    """Deterministic autoencoder with a negative binomial likelihood of the raw counts.
+
+    Parameters
+    ----------
+    n_genes : int
+    latent_dim : int
+    hidden : sequence of int
+        Widths of the encoder's hidden layers; the decoder mirrors them.
+    dropout : float
+        After each hidden layer.
+    input : one of `INPUTS`
+        What the encoder sees: log1p(1e4 x / l), log1p(x), or x / l.
+    latent_noise : float
+        Standard deviation of Gaussian noise added to the latent while training.
+    n_dispersions : int
+        1 for one theta a gene; C for one theta a gene and category of a covariate.
+    theta : float
+        Start of every theta. A start near 10 trains; N(0, 1) in the log hardly moves.
+    """
+
+    def __init__(
+        self,
+        n_genes,
+        latent_dim=50,
+        hidden=(512, 256),
+        dropout=0.1,
+        input="log1p_cp10k",
+        latent_noise=0.1,
+        n_dispersions=1,
+        theta=10.0,
+    ):
+        super().__init__()
+        self.input = input
+        self.latent_noise = latent_noise
+        self.encoder = _mlp([n_genes, *hidden, latent_dim], dropout)
+        self.decoder = _mlp([latent_dim, *reversed(hidden), n_genes], dropout)
+        self.log_theta = nn.Parameter(torch.full((n_dispersions, n_genes), float(theta)).log())
+
+    def start_at(self, mean):
+        """Set the decoder's last bias to the log of the mean profile, so that training starts from the constant model.
+
+        Parameters
+        ----------
+        mean : (G,) tensor
+            Mean count of each gene over the training cells.
+        """
+        profile = (mean + 1e-3 * mean.mean()) / (mean + 1e-3 * mean.mean()).sum()
+        with torch.no_grad():
+            self.decoder[-1].bias.copy_(profile.log())
+
+    def encode(self, counts, size_factor):
+        """Latents of dense counts.
+
+        Parameters
+        ----------
+        counts : (B, G) float tensor
+        size_factor : (B,) float tensor
+
+        Returns
+        -------
+        (B, D) tensor
+        """
+        if self.input == "log1p":
+            return self.encoder(counts.log1p())
+        proportions = counts / size_factor.clamp_min(1.0)[:, None]
+        return self.encoder(proportions if self.input == "proportions" else (1e4 * proportions).log1p())
+
+    def decode(self, z):
+        """Log gene proportions log rho (B, G) of latents z (B, D)."""
+        return F.log_softmax(self.decoder(z).float(), dim=1)
+
+    def dispersion(self, category=None):
+        """Log theta: (G,) when there is one a gene, else (B, G) for `category` (B,) int64."""
+        if self.log_theta.shape[0] == 1:
+            return self.log_theta[0]
+        if category is None:
+            raise ValueError(
+                "this autoencoder has one theta per gene and category: the category of each cell is needed"
+            )
+        return self.log_theta[category]
+
+    def loss(self, counts, size_factor, category=None):
+        """Mean over cells of the negative log-likelihood summed over genes.
+
+        Parameters
+        ----------
+        counts : (B, G) float tensor
+        size_factor : (B,) float tensor
+        category : (B,) int64 tensor, optional
+
+        Returns
+        -------
+        scalar tensor, nats per cell
+        """
+        z = self.encode(counts, size_factor)
+        if self.training and self.latent_noise > 0:
+            z = z + self.latent_noise * torch.randn_like(z)
+        log_mu = self.decode(z) + size_factor.clamp_min(1.0).log()[:, None]
+        rows, columns = counts.nonzero(as_tuple=True)
+        return negative_log_likelihood(log_mu, self.dispersion(category), counts[rows, columns], rows, columns).mean()

@@ -1,0 +1,199 @@
+"""What to generate, decided before anything starts: the label of every cell, the shards, guidance, solver, seed."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cfgen_dist.model.solvers import ADAPTIVE, SOLVERS
+from data_loaders.errors import BadInput, nearest
+
+SHARD_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A generation, complete: with the bundle it determines every count.
+
+    Attributes
+    ----------
+    bundle : str
+        Digest of the model.
+    codes : list of list of int
+        Label combinations asked for, (M, K).
+    counts : list of int
+        Cells of each combination.
+    weights : list of float
+        Guidance weight of each attribute; one weight for a joint-conditioned model.
+    solver : str
+    steps : int
+    batch_size : int
+        Cells integrated together. Part of the plan because matrix products round differently for other shapes.
+    shard_size : int
+    seed : int
+    """
+
+    bundle: str
+    codes: list
+    counts: list
+    weights: list
+    solver: str
+    steps: int
+    batch_size: int
+    shard_size: int
+    seed: int
+
+    @property
+    def n_cells(self):
+        """Cells in all."""
+        return sum(self.counts)
+
+    @property
+    def n_shards(self):
+        """Shards in all."""
+        return -(-self.n_cells // self.shard_size)
+
+    def shard_codes(self, shard):
+        """Labels of the cells of a shard.
+
+        Cell i of the list "all cells of combination 0, then of 1, ..." belongs to shard i mod n_shards, so every shard
+        holds every combination in its share and shard sizes differ by at most one.
+
+        Returns
+        -------
+        (n, K) int64 array
+        """
+        cells = np.arange(shard, self.n_cells, self.n_shards)
+        return np.asarray(self.codes, dtype=np.int64)[np.searchsorted(np.cumsum(self.counts), cells, side="right")]
+
+    def digest(self):
+        """SHA-256 of the plan."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self):
+        """The plan as JSON, keys sorted."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+def make_plan(model, n=None, *, labels=None, guidance=None, solver=None, steps=None, seed=0, shard_size=SHARD_SIZE):
+    """Resolve a request against a model.
+
+    Parameters
+    ----------
+    model : CFGen
+    n, labels, guidance, solver, steps, seed
+        As in `CFGen.generate`.
+    shard_size : int
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    BadInput
+        Unknown attribute, category or solver (with the nearest valid name), a number below its minimum.
+    """
+    solver = solver or model.config.sampling.solver
+    steps = model.config.sampling.steps if steps is None else steps
+    if solver not in SOLVERS:
+        raise BadInput(f"unknown solver {solver!r}, {nearest(solver, SOLVERS)}")
+    if solver not in ADAPTIVE and steps < 1:
+        raise BadInput(f"steps is {steps}, expected at least 1")
+    if shard_size < 1:
+        raise BadInput(f"shard size is {shard_size}, expected at least 1")
+    if seed < 0:
+        raise BadInput(f"seed is {seed}, expected zero or more")
+    if isinstance(labels, pd.DataFrame):
+        codes, counts = _from_table(model, labels)
+    else:
+        if n is None or n < 1:
+            raise BadInput(f"number of cells is {n}, expected at least 1")
+        codes, counts = _from_proportions(model, n, labels or {}, seed)
+    return Plan(
+        bundle=model.digest,
+        codes=codes.tolist(),
+        counts=counts.tolist(),
+        weights=_weights(model, guidance),
+        solver=solver,
+        steps=steps,
+        batch_size=model.config.sampling.batch_size,
+        shard_size=shard_size,
+        seed=seed,
+    )
+
+
+def _from_table(model, table):
+    """Combinations and counts of a table with a column per attribute and, optionally, `n`."""
+    for column in table.columns:
+        if column != "n" and column not in model.labels:
+            raise BadInput(f"label table: unknown column {column!r}, {nearest(column, [*model.labels, 'n'])}")
+    for name in model.labels:
+        if name not in table:
+            raise BadInput(f"label table: column {name!r} is missing, found {', '.join(map(str, table.columns))}")
+    codes = model.codes(table.astype(dict.fromkeys(model.labels, str)))
+    counts = pd.to_numeric(table["n"], errors="coerce").to_numpy() if "n" in table else np.ones(len(table))
+    wrong = ~(counts >= 0) | (counts != np.floor(counts))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise BadInput(
+            f"label table: n is {table['n'].iloc[row]!r} in row {row}, expected a whole number, zero or more"
+        )
+    if counts.sum() < 1:
+        raise BadInput("label table: it asks for no cells")
+    return codes, counts.astype(np.int64)
+
+
+def _from_proportions(model, n, fixed, seed):
+    """Draw how many cells each observed combination gets, some attributes being fixed."""
+    names = list(model.labels)
+    for name in fixed:
+        if name not in names:
+            raise BadInput(f"the model has no attribute {name!r}, {nearest(name, names)}")
+    codes = model.combinations.copy()
+    weights = model.counts.astype(np.float64)
+    wanted = {names.index(name): int(model.codes_of(name, value)[0]) for name, value in fixed.items()}
+    if wanted:
+        matches = np.all([codes[:, k] == code for k, code in wanted.items()], axis=0)
+        if matches.any():
+            codes, weights = codes[matches], weights[matches]
+        else:  # a combination never seen together: the other attributes are drawn as if independent of it
+            for k, code in wanted.items():
+                codes[:, k] = code
+            codes, inverse = np.unique(codes, axis=0, return_inverse=True)
+            weights = np.bincount(inverse.reshape(-1), weights=weights)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+    counts = rng.multinomial(n, weights / weights.sum())
+    return codes[counts > 0], counts[counts > 0]
+
+
+def _weights(model, guidance):
+    """Guidance weights in the order of the model's attributes."""
+    names = list(model.labels)
+    if guidance is None:
+        return [1.0] if model.config.flow.conditioning == "joint" else [1.0] * len(names)
+    for name, weight in guidance.items():
+        if name not in names:
+            raise BadInput(f"guidance for {name!r}, but the model has no such attribute, {nearest(name, names)}")
+        if not np.isfinite(weight):
+            raise BadInput(f"guidance of {name} is {weight}, expected a finite number")
+    if model.config.flow.conditioning == "joint":
+        if set(guidance) != set(names) or len(set(guidance.values())) != 1:
+            raise BadInput(
+                f"the model was trained on joint labels: guidance must give {', '.join(names)} one common weight"
+            )
+        return [float(next(iter(guidance.values())))]
+    return [float(guidance.get(name, 0.0)) for name in names]
+
+
+def read_label_table(path):
+    """Read a CSV or Parquet table of labels; BadInput when it cannot be read."""
+    try:
+        return pd.read_parquet(path) if str(path).endswith(".parquet") else pd.read_csv(path)
+    except FileNotFoundError:
+        raise BadInput(f"label table {path} does not exist") from None
+    except (ValueError, OSError) as error:
+        raise BadInput(f"label table {path} cannot be read: {' '.join(str(error).split())}") from error

@@ -1,0 +1,1 @@
+"""Training: an ordinary function of a config, in one process, without Ray."""

@@ -1,0 +1,115 @@
+"""Stage 3: fit the velocity network to the latents, which were encoded once."""
+
+import math
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from cfgen_dist.model.velocity import drop_attributes, flow_matching_loss
+from cfgen_dist.train.build import build_velocity
+from cfgen_dist.train.trainer import fit
+from data_loaders import LatentStream
+
+WARM_UP = 100  # optimiser steps
+VALIDATIONS = 20  # per training
+
+
+class FlowTask(L.LightningModule):
+    """The velocity network with its loss and optimiser.
+
+    Parameters
+    ----------
+    velocity : Velocity
+    labels : sequence of str
+        Attributes, in the network's order.
+    config : FlowConfig
+    """
+
+    def __init__(self, velocity, labels, config):
+        super().__init__()
+        self.velocity, self.labels, self.config = velocity, list(labels), config
+
+    def _inputs(self, batch):
+        z1 = self.velocity.standardise(batch.latent)
+        codes = (
+            torch.stack([batch.labels[name] for name in self.labels], dim=1)
+            if self.labels
+            else z1.new_zeros(len(z1), 0).long()
+        )
+        return z1, codes, batch.size_factor.clamp_min(1.0).log()
+
+    def training_step(self, batch):
+        """Flow-matching loss with attributes dropped per cell."""
+        z1, codes, log_size_factor = self._inputs(batch)
+        codes = drop_attributes(codes, self.config.p_cond, self.config.conditioning == "joint")
+        loss = flow_matching_loss(self.velocity, z1, codes, log_size_factor)
+        self.log("train_loss", loss, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        """Log the loss of held-out cells, with the same noise, times and dropped attributes at every validation."""
+        z1, codes, log_size_factor = self._inputs(batch)
+        generator = torch.Generator(self.device).manual_seed(batch_idx)
+        codes = drop_attributes(codes, self.config.p_cond, self.config.conditioning == "joint", generator)
+        loss = flow_matching_loss(self.velocity, z1, codes, log_size_factor, generator)
+        self.log("val_loss", loss, batch_size=len(batch), on_epoch=True, prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self):
+        """AdamW with a short warm-up and a cosine to zero; the steps come from the config, never from the loader."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay)
+        total, warm_up = self.config.max_steps, min(WARM_UP, self.config.max_steps // 10)
+
+        def factor(step):
+            if step < warm_up:
+                return (step + 1) / (warm_up + 1)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, total - warm_up))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def train_flow(latents, labels, config, directory):
+    """Fit the flow on encoded cells.
+
+    Parameters
+    ----------
+    latents : Latents
+        As `cfgen_dist.train.encode.encode` writes them.
+    labels : dict of str to list of str
+        Attributes and their categories.
+    config : Config
+    directory : Path
+        For checkpoints and metrics; training goes on from `last.ckpt` if it is there.
+
+    Returns
+    -------
+    Velocity
+        In eval mode, with the averaged weights.
+    """
+    stage = config.flow
+    torch.manual_seed(config.seed)
+    velocity = build_velocity(config, [len(c) for c in labels.values()], latents.log_size_factor_range)
+    velocity.latent_mean.copy_(torch.as_tensor(latents.mean))
+    velocity.latent_std.copy_(torch.as_tensor(latents.std))
+    task = FlowTask(velocity, labels, stage)
+    train = LatentStream(latents, stage.batch_size, split="train", labels=list(labels), seed=config.seed)
+    val = LatentStream(latents, stage.batch_size, split="val", labels=list(labels), shuffle=False)
+    callbacks = [WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(stage.ema))] if stage.ema else []
+    fit(
+        task,
+        train,
+        val,
+        directory=directory,
+        stage="flow",
+        metric="val_loss",
+        config=config,
+        callbacks=callbacks,
+        max_steps=stage.max_steps,
+        max_epochs=-1,
+        gradient_clip_val=stage.grad_clip,
+        val_check_interval=max(1, stage.max_steps // VALIDATIONS),
+        check_val_every_n_epoch=None,
+    )
+    return task.velocity.eval().cpu()

@@ -1,0 +1,145 @@
+"""What both training stages share: the Lightning trainer with its loggers, checkpoints, progress and seeds."""
+
+import csv
+import logging
+import sys
+import time
+import warnings
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+log = logging.getLogger("cfgen_dist")
+LAST = "last.ckpt"
+
+
+class SeedEveryStep(Callback):
+    """Seed torch from (seed, stage, step, rank) before every training step.
+
+    A step's random draws are then a function of where it stands, so a run that was interrupted and resumed draws what
+    the uninterrupted run draws.
+    """
+
+    def __init__(self, seed, stage):
+        self.seed, self.stage = seed, sum(map(ord, stage))
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        """Seed this step."""
+        key = (self.stage, trainer.global_step, trainer.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0] >> 1))
+
+
+class PlainProgress(Callback):
+    """One line a validation, for logs that are not a terminal."""
+
+    def __init__(self, stage, metric):
+        self.stage, self.metric = stage, metric
+        self.cells, self.since = 0, time.monotonic()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        """Count the cells."""
+        self.cells += len(batch)
+
+    def on_validation_end(self, trainer, module):
+        """Write the line."""
+        if trainer.sanity_checking or trainer.global_rank:
+            return
+        rate = self.cells / max(time.monotonic() - self.since, 1e-9)
+        value = trainer.callback_metrics.get(self.metric)
+        log.info(
+            "%s: epoch %d, step %d, %s %.4f, %s cells/s",
+            self.stage, trainer.current_epoch, trainer.global_step, self.metric, value, f"{rate:,.0f}",
+        )  # fmt: skip
+        self.cells, self.since = 0, time.monotonic()
+
+
+def fit(module, train_stream, val_stream, *, directory, stage, metric, config, callbacks=(), **limits):
+    """Train `module`, continuing from `directory/last.ckpt` if it exists.
+
+    Parameters
+    ----------
+    module : lightning.LightningModule
+        Logs `metric` in validation.
+    train_stream, val_stream : iterables of batches
+    directory : Path
+        Gets `metrics.csv`, `last.ckpt` and `best.ckpt`.
+    stage : str
+        Name for progress lines and seeds.
+    metric : str
+        Validation metric that the best checkpoint minimises.
+    config : Config
+    callbacks : sequence of Callback
+    **limits
+        Passed to lightning.Trainer: max_epochs or max_steps, gradient_clip_val, val_check_interval, ...
+
+    Returns
+    -------
+    lightning.Trainer
+        After fitting.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    last = directory / LAST
+    resume = last.exists()
+    logger = _logger(directory, last if resume else None)
+    terminal = sys.stderr.isatty()
+    # Validation runs before the periodic save, so the last checkpoint knows the early stopping's count.
+    periodic = ModelCheckpoint(
+        dirpath=directory,
+        filename="last",
+        every_n_train_steps=config.checkpoint_every_n_steps,
+        enable_version_counter=False,
+    )
+    best = ModelCheckpoint(dirpath=directory, filename="best", monitor=metric, mode="min", enable_version_counter=False)
+    with warnings.catch_warnings():
+        # Few cells make few steps an epoch, and the streams need no worker processes: neither is worth a warning.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*number of training batches.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+        warnings.filterwarnings("ignore", ".*LeafSpec.*")
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        trainer = L.Trainer(
+            default_root_dir=directory,
+            accelerator=config.accelerator,
+            devices=1,
+            precision=config.precision,
+            logger=logger,
+            callbacks=[
+                *callbacks,
+                SeedEveryStep(config.seed, stage),
+                RichProgressBar() if terminal else PlainProgress(stage, metric),
+                best,
+                periodic,
+            ],
+            enable_progress_bar=terminal,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+            **limits,
+        )
+        trainer.fit(module, train_stream, val_stream, ckpt_path=last if resume else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return trainer
+
+
+def best_state(directory):
+    """The module's weights in `directory/best.ckpt`."""
+    return torch.load(directory / "best.ckpt", weights_only=True, map_location="cpu")["state_dict"]
+
+
+def _logger(directory, checkpoint):
+    """A CSV logger; after an interruption it keeps the rows up to the checkpoint."""
+    path, rows = directory / "metrics.csv", []
+    if checkpoint is not None and path.exists():
+        step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
+        with open(path, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    path.unlink(missing_ok=True)
+    logger = CSVLogger(save_dir=directory.parent, name=directory.name, version="", flush_logs_every_n_steps=200)
+    for row in rows:
+        logger.log_metrics({k: float(v) for k, v in row.items() if k != "step" and v != ""}, int(row["step"]))
+    return logger
