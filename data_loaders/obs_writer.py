@@ -52,17 +52,17 @@ class ObsWriter:
         self.group.attrs.update(attributes | {"column-order": [name for name in self._columns if name != "_index"]})
 
     def _create(self, obs):
-        self._columns = {"_index": ArrayAppender(self.group, "_index", str, TEXT)}
+        self._columns = {"_index": ArrayAppender(self.group, "_index", str, attributes=TEXT)}
         for name in obs.columns:
             if isinstance(obs[name].dtype, pd.CategoricalDtype):
                 self._numbers[name] = {}
                 group = self.group.create_group(name)
                 group.attrs.update({"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": False})
-                self._columns[name] = ArrayAppender(group, "codes", np.int8, ARRAY)
+                self._columns[name] = ArrayAppender(group, "codes", np.int8, attributes=ARRAY)
             elif obs[name].dtype.kind in "biuf":
-                self._columns[name] = ArrayAppender(self.group, name, obs[name].dtype, ARRAY)
+                self._columns[name] = ArrayAppender(self.group, name, obs[name].dtype, attributes=ARRAY)
             else:
-                self._columns[name] = ArrayAppender(self.group, name, str, TEXT)
+                self._columns[name] = ArrayAppender(self.group, name, str, attributes=TEXT)
 
     def _append_codes(self, name, column):
         numbers = self._numbers[name]

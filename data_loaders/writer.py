@@ -59,7 +59,7 @@ class AtlasWriter:
             self._root = zarr.open_group(self._folder, mode="w", zarr_format=3)
             self._root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             matrix = self._root.create_group("X")
-            self._data = ArrayAppender(matrix, "data", np.uint8)
+            self._data = ArrayAppender(matrix, "data", np.uint8, shuffle="bitshuffle")
             self._indices = ArrayAppender(matrix, "indices", np.uint16 if len(var) <= 1 << 16 else np.uint32)
             self._indptr = ArrayAppender(matrix, "indptr", np.int64)
             self._indptr.append([0])
