@@ -6,8 +6,14 @@ Names are imported on first use, so that `import data_loaders` costs nothing and
 import importlib
 
 _HOME = {
+    "Atlas": "atlas",
     "AtlasWriter": "writer",
     "BadInput": "errors",
+    "CellBatch": "batch",
+    "CellStream": "stream",
+    "LatentWriter": "latents",
+    "SparseRows": "rows",
+    "open_atlas": "atlas",
     "simulate": "simulation",
 }
 __all__ = sorted(_HOME)
