@@ -136,7 +136,7 @@ class CFGen:
         )  # fmt: skip
 
     def codes_of(self, name, values):
-        """Integer codes of one value or an array of values of the attribute `name`; BadInput for an unknown category."""
+        """Integer codes of one value or an array of values of the attribute `name`; BadInput if unknown."""
         categories = self.labels[name]
         codes = pd.Index(categories).get_indexer(np.atleast_1d(np.asarray(values, dtype=object)))
         if (codes < 0).any():
@@ -187,9 +187,8 @@ def read_card(path):
     except ValueError as error:
         raise BadInput(f"bundle {path}: card.json is not valid JSON ({error})") from None
     if card.get("model") != "CFGen" or card.get("format", 0) > FORMAT:
-        raise BadInput(
-            f"{path}/card.json: format {card.get('format')} of {card.get('model')!r}, expected format {FORMAT} of 'CFGen'"
-        )
+        found = f"format {card.get('format')} of {card.get('model')!r}"
+        raise BadInput(f"{path}/card.json: {found}, expected format {FORMAT} of 'CFGen'")
     return card
 
 

@@ -1,4 +1,4 @@
-"""The one typed tree of settings: the same definitions serve YAML files, presets, the command line and the saved config."""
+"""The one typed tree of settings, for YAML files, presets, the command line and the saved config."""
 
 import dataclasses
 import types
@@ -18,13 +18,16 @@ class AutoencoderConfig:
     """Counts to latents. Defaults were chosen on validation cells, see docs/quality.md."""
 
     latent_dim: int = 50
-    hidden: list[int] = field(default_factory=lambda: [512, 256])
+    hidden: list[int] = field(default_factory=lambda: [256, 128])
     input: Literal["log1p_cp10k", "log1p", "proportions"] = "log1p_cp10k"
     dropout: float = 0.1
+    input_dropout: float = 0.1
     latent_noise: float = 0.1
     theta_covariate: str | None = None  # a label column: one theta per gene and category instead of one per gene
     theta_start: float = 10.0
     theta_lr: float = 3e-2
+    output_prior: float = 100.0  # precision of the Gaussian prior on the decoder's last weights
+    ema: float = 0.98  # decay of the averaged weights that are validated and kept; 0 turns averaging off
     lr: float = 1e-3
     weight_decay: float = 1e-3
     grad_clip: float = 1.0
@@ -56,9 +59,7 @@ class SizeFactorConfig:
     """How a new cell gets its size factor."""
 
     law: Literal["lognormal", "resample"] = "resample"
-    covariate: str | None = (
-        "auto"  # law per category of this label column; auto: the first label; null: one law for all
-    )
+    covariate: str | None = "auto"  # a law per category of this label; auto: the first label; null: one law
 
 
 @dataclass
@@ -89,7 +90,7 @@ def presets():
     """Names of the presets that come with the package."""
     return sorted(
         f.name.removesuffix(".yaml")
-        for f in resources.files("cfgen_dist.presets").iterdir()
+        for f in resources.files("cfgen_dist").joinpath("presets").iterdir()
         if f.name.endswith(".yaml")
     )
 
@@ -150,7 +151,7 @@ def _read(source):
             raise BadInput(f"config file {path} does not exist")
         text = path.read_text()
     elif str(source) in presets():
-        text = resources.files("cfgen_dist.presets").joinpath(f"{source}.yaml").read_text()
+        text = resources.files("cfgen_dist").joinpath("presets", f"{source}.yaml").read_text()
     else:
         raise BadInput(f"{str(source)!r} is neither a YAML file nor a preset: {nearest(source, presets())}")
     try:
@@ -197,10 +198,13 @@ def _typed(value, hint, key, where):
             return None
         hint = next(option for option in options if option is not type(None))
         return _typed(value, hint, key, where)
-    expected = f"one of {', '.join(map(str, options))}" if origin is Literal else getattr(hint, "__name__", str(hint))
-    wrong = BadInput(
-        f"{where}: {key} is {value!r}, expected {expected if origin is not list else f'a list of {options[0].__name__}'}"
-    )
+    if origin is Literal:
+        expected = f"one of {', '.join(map(str, options))}"
+    elif origin is list:
+        expected = f"a list of {options[0].__name__}"
+    else:
+        expected = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+    wrong = BadInput(f"{where}: {key} is {value!r}, expected {expected}")
     if origin is Literal:
         if value not in options:
             raise wrong
@@ -231,19 +235,18 @@ def _typed(value, hint, key, where):
     return number
 
 
-_AT_LEAST_ONE = (
-    "latent_dim",
-    "batch_size",
-    "max_epochs",
-    "patience",
-    "blocks",
-    "embedding",
-    "max_steps",
-    "steps",
-    "checkpoint_every_n_steps",
-)
-_POSITIVE = ("lr", "theta_lr", "theta_start", "grad_clip")
-_NOT_NEGATIVE = ("weight_decay", "latent_noise", "seed")
+# name of a key → (test, what it must be); the names mean the same in every group
+_COUNTS = ("latent_dim", "batch_size", "max_epochs", "patience", "blocks", "embedding", "max_steps", "steps")
+_RANGES = {
+    **dict.fromkeys((*_COUNTS, "checkpoint_every_n_steps"), (lambda value: value >= 1, "at least 1")),
+    **dict.fromkeys(("lr", "theta_lr", "theta_start", "grad_clip"), (lambda value: value > 0, "a positive number")),
+    **dict.fromkeys(
+        ("weight_decay", "latent_noise", "output_prior", "seed"), (lambda value: value >= 0, "zero or more")
+    ),
+    **dict.fromkeys(("dropout", "input_dropout", "ema"), (lambda value: 0 <= value < 1, "at least 0 and below 1")),
+    "p_cond": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "hidden": (lambda value: min(value, default=0) >= 1 if isinstance(value, list) else value >= 1, "at least 1"),
+}
 
 
 def _check(config):
@@ -251,19 +254,6 @@ def _check(config):
         value = config
         for part in key.split("."):
             value = getattr(value, part)
-        name = key.split(".")[-1]
-        if name in _AT_LEAST_ONE and value < 1:
-            raise BadInput(f"{key} is {value}, expected at least 1")
-        if name in _POSITIVE and not value > 0:
-            raise BadInput(f"{key} is {value}, expected a positive number")
-        if name in _NOT_NEGATIVE and not value >= 0:
-            raise BadInput(f"{key} is {value}, expected zero or more")
-        if (
-            name == "hidden"
-            and (min(value) if isinstance(value, list) and value else value if isinstance(value, int) else 0) < 1
-        ):
-            raise BadInput(f"{key} is {value}, expected widths of at least 1")
-        if name in ("p_cond", "dropout", "ema") and not 0 <= value <= 1:
-            raise BadInput(f"{key} is {value}, expected a number from 0 to 1")
-    if config.autoencoder.dropout == 1 or config.flow.ema == 1:
-        raise BadInput("autoencoder.dropout and flow.ema must be below 1")
+        test, expected = _RANGES.get(key.split(".")[-1], (None, None))
+        if test and not test(value):
+            raise BadInput(f"{key} is {value}, expected {expected}")

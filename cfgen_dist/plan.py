@@ -139,9 +139,8 @@ def _from_table(model, table):
     wrong = ~(counts >= 0) | (counts != np.floor(counts))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise BadInput(
-            f"label table: n is {table['n'].iloc[row]!r} in row {row}, expected a whole number, zero or more"
-        )
+        found = table["n"].tolist()[row]
+        raise BadInput(f"label table: n is {found!r} in row {row}, expected a whole number, zero or more")
     if counts.sum() < 1:
         raise BadInput("label table: it asks for no cells")
     return codes, counts.astype(np.int64)

@@ -1,5 +1,7 @@
 """The autoencoder: counts to a latent vector and back to gene proportions (CFGen, section 3; no KL term)."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -19,15 +21,19 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(x)
 
 
-def _mlp(sizes, dropout):
+def _hidden_layers(sizes, dropout):
     layers = []
-    for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), BatchNorm(n_out), nn.ELU(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+    return layers
 
 
 class Autoencoder(nn.Module):
     """Deterministic autoencoder with a negative binomial likelihood of the raw counts.
+
+    What keeps it from learning its cells by heart: dropout on the input, noise on the latent (whose scale a
+    BatchNorm without parameters fixes), and a Gaussian prior on the decoder's last weights, which start at zero, so
+    that training starts from the mean profile and a gene leaves it only as far as its cells support.
 
     Parameters
     ----------
@@ -35,8 +41,8 @@ class Autoencoder(nn.Module):
     latent_dim : int
     hidden : sequence of int
         Widths of the encoder's hidden layers; the decoder mirrors them.
-    dropout : float
-        After each hidden layer.
+    dropout, input_dropout : float
+        After each hidden layer, and on the encoder's input.
     input : one of `INPUTS`
         What the encoder sees: log1p(1e4 x / l), log1p(x), or x / l.
     latent_noise : float
@@ -51,8 +57,9 @@ class Autoencoder(nn.Module):
         self,
         n_genes,
         latent_dim=50,
-        hidden=(512, 256),
+        hidden=(256, 128),
         dropout=0.1,
+        input_dropout=0.1,
         input="log1p_cp10k",
         latent_noise=0.1,
         n_dispersions=1,
@@ -60,22 +67,31 @@ class Autoencoder(nn.Module):
     ):
         super().__init__()
         self.input = input
+        self.latent_dim = latent_dim
         self.latent_noise = latent_noise
-        self.encoder = _mlp([n_genes, *hidden, latent_dim], dropout)
-        self.decoder = _mlp([latent_dim, *reversed(hidden), n_genes], dropout)
+        self.encoder = nn.Sequential(
+            nn.Dropout(input_dropout),
+            *_hidden_layers([n_genes, *hidden], dropout),
+            nn.Linear(hidden[-1], latent_dim),
+            BatchNorm(latent_dim, affine=False),
+        )
+        widths = list(reversed(hidden))
+        self.decoder = nn.Sequential(*_hidden_layers([latent_dim, *widths], dropout), nn.Linear(widths[-1], n_genes))
+        nn.init.zeros_(self.decoder[-1].weight)
         self.log_theta = nn.Parameter(torch.full((n_dispersions, n_genes), float(theta)).log())
 
-    def start_at(self, mean):
-        """Set the decoder's last bias to the log of the mean profile, so that training starts from the constant model.
+    def start_at(self, mean, n_cells):
+        """Set the decoder's last bias to the log of the mean profile: training starts from the constant model.
 
         Parameters
         ----------
         mean : (G,) tensor
             Mean count of each gene over the training cells.
+        n_cells : int
+            How many they are; one count more is added to each gene.
         """
-        profile = (mean + 1e-3 * mean.mean()) / (mean + 1e-3 * mean.mean()).sum()
         with torch.no_grad():
-            self.decoder[-1].bias.copy_(profile.log())
+            self.decoder[-1].bias.copy_(((mean * n_cells + 1) / (mean.sum() * n_cells)).log())
 
     def encode(self, counts, size_factor):
         """Latents of dense counts.
@@ -103,9 +119,7 @@ class Autoencoder(nn.Module):
         if self.log_theta.shape[0] == 1:
             return self.log_theta[0]
         if category is None:
-            raise ValueError(
-                "this autoencoder has one theta per gene and category: the category of each cell is needed"
-            )
+            raise ValueError("one theta per gene and category: the category of each cell is needed")
         return self.log_theta[category]
 
     def loss(self, counts, size_factor, category=None):
@@ -127,3 +141,7 @@ class Autoencoder(nn.Module):
         log_mu = self.decode(z) + size_factor.clamp_min(1.0).log()[:, None]
         rows, columns = counts.nonzero(as_tuple=True)
         return negative_log_likelihood(log_mu, self.dispersion(category), counts[rows, columns], rows, columns).mean()
+
+    def output_penalty(self):
+        """Sum of the squares of the decoder's last weights, the negative log of their Gaussian prior up to a factor."""
+        return self.decoder[-1].weight.square().sum()

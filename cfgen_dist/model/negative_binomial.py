@@ -1,6 +1,6 @@
 """The negative binomial in (mean mu, inverse dispersion theta): its likelihood of sparse counts, and its sampler.
 
-Variance mu + mu^2 / theta. Source: Palma et al. 2025 (CFGen), section 3, and Lopez et al. 2018 (scVI) for the parametrisation.
+Variance mu + mu^2 / theta. Source: Palma et al. 2025 (CFGen), section 3; parametrisation of Lopez et al. 2018 (scVI).
 """
 
 import numba
@@ -52,9 +52,9 @@ def negative_log_likelihood(log_mu, log_theta, values, rows, columns):
 def draw(rho, size_factor, theta, seeds, rng):
     """Draw counts x ~ NB(size_factor * rho, theta) straight into CSR.
 
-    Each entry is drawn by inversion from one uniform number that is a hash of (row seed, gene), so a row's counts depend
-    on its seed alone, not on the batch it is drawn in. As P(x > 0) <= mu, an entry whose uniform exceeds its mean is zero
-    without any transcendental function: that settles more than nine in ten entries of a typical cell.
+    Each entry is drawn by inversion from one uniform number that is a hash of (row seed, gene). As P(x > 0) <= mu, an
+    entry whose uniform exceeds its mean is zero without any transcendental function: that settles more than nine in ten
+    entries of a typical cell.
 
     Parameters
     ----------
@@ -77,22 +77,19 @@ def draw(rho, size_factor, theta, seeds, rng):
     """
     n_cells, n_genes = rho.shape
     rho = np.ascontiguousarray(rho, dtype=np.float32)
-    theta = np.ascontiguousarray(
-        np.broadcast_to(theta, (n_cells, n_genes) if np.ndim(theta) == 2 else (1, n_genes)), dtype=np.float64
-    )
+    theta = np.ascontiguousarray(np.atleast_2d(theta), dtype=np.float64)
+    size_factor = np.asarray(size_factor, dtype=np.float64)
     # Room for the worst case: only the pages that are written become real memory.
     data = np.empty(n_cells * n_genes, dtype=np.uint32)
     indices = np.empty(n_cells * n_genes, dtype=np.int32)
     indptr = np.zeros(n_cells + 1, dtype=np.int64)
-    large = _draw_rows(
-        rho, np.asarray(size_factor, dtype=np.float64), theta, np.asarray(seeds, np.uint64), data, indices, indptr
-    )
+    large = _draw_rows(rho, size_factor, theta, np.asarray(seeds, np.uint64), data, indices, indptr)
     data, indices = data[: indptr[-1]].copy(), indices[: indptr[-1]].copy()
     if large:
         at = np.flatnonzero(data == 0)  # marked by _draw_rows: an inversion draw is never stored as zero
         row = np.searchsorted(indptr, at, side="right") - 1
         column = indices[at]
-        mean = np.asarray(size_factor, dtype=np.float64)[row] * rho[row, column]
+        mean = size_factor[row] * rho[row, column]
         shape = theta[row if theta.shape[0] > 1 else np.zeros_like(row), column]
         data[at] = rng.poisson(rng.gamma(shape, mean / shape))
         if (data[at] == 0).any():

@@ -167,8 +167,8 @@ def flow_matching_loss(velocity, z1, codes, log_size_factor=None, generator=None
 def guided(velocity, codes, weights, joint=False, log_size_factor=None):
     """Build the guided field v(z,t) + sum_i w_i (v(z,t,y_i) - v(z,t)) (CFGen, equation 5).
 
-    Terms with weight zero are not evaluated, nor is the unconditional one when the weights sum to one; the remaining ones go through
-    the network as one batch.
+    Terms with weight zero are not evaluated, nor is the unconditional one when the weights sum to one; the others go
+    through the network as one batch.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def guided(velocity, codes, weights, joint=False, log_size_factor=None):
     -------
     callable (z (B, D), t float) -> (B, D) tensor
     """
-    n, k = codes.shape
+    n = len(codes)
     terms = []  # (weight, codes seen)
     if joint:
         terms.append((float(weights), codes))

@@ -4,6 +4,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
+from cfgen_dist.train.averaging import average_weights
 from cfgen_dist.train.build import build_autoencoder
 from cfgen_dist.train.trainer import best_state, fit
 from data_loaders import CellStream
@@ -16,35 +17,43 @@ class AutoencoderTask(L.LightningModule):
     ----------
     autoencoder : Autoencoder
     config : AutoencoderConfig
+    n_cells : int
+        Training cells.
     """
 
-    def __init__(self, autoencoder, config):
+    def __init__(self, autoencoder, config, n_cells):
         super().__init__()
-        self.autoencoder = autoencoder
-        self.config = config
+        self.autoencoder, self.config, self.n_cells = autoencoder, config, n_cells
 
     def _loss(self, batch):
         category = batch.labels[self.config.theta_covariate] if self.config.theta_covariate else None
         return self.autoencoder.loss(batch.counts["rna"].to_dense(self.device), batch.size_factor, category)
 
     def training_step(self, batch):
-        """Negative log-likelihood of a batch, nats per cell."""
-        loss = self._loss(batch)
-        self.log("train_nll", loss, batch_size=len(batch))
-        return loss
+        """Negative log-likelihood of a batch, nats per cell, and the prior's share of one cell."""
+        nll = self._loss(batch)
+        self.log("train_nll", nll, batch_size=len(batch))
+        return nll + self.config.output_prior / self.n_cells * self.autoencoder.output_penalty()
 
     def validation_step(self, batch):
         """Log the held-out negative log-likelihood."""
         self.log("val_nll", self._loss(batch), batch_size=len(batch), on_epoch=True, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self):
-        """AdamW; theta moves with its own learning rate and without decay."""
+        """AdamW; weight decay on matrices alone, and theta with its own learning rate."""
         network = [p for name, p in self.named_parameters() if not name.endswith("log_theta")]
+        decay = self.config.weight_decay
         groups = [
-            {"params": network, "lr": self.config.lr, "weight_decay": self.config.weight_decay},
+            {"params": [p for p in network if p.dim() > 1], "lr": self.config.lr, "weight_decay": decay},
+            {"params": [p for p in network if p.dim() <= 1], "lr": self.config.lr, "weight_decay": 0.0},
             {"params": [self.autoencoder.log_theta], "lr": self.config.theta_lr, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        """Clip the network's gradient; theta's, of another scale, stays out of the norm."""
+        network = [p for name, p in self.named_parameters() if not name.endswith("log_theta")]
+        torch.nn.utils.clip_grad_norm_(network, self.config.grad_clip)
 
 
 def train_autoencoder(atlas, config, directory):
@@ -66,8 +75,9 @@ def train_autoencoder(atlas, config, directory):
     torch.manual_seed(config.seed)
     covariate = stage.theta_covariate
     autoencoder = build_autoencoder(stage, atlas.n_genes, len(atlas.categories(covariate)) if covariate else 1)
-    autoencoder.start_at(torch.as_tensor(atlas.var["mean"].to_numpy(), dtype=torch.float32))
-    task = AutoencoderTask(autoencoder, stage)
+    n_cells = len(atlas.rows(split="train"))
+    autoencoder.start_at(torch.as_tensor(atlas.var["mean"].to_numpy(), dtype=torch.float32), n_cells)
+    task = AutoencoderTask(autoencoder, stage, n_cells)
     labels = [covariate] if covariate else []
     train = CellStream(atlas, stage.batch_size, split="train", labels=labels, seed=config.seed)
     val = CellStream(atlas, stage.batch_size, split="val", labels=labels, shuffle=False)
@@ -79,9 +89,11 @@ def train_autoencoder(atlas, config, directory):
         stage="autoencoder",
         metric="val_nll",
         config=config,
-        callbacks=[EarlyStopping("val_nll", patience=stage.patience)],
+        callbacks=[
+            *([average_weights(stage.ema)] if stage.ema else []),
+            EarlyStopping("val_nll", patience=stage.patience),
+        ],
         max_epochs=stage.max_epochs,
-        gradient_clip_val=stage.grad_clip,
     )
     task.load_state_dict(best_state(directory))
     return task.autoencoder.eval().cpu()

@@ -11,6 +11,7 @@ def build_autoencoder(config, n_genes, n_dispersions=1):
         latent_dim=config.latent_dim,
         hidden=config.hidden,
         dropout=config.dropout,
+        input_dropout=config.input_dropout,
         input=config.input,
         latent_noise=config.latent_noise,
         n_dispersions=n_dispersions,

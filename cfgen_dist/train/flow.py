@@ -3,14 +3,14 @@
 import math
 
 import lightning as L
+import numpy as np
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cfgen_dist.model.velocity import drop_attributes, flow_matching_loss
+from cfgen_dist.train.averaging import average_weights
 from cfgen_dist.train.build import build_velocity
 from cfgen_dist.train.trainer import fit
-from data_loaders import LatentStream
+from data_loaders import CellStream
 
 WARM_UP = 100  # optimiser steps
 VALIDATIONS = 20  # per training
@@ -75,8 +75,8 @@ def train_flow(latents, labels, config, directory):
 
     Parameters
     ----------
-    latents : Latents
-        As `cfgen_dist.train.encode.encode` writes them.
+    latents : Atlas
+        The store of latents that `cfgen_dist.train.encode.encode` writes.
     labels : dict of str to list of str
         Attributes and their categories.
     config : Config
@@ -90,13 +90,14 @@ def train_flow(latents, labels, config, directory):
     """
     stage = config.flow
     torch.manual_seed(config.seed)
-    velocity = build_velocity(config, [len(c) for c in labels.values()], latents.log_size_factor_range)
-    velocity.latent_mean.copy_(torch.as_tensor(latents.mean))
-    velocity.latent_std.copy_(torch.as_tensor(latents.std))
+    velocity = build_velocity(config, [len(c) for c in labels.values()], size_factor_range(latents))
+    mean, std = _moments(latents)
+    velocity.latent_mean.copy_(torch.from_numpy(mean))
+    velocity.latent_std.copy_(torch.from_numpy(std))
     task = FlowTask(velocity, labels, stage)
-    train = LatentStream(latents, stage.batch_size, split="train", labels=list(labels), seed=config.seed)
-    val = LatentStream(latents, stage.batch_size, split="val", labels=list(labels), shuffle=False)
-    callbacks = [WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(stage.ema))] if stage.ema else []
+    train = CellStream(latents, stage.batch_size, split="train", labels=list(labels), seed=config.seed)
+    val = CellStream(latents, stage.batch_size, split="val", labels=list(labels), shuffle=False)
+    callbacks = [average_weights(stage.ema)] if stage.ema else []
     fit(
         task,
         train,
@@ -113,3 +114,20 @@ def train_flow(latents, labels, config, directory):
         check_val_every_n_epoch=None,
     )
     return task.velocity.eval().cpu()
+
+
+def size_factor_range(latents):
+    """Smallest and largest log size factor of the training cells."""
+    log_size_factor = np.log(np.maximum(latents.size_factor[latents.rows(split="train")], 1.0))
+    return float(log_size_factor.min()), float(log_size_factor.max())
+
+
+def _moments(latents, slice_rows=1 << 16):
+    """Mean and standard deviation (D,) of the training cells' latents, a slice of them in memory at a time."""
+    rows = latents.rows(split="train")
+    total = squares = 0.0
+    for start in range(0, len(rows), slice_rows):
+        z = latents.read(rows[start : start + slice_rows], modality="latent").values.astype(np.float64)
+        total, squares = total + z.sum(axis=0), squares + (z**2).sum(axis=0)
+    mean = total / len(rows)
+    return mean, np.sqrt(np.maximum(squares / len(rows) - mean**2, 1e-8))

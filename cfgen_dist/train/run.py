@@ -15,7 +15,7 @@ from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.train.autoencoder import train_autoencoder
 from cfgen_dist.train.build import build_autoencoder, build_velocity
 from cfgen_dist.train.encode import encode
-from cfgen_dist.train.flow import train_flow
+from cfgen_dist.train.flow import size_factor_range, train_flow
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
@@ -68,7 +68,7 @@ def train(atlas, out, config=None, *, resume=False):
         save_config(config, out / "config.yaml")
     labels = {name: source.categories(name) for name in config.labels}
     autoencoder = _autoencoder(source, config, out / "autoencoder")
-    latents = encode(source, autoencoder, out / "latents.zarr", labels=config.labels)
+    latents = encode(source, autoencoder, out / "latents.zarr")
     velocity = _velocity(latents, labels, config, out / "flow")
     combinations, counts = _combinations(source, config.labels)
     model = CFGen(
@@ -96,16 +96,13 @@ def _settle(config, atlas):
             if name is not None and name not in known:
                 raise BadInput(f"{key}: the atlas has no label column {name!r}, {nearest(name, known)}")
             if name is not None and name not in config.labels:
-                raise BadInput(
-                    f"{key} is {name!r}, expected one of the labels the model is conditioned on: {', '.join(config.labels)}"
-                )
+                labels = ", ".join(config.labels)
+                raise BadInput(f"{key} is {name!r}, expected a label the model is conditioned on: {labels}")
     for split in ("train", "val"):
         if len(atlas.rows(split=split)) == 0:
-            raise BadInput(
-                f"atlas {atlas.path}: no cell has split {split!r}; ingest it with --val-fraction and --test-fraction"
-            )
+            raise BadInput(f"atlas {atlas.name}: no cell has split {split!r}; ingest it with --val-fraction")
     if (atlas.size_factor[atlas.rows(split="train")] <= 0).any():
-        raise BadInput(f"atlas {atlas.path}: some training cells have no counts; ingest it with --drop-empty")
+        raise BadInput(f"atlas {atlas.name}: some training cells have no counts; ingest it with --drop-empty")
 
 
 def _resumed_config(out, config, atlas, resume):
@@ -115,7 +112,7 @@ def _resumed_config(out, config, atlas, resume):
     saved = load_config(out / "config.yaml")
     identity = json.loads((out / "atlas.json").read_text())
     if identity["fingerprint"] != _identity(atlas)["fingerprint"]:
-        raise BadInput(f"{out} was trained on {identity['path']}, whose cells differ from those of {atlas.path}")
+        raise BadInput(f"{out} was trained on {identity['path']}, whose cells differ from those of {atlas.name}")
     if config is not None:
         _settle(config, atlas)
         asked, kept = _flat(to_dict(config)), _flat(to_dict(saved))
@@ -150,7 +147,7 @@ def _autoencoder(atlas, config, directory):
 def _velocity(latents, labels, config, directory):
     """The trained velocity network, from its weights file if the stage is finished."""
     if (directory / WEIGHTS).exists():
-        velocity = build_velocity(config, [len(c) for c in labels.values()], latents.log_size_factor_range)
+        velocity = build_velocity(config, [len(c) for c in labels.values()], size_factor_range(latents))
         velocity.load_state_dict(load_file(directory / WEIGHTS))
         return velocity.eval()
     log.info("training the flow on latents of %d dimensions", config.autoencoder.latent_dim)
@@ -178,7 +175,7 @@ def _size_factor_law(atlas, config):
 
 def _identity(atlas):
     return {
-        "path": str(Path(atlas.path).absolute()),
+        "path": str(atlas.name),
         "fingerprint": atlas.card.get("fingerprint"),
         "n_cells": atlas.n_cells,
     }

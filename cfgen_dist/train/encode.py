@@ -1,0 +1,33 @@
+"""Stage 2: encode every cell once; the flow never sees counts."""
+
+import torch
+
+from data_loaders import CellStream, LatentWriter, open_atlas
+
+BATCH_SIZE = 1024
+
+
+def encode(atlas, autoencoder, path):
+    """Write the latents of all cells of an atlas, unless they are there already.
+
+    Parameters
+    ----------
+    atlas : Atlas
+    autoencoder : Autoencoder
+        In eval mode: BatchNorm must not see batch mates.
+    path : path-like
+        The store of latents; it appears whole or not at all.
+
+    Returns
+    -------
+    Atlas
+        The store, opened.
+    """
+    if not path.exists():
+        device = next(autoencoder.parameters()).device
+        with LatentWriter(path, atlas, autoencoder.latent_dim) as writer, torch.inference_mode():
+            for batch in CellStream(atlas, BATCH_SIZE, shuffle=False):
+                batch = batch.to(device)
+                z = autoencoder.encode(batch.counts["rna"].to_dense(device), batch.size_factor)
+                writer.append(z.float().cpu().numpy(), batch.rows.cpu().numpy())
+    return open_atlas(path)

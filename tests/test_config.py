@@ -1,0 +1,82 @@
+"""The config tree: every preset loads, every mistake is named."""
+
+import pytest
+
+from cfgen_dist.config import all_keys, load_config, presets, save_config, to_dict
+from data_loaders.errors import BadInput
+
+
+def test_saved_config_reads_back(tmp_path):
+    config = load_config(
+        overrides={"flow.batch_size": "512", "autoencoder.hidden": "64,32", "labels": "donor,cell_type"}
+    )
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert load_config(to_dict(config)) == config
+
+
+def test_presets_are_the_papers_datasets_and_load():
+    assert presets() == ["dentate_gyrus", "hlca", "multiome", "neurips", "pbmc3k", "pbmc_covid", "tabula_muris"]
+    for name in presets():
+        load_config(name)
+
+
+def test_any_key_can_be_set_and_types_are_kept():
+    for key, _, default in all_keys():
+        value = load_config(overrides={key: default})
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert value == default
+        assert type(value) is type(default)
+    assert load_config(overrides={"flow.lr": "1e-4"}).flow.lr == 1e-4
+    assert load_config(overrides={"size_factor.covariate": "null"}).size_factor.covariate is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"flow.batchsize": 3}, "unknown setting 'flow.batchsize', did you mean 'flow.batch_size'?"),
+        ({"flow.lr": "fast"}, "command line: flow.lr is 'fast', expected a number"),
+        ({"flow.batch_size": 2.5}, "flow.batch_size is 2.5, expected a whole number"),
+        ({"flow.batch_size": True}, "flow.batch_size is True, expected a whole number"),
+        ({"flow.batch_size": 0}, "flow.batch_size is 0, expected at least 1"),
+        ({"flow.conditioning": "all"}, "flow.conditioning is 'all', expected one of single, joint"),
+        ({"flow.condition_on_size_factor": "3"}, "flow.condition_on_size_factor is 3, expected true or false"),
+        ({"flow.p_cond": 1.5}, "flow.p_cond is 1.5, expected a number from 0 to 1"),
+        ({"flow.ema": 1.0}, "flow.ema is 1.0, expected at least 0 and below 1"),
+        ({"autoencoder.hidden": "512,0"}, "autoencoder.hidden is [512, 0], expected at least 1"),
+        ({"autoencoder.hidden": "512,wide"}, "autoencoder.hidden is 'wide', expected a whole number"),
+        ({"autoencoder.lr": 0}, "autoencoder.lr is 0.0, expected a positive number"),
+        ({"autoencoder.weight_decay": -1}, "autoencoder.weight_decay is -1.0, expected zero or more"),
+    ],
+)
+def test_bad_values_are_named(overrides, message):
+    with pytest.raises(BadInput) as error:
+        load_config(overrides=overrides)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("flow: {widht: 3}", "unknown key 'flow.widht'"),
+        ("flow: 3", "flow is 3, expected a group of keys"),
+        ("flows: {}", "unknown key 'flows'"),
+        ("- 1", "holds a list, expected keys and values"),
+        ("a: [", "is not valid YAML"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as error:
+        load_config(path)
+    assert message in str(error.value)
+    assert "bad.yaml" in str(error.value)
+
+
+def test_unknown_preset_or_file(tmp_path):
+    with pytest.raises(BadInput, match="neither a YAML file nor a preset: did you mean 'pbmc3k'"):
+        load_config("pbmc3")
+    with pytest.raises(BadInput, match=r"none.yaml does not exist"):
+        load_config(tmp_path / "none.yaml")

@@ -1,0 +1,218 @@
+"""Plan, shards, bundle: what is asked is what is made, and how it is run does not change a count."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from cfgen_dist.bundle import CFGen
+from cfgen_dist.generate import generate
+from cfgen_dist.plan import make_plan, read_label_table
+from cfgen_dist.sample import sample_shard
+from data_loaders import open_atlas
+from data_loaders.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return CFGen.load(tiny_run)
+
+
+def test_shards_divide_the_plan(model):
+    plan = make_plan(model, 1003, seed=4, shard_size=100)
+    shards = [plan.shard_codes(s) for s in range(plan.n_shards)]
+    assert {len(s) for s in shards} <= {91, 92}, "1003 cells over 11 shards"
+    codes, counts = np.unique(np.concatenate(shards), axis=0, return_counts=True)
+    asked = {tuple(code): n for code, n in zip(plan.codes, plan.counts, strict=True)}
+    assert {tuple(code): n for code, n in zip(codes.tolist(), counts, strict=True)} == asked
+
+
+def test_labels_follow_the_observed_proportions(model):
+    plan = make_plan(model, 100_000, seed=0)
+    expected = {
+        tuple(c): n for c, n in zip(model.combinations.tolist(), model.counts / model.counts.sum(), strict=True)
+    }
+    for code, n in zip(plan.codes, plan.counts, strict=True):
+        assert n / 100_000 == pytest.approx(expected[tuple(code)], abs=0.01)
+
+
+def test_fixed_labels_and_unseen_combinations(model):
+    types, donors = model.labels["cell_type"], model.labels["donor"]
+    cells = model.generate(50, labels={"cell_type": types[1]})
+    assert set(cells.obs["cell_type"]) == {types[1]}
+    assert len(set(cells.obs["donor"])) > 1
+    unseen = CFGen(**{**vars(model), "combinations": model.combinations[:1], "counts": model.counts[:1]})
+    cells = unseen.generate(10, labels={"cell_type": types[2], "donor": donors[-1]})
+    assert set(cells.obs["cell_type"]) == {types[2]}
+    assert set(cells.obs["donor"]) == {donors[-1]}
+
+
+def test_a_table_says_exactly_what_to_make(model):
+    types, donors = model.labels["cell_type"], model.labels["donor"]
+    table = pd.DataFrame({"cell_type": [types[0], types[2]], "donor": [donors[0], donors[1]], "n": [7, 3]})
+    cells = model.generate(labels=table)
+    assert cells.obs.groupby(["cell_type", "donor"], observed=True).size().to_dict() == {
+        (types[0], donors[0]): 7,
+        (types[2], donors[1]): 3,
+    }
+
+
+def test_generated_cells_are_integer_sparse_and_labelled(model):
+    cells = model.generate(64, seed=1)
+    assert cells.X.dtype.kind == "i"
+    assert cells.X.data.min() >= 1
+    assert cells.X.has_sorted_indices
+    assert list(cells.var_names) == list(model.genes)
+    assert (cells.obs["size_factor"] == np.asarray(cells.X.sum(axis=1)).ravel()).all()
+    assert cells.obs["is_generated"].all()
+    assert json.loads(cells.uns["generation"])["plan"]["seed"] == 1
+    assert (model.generate(64, seed=1).X != cells.X).nnz == 0
+    assert (model.generate(64, seed=2).X != cells.X).nnz > 0
+
+
+def test_a_shard_does_not_depend_on_the_others(model):
+    plan = make_plan(model, 300, shard_size=100)
+    alone = sample_shard(model, plan, 2)
+    for shard in (0, 1):
+        sample_shard(model, plan, shard)
+    again = sample_shard(model, plan, 2)
+    assert (alone[0] != again[0]).nnz == 0
+    assert (alone[1] == again[1]).all()
+
+
+def test_the_store_holds_what_memory_holds(model, tiny_run, tmp_path):
+    generate(tiny_run, tmp_path / "cells.zarr", 250, seed=5, shard_size=100)
+    store = ad.read_zarr(tmp_path / "cells.zarr")
+    memory = model.generate(250, seed=5)
+    plan = make_plan(model, 250, seed=5, shard_size=100)
+    counts = np.concatenate([sample_shard(model, plan, s)[0].toarray() for s in range(plan.n_shards)])
+    np.testing.assert_array_equal(store.X.toarray(), counts)
+    assert store.obs["cell_type"].value_counts().to_dict() == memory.obs["cell_type"].value_counts().to_dict()
+    assert store.obs_names.is_unique
+    atlas = open_atlas(tmp_path / "cells.zarr")
+    assert atlas.n_cells == 250
+    assert atlas.categories("cell_type") == model.labels["cell_type"]
+    assert not (tmp_path / "cells.zarr.parts").exists()
+
+
+def test_killed_generation_resumes_to_the_same_counts(tiny_run, tmp_path):
+    """SIGKILL in the middle, then the same command with --resume."""
+    command = [sys.executable, "-m", "cfgen_dist", "generate", tiny_run, tmp_path / "cells.zarr"]
+    command += ["--cells", "4000", "--shard-size", "20", "--seed", "3"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    parts = tmp_path / "cells.zarr.parts"
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("shard-*.npz"))) < 10:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cells.zarr").exists()
+    kept = {p.name: p.stat().st_mtime_ns for p in parts.glob("shard-*.npz")}
+    assert 10 <= len(kept) < 200
+    with pytest.raises(BadInput, match=r"holds an interrupted generation: --resume finishes it"):
+        generate(tiny_run, tmp_path / "cells.zarr", 4000, seed=3, shard_size=20)
+    with pytest.raises(BadInput, match="holds shards of another plan"):
+        generate(tiny_run, tmp_path / "cells.zarr", 4000, seed=4, shard_size=20, resume=True)
+    generate(tiny_run, tmp_path / "cells.zarr", 4000, seed=3, shard_size=20, resume=True)
+    generate(tiny_run, tmp_path / "whole.zarr", 4000, seed=3, shard_size=20)
+    resumed, whole = ad.read_zarr(tmp_path / "cells.zarr"), ad.read_zarr(tmp_path / "whole.zarr")
+    assert (resumed.X != whole.X).nnz == 0
+    assert (resumed.obs == whole.obs).all(axis=None)
+
+
+def test_a_finished_generation_is_left_alone(tiny_run, tmp_path):
+    generate(tiny_run, tmp_path / "cells.zarr", 50)
+    before = (tmp_path / "cells.zarr" / "zarr.json").stat().st_mtime_ns
+    generate(tiny_run, tmp_path / "cells.zarr", 50, resume=True)
+    assert (tmp_path / "cells.zarr" / "zarr.json").stat().st_mtime_ns == before
+    with pytest.raises(BadInput, match=r"exists already$"):
+        generate(tiny_run, tmp_path / "cells.zarr", 50)
+    with pytest.raises(BadInput, match="made by another plan"):
+        generate(tiny_run, tmp_path / "cells.zarr", 51, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"n": 0}, "number of cells is 0, expected at least 1"),
+        ({"n": -5}, "number of cells is -5"),
+        ({"n": None}, "number of cells is None"),
+        ({"n": 5, "labels": {"celltype": "x"}}, "no attribute 'celltype', did you mean 'cell_type'?"),
+        ({"n": 5, "labels": {"cell_type": "type_99"}}, "cell_type: unknown category 'type_99', did you mean"),
+        ({"n": 5, "guidance": {"tissue": 1.0}}, "guidance for 'tissue', but the model has no such attribute"),
+        ({"n": 5, "guidance": {"donor": float("nan")}}, "guidance of donor is nan, expected a finite number"),
+        ({"n": 5, "solver": "dopri"}, "unknown solver 'dopri', did you mean 'dopri5'?"),
+        ({"n": 5, "steps": 0}, "steps is 0, expected at least 1"),
+        ({"n": 5, "seed": -1}, "seed is -1, expected zero or more"),
+        ({"n": 5, "shard_size": 0}, "shard size is 0, expected at least 1"),
+    ],
+)
+def test_impossible_requests(model, request_, message):
+    with pytest.raises(BadInput) as error:
+        make_plan(model, **request_)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="donor"), "label table: column 'donor' is missing, found cell_type, n"),
+        (lambda t: t.rename(columns={"n": "cells"}), "label table: unknown column 'cells'"),
+        (lambda t: t.assign(n=[1, -2]), "label table: n is -2 in row 1, expected a whole number, zero or more"),
+        (lambda t: t.assign(n=[1.5, 2]), "label table: n is 1.5 in row 0"),
+        (lambda t: t.assign(n=0), "it asks for no cells"),
+        (lambda t: t.assign(donor="nobody"), "donor: unknown category 'nobody'"),
+    ],
+)
+def test_bad_label_tables(model, change, message):
+    types, donors = model.labels["cell_type"], model.labels["donor"]
+    table = pd.DataFrame({"cell_type": types[:2], "donor": donors[:2], "n": [1, 2]})
+    with pytest.raises(BadInput) as error:
+        make_plan(model, labels=change(table))
+    assert message in str(error.value)
+
+
+def test_unreadable_label_tables(tmp_path):
+    with pytest.raises(BadInput, match=r"label table .*none.csv does not exist"):
+        read_label_table(tmp_path / "none.csv")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(BadInput, match=r"label table .*empty.csv cannot be read"):
+        read_label_table(tmp_path / "empty.csv")
+
+
+def test_bundles_that_cannot_be_trusted(tiny_run, tmp_path):
+    with pytest.raises(BadInput, match=r"is not a model bundle: it has no card.json"):
+        CFGen.load(tmp_path)
+
+    def broken(name, change):
+        copy = tmp_path / name
+        shutil.copytree(tiny_run / "bundle", copy)
+        change(copy)
+        with pytest.raises(BadInput) as error:
+            CFGen.load(copy)
+        return str(error.value)
+
+    assert "flow.safetensors is missing" in broken("a", lambda p: (p / "flow.safetensors").unlink())
+    weights = "autoencoder.safetensors"
+    cut = broken("b", lambda p: (p / weights).write_bytes((p / weights).read_bytes()[:-1]))
+    assert "autoencoder.safetensors is damaged" in cut
+    assert "card.json is not valid JSON" in broken("c", lambda p: (p / "card.json").write_text("{"))
+    newer = broken("d", lambda p: (p / "card.json").write_text('{"format": 99, "model": "CFGen"}'))
+    assert "format 99 of 'CFGen', expected format 1" in newer
+
+
+def test_bundle_survives_a_round_trip(model, tmp_path):
+    model.save(tmp_path / "copy")
+    copy = CFGen.load(tmp_path / "copy")
+    assert (copy.generate(20, seed=9).X != model.generate(20, seed=9).X).nnz == 0
+    with pytest.raises(BadInput, match="exists already"):
+        model.save(tmp_path / "copy")
