@@ -13,6 +13,8 @@ _HOME = {
     "CellStream": "stream",
     "LatentWriter": "latents",
     "SparseRows": "rows",
+    "export": "exporting",
+    "ingest": "ingestion",
     "open_atlas": "atlas",
     "simulate": "simulation",
 }

@@ -13,16 +13,13 @@ logarithmic size with parameter mu/(theta + mu). Events of all genes of a cell a
 so random numbers are drawn per count and not per gene.
 """
 
-import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-
 import numba
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from data_loaders.errors import BadInput
+from data_loaders.parallel import ordered_map
 from data_loaders.progress import progress
 from data_loaders.splits import random_split
 from data_loaders.writer import AtlasWriter
@@ -95,7 +92,7 @@ def simulate(out, *, cells, genes, types=8, donors=4, density=0.07, seed=0, in_o
     options = {"cells": cells, "genes": genes, "types": types, "donors": donors, "density": density, "seed": seed}
     with AtlasWriter(out, var, labels=["cell_type", "donor"], varm=varm) as writer:
         with progress("simulate", cells) as advance:
-            for counts, obs in _in_threads(block, range(-(-cells // BLOCK))):
+            for counts, obs in ordered_map(block, range(-(-cells // BLOCK))):
                 writer.append(counts, obs)
                 advance(len(obs))
         return writer.close(
@@ -268,16 +265,3 @@ def _grown(array, capacity):
     larger = np.empty(capacity, array.dtype)
     larger[: len(array)] = array
     return larger
-
-
-def _in_threads(function, items):
-    """Results in order, made ahead by as many threads as there are cores, a few at a time."""
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = deque()
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) > workers + 1:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()

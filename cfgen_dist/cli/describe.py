@@ -1,0 +1,94 @@
+"""`cfgen-dist describe`: print the card of an atlas, a run or a model bundle."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from data_loaders.card import read_card
+from data_loaders.errors import BadInput
+
+MOST_ROWS = 60  # categories shown per label column
+
+
+def configure(parser):
+    """Add the arguments."""
+    parser.add_argument("path", metavar="ATLAS|RUN|BUNDLE")
+    parser.add_argument("--json", action="store_true", help="print the card as it is")
+
+
+def run(args):
+    """Print the card."""
+    card, is_atlas = find_card(args.path)
+    if args.json:
+        print(json.dumps(card, indent=2))
+        return
+    console = Console()
+    if is_atlas:
+        _print_atlas(console, args.path, card)
+    else:
+        console.print(f"[bold]{args.path}[/bold]: a model bundle", highlight=False)
+        _print_fields(console, card)
+
+
+def find_card(path):
+    """The card of what is at `path`, and whether that is an atlas.
+
+    Raises
+    ------
+    BadInput
+        There is no atlas, bundle or run, or its card cannot be read.
+    """
+    path = Path(path)
+    if (path / "zarr.json").is_file():
+        return read_card(path), True
+    for candidate in (path / "card.json", path / "bundle" / "card.json"):
+        if candidate.is_file():
+            try:
+                return json.loads(candidate.read_text()), False
+            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise BadInput(f"{candidate}: not JSON ({error})") from error
+    found = "nothing" if not path.exists() else "no zarr.json, card.json or bundle/card.json"
+    raise BadInput(f"{path}: {found} there; expected an atlas, a run or a model bundle")
+
+
+def _print_atlas(console, path, card):
+    splits = ", ".join(f"{n:,} {name}" for name, n in card["splits"].items())
+    console.print(f"[bold]{path}[/bold]: an atlas", highlight=False)
+    console.print(f"cells       {card['n_cells']:,} ({splits})", highlight=False)
+    console.print(f"genes       {card['n_genes']:,}", highlight=False)
+    console.print(f"non-zero    {card['nnz']:,} ({card['density']:.1%})", highlight=False)
+    law = card["size_factor"]
+    if law["n_cells"]:
+        console.print(
+            f"size factor log has mean {law['mean_log']:.3f} and sd {law['sd_log']:.3f} over the training cells, "
+            f"{law['min']:,.0f} to {law['max']:,.0f} counts",
+            highlight=False,
+        )
+    for name, label in card["labels"].items():
+        _print_label(console, name, label, law["by"][name])
+    skip = {"format", "n_cells", "n_genes", "nnz", "density", "labels", "splits", "size_factor"}
+    _print_fields(console, {key: value for key, value in card.items() if key not in skip})
+
+
+def _print_label(console, name, label, laws):
+    table = Table(title=f"{name}: {len(label['categories'])} categories", title_justify="left")
+    table.add_column(name)
+    for heading in ("cells", "train", "log size factor: mean", "sd"):
+        table.add_column(heading, justify="right")
+    rows = list(zip(label["categories"], label["counts"], label["train_counts"], strict=True))
+    for category, n, n_train in rows[:MOST_ROWS]:
+        law = laws[category]
+        numbers = ["-" if law[key] is None else f"{law[key]:.3f}" for key in ("mean_log", "sd_log")]
+        table.add_row(category, f"{n:,}", f"{n_train:,}", *numbers)
+    if len(rows) > MOST_ROWS:
+        table.add_row(f"... {len(rows) - MOST_ROWS} more", *[""] * 4)
+    console.print(table)
+
+
+def _print_fields(console, fields):
+    """One line a field; long lists are cut, `--json` has them whole."""
+    for key, value in fields.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        console.print(f"{key}: {text if len(text) < 300 else text[:297] + '...'}", highlight=False, markup=False)

@@ -1,0 +1,16 @@
+"""`cfgen-dist export`: write an atlas, real or generated, as h5ad."""
+
+import data_loaders
+
+
+def configure(parser):
+    """Add the arguments."""
+    parser.add_argument("store", metavar="STORE", help="an atlas")
+    parser.add_argument("out", metavar="OUT", help="the file to write; must not exist")
+    parser.add_argument("--to", default="h5ad", metavar="FORMAT", help="h5ad (default)")
+
+
+def run(args):
+    """Write the file."""
+    data_loaders.export(args.store, args.out, to=args.to)
+    print(args.out)

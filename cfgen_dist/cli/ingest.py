@@ -1,0 +1,74 @@
+"""`cfgen-dist ingest`: turn h5ad, 10x or Zarr counts into an atlas."""
+
+import data_loaders
+from data_loaders.errors import BadInput
+
+
+def configure(parser):
+    """Add the arguments."""
+    parser.add_argument(
+        "sources", nargs="+", metavar="SRC", help=".h5ad, AnnData-Zarr store, 10x .h5, or folder with matrix.mtx"
+    )
+    parser.add_argument("out", metavar="OUT", help="the store to write; must not exist")
+    parser.add_argument("--labels", default="", metavar="A,B", help="obs columns to condition on; the first stratifies")
+    parser.add_argument("--min-cells", type=int, default=20, metavar="N", help="drop genes seen in fewer (default 20)")
+    parser.add_argument("--genes", metavar="hvg:N|FILE", help="the N most variable genes, or a list, one name a line")
+    parser.add_argument(
+        "--test-fraction", type=float, default=0.2, metavar="F", help="share of test cells (default 0.2)"
+    )
+    parser.add_argument("--holdout", metavar="COLUMN=F", help="test on whole donors: a column and the share held out")
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="share of the other cells to validate on (default 0.1)",
+    )
+    parser.add_argument("--layer", metavar="NAME", help="take the counts from this layer")
+    parser.add_argument("--raw", action="store_true", help="take the counts from raw")
+    parser.add_argument("--join", choices=["inner", "outer"], help="keep shared genes, or all, when sources differ")
+    parser.add_argument(
+        "--obs", action="append", metavar="TABLE", help="CSV or TSV of obs columns; once, or once for each source"
+    )
+    parser.add_argument("--drop-empty", action="store_true", help="leave cells without counts out")
+    parser.add_argument("--keep-order", action="store_true", help="keep the order of the cells; shuffled by default")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+
+
+def run(args):
+    """Write the atlas and say what was done."""
+    card = data_loaders.ingest(
+        args.sources,
+        args.out,
+        labels=[name for name in args.labels.split(",") if name],
+        min_cells=args.min_cells,
+        genes=args.genes,
+        test_fraction=args.test_fraction,
+        holdout=_parse_holdout(args.holdout) if args.holdout else None,
+        val_fraction=args.val_fraction,
+        layer=args.layer,
+        raw=args.raw,
+        join=args.join,
+        obs_files=args.obs,
+        drop_empty=args.drop_empty,
+        keep_order=args.keep_order,
+        seed=args.seed,
+    )
+    for source in card["sources"]:
+        size = f"{source['n_cells']:,} cells x {source['n_genes']:,} genes"
+        print(f"{source['path']}: {size}, counts from {source['counts']}")
+    for note in card["notes"]:
+        print(f"note: {note}")
+    for what, number in card["dropped"].items():
+        if number:
+            print(f"dropped: {number:,} {what.replace('_', ' ')}")
+    splits = ", ".join(f"{n:,} {name}" for name, n in card["splits"].items())
+    print(f"{args.out}: {card['n_cells']:,} cells x {card['n_genes']:,} genes ({splits})")
+
+
+def _parse_holdout(text):
+    column, _, share = text.partition("=")
+    try:
+        return column, float(share)
+    except ValueError:
+        raise BadInput(f"--holdout {text}: expected COLUMN=SHARE, such as donor=0.2") from None

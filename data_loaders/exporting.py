@@ -1,0 +1,104 @@
+"""From a store to an h5ad file, slice by slice."""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import zarr
+from anndata.io import read_elem, write_elem
+
+from data_loaders.errors import BadInput, nearest
+from data_loaders.files import begin_output, finish_output, refuse_existing
+from data_loaders.progress import progress
+
+SLICE = 1 << 22  # values copied at a time
+FORMATS = ("h5ad",)
+
+
+def export(store, out, *, to="h5ad"):
+    """Write a store, real or generated, as a file that other tools read.
+
+    Counts are copied in slices, so memory does not grow with them; tables (obs, var, uns) are held while written.
+
+    Parameters
+    ----------
+    store : path-like
+        AnnData-Zarr store.
+    out : path-like
+        File to write; must not exist.
+    to : {"h5ad"}
+        Format. The h5ad file is compressed with gzip level 1.
+
+    Raises
+    ------
+    BadInput
+        `store` is no AnnData store, the format is unknown, or `out` exists.
+    """
+    if to not in FORMATS:
+        raise BadInput(f"--to {to}: {nearest(to, FORMATS)}")
+    out = refuse_existing(out)
+    try:
+        source = zarr.open_group(store, mode="r")
+        source["X"], source["obs"], source["var"]
+    except (FileNotFoundError, KeyError, ValueError, OSError) as error:
+        raise BadInput(f"{store}: no AnnData-Zarr store there ({' '.join(str(error).split())})") from error
+    folder = begin_output(out)
+    built = folder / out.name
+    try:
+        with h5py.File(built, "w") as target:
+            target.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+            _copy(source, target, "X")
+            for name in ("obs", "var", "uns", "varm", "obsm", "layers", "obsp", "varp"):
+                if name in source:
+                    _copy(source, target, name)
+        finish_output(built, out)
+    finally:
+        for leftover in (built, folder):
+            _remove(leftover)
+
+
+def _copy(source, target, key):
+    """Copy an element: sparse matrices and large arrays in slices, groups of them one by one, the rest as it is."""
+    element = source[key]
+    kind = element.attrs.get("encoding-type", "")
+    if kind in ("csr_matrix", "csc_matrix"):
+        group = target.create_group(key)
+        group.attrs.update({name: element.attrs[name] for name in ("encoding-type", "encoding-version")})
+        group.attrs["shape"] = np.array(element.attrs["shape"])
+        for part in ("data", "indices", "indptr"):
+            _copy_array(element[part], group, part, wide=part == "indices", description=f"{key}/{part}")
+    elif kind == "array" and element.ndim:
+        dataset = _copy_array(element, target, key, wide=False, description=key)
+        dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    elif kind == "dict" and key != "uns":
+        group = target.create_group(key)
+        group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+        for name in element:
+            _copy(element, group, name)
+    else:
+        write_elem(target, key, read_elem(element))
+
+
+def _copy_array(array, group, name, *, wide, description):
+    """Copy a Zarr array into an HDF5 dataset. `wide`: column numbers as int32 or int64, the types that scipy has."""
+    dtype = array.dtype
+    if wide:
+        dtype = np.dtype(np.int64 if dtype.itemsize > 4 else np.int32)
+    compressed = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if array.size else {}
+    chunks = (min(array.shape[0], 1 << 16), *array.shape[1:]) if array.size else None
+    dataset = group.create_dataset(name, shape=array.shape, dtype=dtype, chunks=chunks, **compressed)
+    step = max(SLICE // max(int(np.prod(array.shape[1:])), 1), 1)
+    with progress(f"copy {description}", array.shape[0]) as advance:
+        for start in range(0, array.shape[0], step):
+            stop = min(start + step, array.shape[0])
+            dataset[start:stop] = array[start:stop]
+            advance(stop - start)
+    return dataset
+
+
+def _remove(path):
+    if Path(path).is_dir():
+        os.rmdir(path)
+    elif Path(path).exists():
+        os.unlink(path)

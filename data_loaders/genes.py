@@ -1,0 +1,113 @@
+"""Which genes an atlas has: the genes of several sources joined, or those of a list."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data_loaders.errors import BadInput, nearest
+
+
+def join_genes(sources, join=None):
+    """The genes of several sources in one order.
+
+    Parameters
+    ----------
+    sources : list of sources.Source
+    join : {None, "inner", "outer"}
+        None: all must have the same genes, in any order. "inner": the genes they share. "outer": all genes; a gene that
+        a source lacks counts as zero there.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: the genes, in the order of the first source that has them. Columns: those that all sources have, values
+        of the first source that has the gene.
+
+    Raises
+    ------
+    BadInput
+        Genes differ and `join` is None, or none is shared.
+    """
+    first = sources[0]
+    genes = first.var.index
+    for source in sources[1:]:
+        missing, new = genes.difference(source.var.index), source.var.index.difference(genes)
+        if join is None and len(missing) + len(new):
+            some = ", ".join(repr(str(name)) for name in [*missing[:2], *new[:2]])
+            raise BadInput(
+                f"{source.path}: lacks {len(missing):,} genes of {first.path} and has {len(new):,} others ({some}); "
+                "expected the same genes, or --join inner or --join outer"
+            )
+        shared = genes[genes.isin(source.var.index)]
+        genes = shared if join == "inner" else genes.append(source.var.index[~source.var.index.isin(genes)])
+    if len(genes) == 0:
+        raise BadInput(f"{', '.join(source.path for source in sources)}: no gene is in all of them")
+    columns = [name for name in first.var if all(name in source.var for source in sources)]
+    var = pd.concat([source.var[columns] for source in sources])
+    var = var[~var.index.duplicated()].loc[genes]
+    return simple_columns(var)
+
+
+def simple_columns(table):
+    """The columns of a gene table that are numbers, bools, text or categories."""
+    keep = {}
+    for name in table:
+        column = table[name]
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            column = column.astype(object)
+        if column.dtype.kind in "biuf" and isinstance(column.dtype, np.dtype):
+            keep[str(name)] = column
+        elif all(isinstance(value, str) for value in column.dropna()):
+            keep[str(name)] = column.astype(object).where(column.notna(), "")
+    return pd.DataFrame(keep, index=table.index)
+
+
+def column_map(source, genes):
+    """Column of each feature of a source among `genes`, int64 (features,); -1 for those that are not there."""
+    columns = np.full(source.matrix.shape[1], -1, np.int64)
+    columns[source.features] = genes.get_indexer(source.var.index)
+    return columns
+
+
+def read_gene_list(path, genes):
+    """Positions among `genes` of the names in a text file, one a line, in the file's order.
+
+    Raises
+    ------
+    BadInput
+        The file cannot be read, is empty, repeats a name, or names an unknown gene.
+    """
+    try:
+        names = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read as a list of genes ({error}); expected hvg:N or a text file") from error
+    if not names:
+        raise BadInput(f"{path}: no gene names in it; expected one a line")
+    positions = genes.get_indexer(names)
+    if (positions < 0).any():
+        unknown = names[int(np.flatnonzero(positions < 0)[0])]
+        raise BadInput(
+            f"{path}: {int((positions < 0).sum())} of {len(names)} genes are not in the counts, such as {unknown!r}; "
+            f"{nearest(unknown, genes)}"
+        )
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise BadInput(f"{path}: gene {twice!r} is named more than once")
+    return positions
+
+
+def parse_hvg(text):
+    """N of "hvg:N", or None for anything else.
+
+    Raises
+    ------
+    BadInput
+        N is not a whole number above zero.
+    """
+    if not text.startswith("hvg:"):
+        return None
+    number = text.removeprefix("hvg:")
+    if not number.isdigit() or int(number) < 1:
+        raise BadInput(f"--genes {text}: expected hvg:N with N a whole number above 0, or a text file of genes")
+    return int(number)

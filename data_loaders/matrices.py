@@ -1,0 +1,167 @@
+"""Count matrices as they lie in files, read as blocks of bounded size: CSR, CSC, dense, and Matrix Market text.
+
+Each class has `name` (file and element, for messages), `shape` (cells, features), `n_values` (an upper bound of the
+stored values) and `blocks()`, which yields `(rows, csr)`: the cells' numbers, int64 (n,), and their values
+(n, features). A cell may come in several blocks, each with other features: that is how CSC and Matrix Market files are
+read in one pass.
+"""
+
+import gzip
+import zlib
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix, csr_matrix
+
+from data_loaders.errors import BadInput
+
+BLOCK_VALUES = 1 << 22  # values read at a time
+DAMAGED = "the file is damaged or cut short"
+
+
+@contextmanager
+def readable(name):
+    """Turn what readers raise on a damaged file into `BadInput`."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, UnicodeDecodeError, zlib.error) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{name}: cannot be read, {DAMAGED} ({reason})") from error
+
+
+class CompressedMatrix:
+    """CSR or CSC arrays in an HDF5 or Zarr group; `by_row` says which.
+
+    Parameters
+    ----------
+    data, indices, indptr : array-like on disk
+    shape : (int, int)
+        Cells, features.
+    """
+
+    def __init__(self, name, data, indices, indptr, shape, *, by_row):
+        self.name, self.shape, self.by_row = name, tuple(int(n) for n in shape), by_row
+        self._data, self._indices = data, indices
+        self.n_values = int(data.shape[0])
+        with readable(name):
+            self._indptr = indptr[:].astype(np.int64)
+        n_major = self.shape[0] if by_row else self.shape[1]
+        ends = (self._indptr[0], self._indptr[-1]) if len(self._indptr) else (0, -1)
+        if len(self._indptr) != n_major + 1 or ends != (0, self.n_values) or indices.shape[0] != self.n_values:
+            raise BadInput(
+                f"{name}: indptr has {len(self._indptr)} entries up to {ends[1]}, for a shape of {self.shape} with "
+                f"{self.n_values} values and {indices.shape[0]} indices; {DAMAGED}"
+            )
+        if (np.diff(self._indptr) < 0).any():
+            raise BadInput(f"{name}: indptr decreases; {DAMAGED}")
+
+    def blocks(self):
+        """Yield `(rows, csr)`."""
+        n_minor = self.shape[1] if self.by_row else self.shape[0]
+        start = 0
+        while start < len(self._indptr) - 1:
+            stop = int(np.searchsorted(self._indptr, self._indptr[start] + BLOCK_VALUES, side="right")) - 1
+            stop = max(stop, start + 1)
+            first, last = self._indptr[start], self._indptr[stop]
+            with readable(f"{self.name}, {'rows' if self.by_row else 'columns'} {start} to {stop}"):
+                data, indices = self._data[first:last], self._indices[first:last].astype(np.int64)
+            if len(indices) and not 0 <= indices.min() <= indices.max() < n_minor:
+                raise BadInput(f"{self.name}: index {indices.max()} is outside 0..{n_minor - 1}; {DAMAGED}")
+            lengths = np.diff(self._indptr[start : stop + 1])
+            if self.by_row:
+                block = csr_matrix((data, indices, np.append(0, np.cumsum(lengths))), shape=(stop - start, n_minor))
+                block.sum_duplicates()
+                yield np.arange(start, stop), block
+            else:
+                yield partial_rows(indices, np.repeat(np.arange(start, stop), lengths), data, self.shape[1])
+            start = stop
+
+
+class DenseMatrix:
+    """A two-dimensional array in an HDF5 or Zarr group."""
+
+    def __init__(self, name, array):
+        self.name, self.shape, self._array = name, tuple(array.shape), array
+        self.n_values = self.shape[0] * self.shape[1]
+
+    def blocks(self):
+        """Yield `(rows, csr)`."""
+        step = max(BLOCK_VALUES // max(self.shape[1], 1), 1)
+        tall = self._array.chunks[0] if self._array.chunks else 1
+        step = max(step // tall * tall, 1)  # whole storage chunks, where they are not larger than a block
+        for start in range(0, self.shape[0], step):
+            stop = min(start + step, self.shape[0])
+            with readable(f"{self.name}, rows {start} to {stop}"):
+                values = self._array[start:stop]
+            yield np.arange(start, stop), csr_matrix(values)
+
+
+class MatrixMarket:
+    """A coordinate Matrix Market file of features x cells, plain or gzipped, as 10x Genomics writes it."""
+
+    def __init__(self, path):
+        self.name, self._path = str(path), path
+        with readable(self.name), self._open() as file:
+            banner, self._skip = file.readline(), 1
+            if not banner.lower().startswith("%%matrixmarket matrix coordinate"):
+                raise BadInput(f"{path}: starts with {banner.strip()[:40]!r}; expected a Matrix Market coordinate file")
+            line = file.readline()
+            while line.startswith("%"):
+                line = file.readline()
+                self._skip += 1
+            n_features, n_cells, self.n_values = (int(word) for word in line.split())
+            self._skip += 1
+        self.shape = (n_cells, n_features)
+
+    def blocks(self):
+        """Yield `(rows, csr)`."""
+        seen = 0
+        with readable(self.name), self._open() as file:
+            for _ in range(self._skip):
+                file.readline()
+            for table in pd.read_csv(file, sep=r"\s+", header=None, names=range(3), chunksize=BLOCK_VALUES):
+                seen += len(table)
+                if table.isna().to_numpy().any():
+                    raise BadInput(f"{self.name}: entry {seen} has fewer than three numbers; {DAMAGED}")
+                features, cells = table[0].to_numpy(np.int64) - 1, table[1].to_numpy(np.int64) - 1
+                for numbers, size, what in ((features, self.shape[1], "feature"), (cells, self.shape[0], "cell")):
+                    if not 0 <= numbers.min() <= numbers.max() < size:
+                        raise BadInput(f"{self.name}: a {what} number is outside 1..{size}; {DAMAGED}")
+                yield partial_rows(cells, features, table[2].to_numpy(), self.shape[1])
+        if seen != self.n_values:
+            raise BadInput(f"{self.name}: {seen:,} entries, its header promises {self.n_values:,}; {DAMAGED}")
+
+    def _open(self):
+        return gzip.open(self._path, "rt") if str(self._path).endswith(".gz") else open(self._path)
+
+
+def partial_rows(cells, features, values, n_features):
+    """`(rows, csr)` of loose entries: only the cells that occur."""
+    rows, local = np.unique(cells, return_inverse=True)
+    block = coo_matrix((values, (local, features)), shape=(len(rows), n_features)).tocsr()
+    return rows, block
+
+
+def open_matrix(name, element):
+    """The matrix of an AnnData element (HDF5 or Zarr, array or sparse group).
+
+    Raises
+    ------
+    BadInput
+        When it is of no known kind.
+    """
+    if hasattr(element, "shape"):
+        if len(element.shape) != 2:
+            raise BadInput(f"{name}: an array of {len(element.shape)} dimensions; expected cells x genes")
+        return DenseMatrix(name, element)
+    kind = element.attrs.get("encoding-type", element.attrs.get("h5sparse_format", ""))
+    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    if kind.removesuffix("_matrix") not in ("csr", "csc"):
+        raise BadInput(f"{name}: of encoding {kind!r}; expected an array, csr_matrix or csc_matrix")
+    with readable(name):
+        arrays = [element[part] for part in ("data", "indices", "indptr")]
+        shape = element.attrs["shape"] if "shape" in element.attrs else element.attrs["h5sparse_shape"]
+    return CompressedMatrix(name, *arrays, shape, by_row=kind.startswith("csr"))

@@ -1,0 +1,123 @@
+"""The obs columns of several sources as one table: names made unique, labels checked, simple columns kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data_loaders.errors import BadInput, nearest
+
+OURS = ("split", "size_factor", "source", "source_row")
+
+
+def merge_obs(sources, labels, also=()):
+    """One obs table over all cells of all sources, in their order.
+
+    Parameters
+    ----------
+    sources : list of sources.Source
+    labels : sequence of str
+        Columns that must be there without gaps; they become categorical text.
+    also : sequence of str
+        Other columns to treat like labels, without their being labels.
+
+    Returns
+    -------
+    pandas.DataFrame, list of str
+        The table and notes for the user. Index: unique cell names. `source_row` is the cell's row in its source and
+        `source`, when there are several, names the source.
+
+    Raises
+    ------
+    BadInput
+        A label column is missing somewhere, has gaps, or is a measurement rather than a label.
+    """
+    notes = []
+    keys = source_keys(sources)
+    wanted = list(dict.fromkeys([*labels, *also]))
+    tables = []
+    for source, key in zip(sources, keys, strict=True):
+        table = source.obs.copy(deep=False)
+        table.columns = table.columns.astype(str)
+        replaced = [name for name in OURS if name in table and not (name == "source" and len(sources) == 1)]
+        if replaced:
+            notes.append(f"{source.path}: obs columns {replaced} were replaced by new ones")
+            table = table.drop(columns=replaced)
+        if len(sources) > 1:
+            table["source"] = pd.Categorical([key] * len(table), categories=keys)
+        for name in wanted:
+            table[name] = _as_label(table, name, source)
+        table["source_row"] = np.arange(len(table), dtype=np.int64)
+        tables.append(table)
+    merged, lost = _concatenate(tables, wanted)
+    if lost:
+        notes.append(f"obs columns left out, not in every source or of no simple type: {lost}")
+    if merged.index.has_duplicates:
+        notes.append("cell names occur in more than one source: '-SOURCE' was added to all of them")
+        names = [f"{name}-{key}" for table, key in zip(tables, keys, strict=True) for name in table.index]
+        merged.index = pd.Index(names, dtype=object)
+    return merged, notes
+
+
+def source_keys(sources):
+    """A short name for each source: the file name without its ending, or the path where those are not unique."""
+    stems = [Path(source.path).absolute().name for source in sources]
+    stems = [stem.removesuffix(".h5ad").removesuffix(".h5").removesuffix(".zarr") for stem in stems]
+    return stems if len(set(stems)) == len(stems) else [source.path for source in sources]
+
+
+def _as_label(table, name, source):
+    """A label column as categorical text without unused categories."""
+    if name not in table:
+        raise BadInput(f"{source.path}: no obs column {name!r}; {nearest(name, table.columns)}")
+    column = table[name]
+    missing = column.isna() | (column.astype(object) == "")
+    if missing.any():
+        row = int(np.flatnonzero(missing)[0])
+        raise BadInput(
+            f"{source.path}: obs column {name!r} has no value in {int(missing.sum()):,} cells, the first is row {row} "
+            f"({str(table.index[row])!r}); expected a label for every cell"
+        )
+    values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+    if pd.api.types.is_float_dtype(values.dtype) and (values % 1 != 0).any():
+        raise BadInput(
+            f"{source.path}: obs column {name!r} holds fractional numbers; expected labels (text or integers)"
+        )
+    if pd.api.types.is_float_dtype(values.dtype):  # integers that were floats because of gaps elsewhere
+        column = column.astype(float).astype(np.int64)
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(pd.CategoricalDtype(sorted(column.unique())))
+    column = column.cat.remove_unused_categories()
+    return column.cat.rename_categories([str(value) for value in column.cat.categories])
+
+
+def _concatenate(tables, wanted):
+    """Rows of all tables; the columns that all have, in simple types; the names of the others."""
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    columns, lost = {}, []
+    for name in names:
+        parts = [table[name] for table in tables if name in table]
+        column = _joined(parts) if len(parts) == len(tables) else None
+        if column is None:
+            lost.append(name)
+        else:
+            columns[name] = column
+    front = [name for name in wanted if name in columns]
+    order = front + [name for name in columns if name not in front]
+    index = pd.Index(np.concatenate([table.index.to_numpy(dtype=object) for table in tables]), dtype=object)
+    return pd.DataFrame({name: columns[name] for name in order}, index=index), lost
+
+
+def _joined(parts):
+    """One column of the parts: categories, bool, number or text as an array; None if it is of none of these types."""
+    if all(isinstance(part.dtype, pd.CategoricalDtype) for part in parts):
+        texts = [part.cat.rename_categories([str(value) for value in part.cat.categories]) for part in parts]
+        return pd.api.types.union_categoricals(texts, ignore_order=True) if len(texts) > 1 else texts[0].array
+    column = pd.concat([part.astype(part.cat.categories.dtype) if hasattr(part, "cat") else part for part in parts])
+    if pd.api.types.is_bool_dtype(column.dtype) and not column.isna().any():
+        return column.to_numpy(bool)
+    if pd.api.types.is_numeric_dtype(column.dtype) and column.dtype.kind in "biuf":
+        return column.to_numpy() if isinstance(column.dtype, np.dtype) else column.to_numpy(float, na_value=np.nan)
+    if all(isinstance(value, str) for value in column.dropna()):
+        return column.astype(object).where(column.notna(), "").to_numpy(dtype=object)
+    return None
