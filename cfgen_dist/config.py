@@ -22,11 +22,11 @@ class AutoencoderConfig:
     input: Literal["log1p_cp10k", "log1p", "proportions"] = "log1p_cp10k"
     dropout: float = 0.1
     input_dropout: float = 0.1
-    latent_noise: float = 0.1
+    latent_noise: float = 0.2
     theta_covariate: str | None = None  # a label column: one theta per gene and category instead of one per gene
     theta_start: float = 10.0
     theta_lr: float = 3e-2
-    output_prior: float = 100.0  # precision of the Gaussian prior on the decoder's last weights
+    gene_penalty: float = 120.0  # group lasso on the decoder's last weights, shared out among the training cells
     ema: float = 0.98  # decay of the averaged weights that are validated and kept; 0 turns averaging off
     lr: float = 1e-3
     weight_decay: float = 1e-3
@@ -50,7 +50,7 @@ class FlowConfig:
     weight_decay: float = 1e-6
     grad_clip: float = 1.0
     batch_size: int = 256
-    max_steps: int = 8000
+    max_steps: int = 3000
     ema: float = 0.999  # decay of the averaged weights that the bundle holds; 0 turns averaging off
 
 
@@ -79,7 +79,7 @@ class Config:
     seed: int = 0
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    checkpoint_every_n_steps: int = 1000
+    checkpoint_every_n_steps: int = 500
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     size_factor: SizeFactorConfig = field(default_factory=SizeFactorConfig)
@@ -241,7 +241,7 @@ _RANGES = {
     **dict.fromkeys((*_COUNTS, "checkpoint_every_n_steps"), (lambda value: value >= 1, "at least 1")),
     **dict.fromkeys(("lr", "theta_lr", "theta_start", "grad_clip"), (lambda value: value > 0, "a positive number")),
     **dict.fromkeys(
-        ("weight_decay", "latent_noise", "output_prior", "seed"), (lambda value: value >= 0, "zero or more")
+        ("weight_decay", "latent_noise", "gene_penalty", "seed"), (lambda value: value >= 0, "zero or more")
     ),
     **dict.fromkeys(("dropout", "input_dropout", "ema"), (lambda value: 0 <= value < 1, "at least 0 and below 1")),
     "p_cond": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),

@@ -32,8 +32,8 @@ class Autoencoder(nn.Module):
     """Deterministic autoencoder with a negative binomial likelihood of the raw counts.
 
     What keeps it from learning its cells by heart: dropout on the input, noise on the latent (whose scale a
-    BatchNorm without parameters fixes), and a Gaussian prior on the decoder's last weights, which start at zero, so
-    that training starts from the mean profile and a gene leaves it only as far as its cells support.
+    BatchNorm without parameters fixes), and `gene_penalty` on the decoder's last weights, which start at zero, so that
+    training starts from the mean profile and a gene leaves it only as far as its cells support.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Autoencoder(nn.Module):
         dropout=0.1,
         input_dropout=0.1,
         input="log1p_cp10k",
-        latent_noise=0.1,
+        latent_noise=0.2,
         n_dispersions=1,
         theta=10.0,
     ):
@@ -142,6 +142,10 @@ class Autoencoder(nn.Module):
         rows, columns = counts.nonzero(as_tuple=True)
         return negative_log_likelihood(log_mu, self.dispersion(category), counts[rows, columns], rows, columns).mean()
 
-    def output_penalty(self):
-        """Sum of the squares of the decoder's last weights, the negative log of their Gaussian prior up to a factor."""
-        return self.decoder[-1].weight.square().sum()
+    def gene_penalty(self):
+        """Group lasso on the decoder's last weights, one group a gene: the sum over genes of the norm of its row.
+
+        Genes with too few counts to support a profile of their own stay at the mean profile; marker genes hardly
+        shrink. Smoothed at zero, where the norm has no gradient.
+        """
+        return (self.decoder[-1].weight.square().sum(dim=1) + 1e-4).sqrt().sum()

@@ -30,10 +30,10 @@ class AutoencoderTask(L.LightningModule):
         return self.autoencoder.loss(batch.counts["rna"].to_dense(self.device), batch.size_factor, category)
 
     def training_step(self, batch):
-        """Negative log-likelihood of a batch, nats per cell, and the prior's share of one cell."""
+        """Negative log-likelihood of a batch, nats per cell, and the penalty's share of one cell."""
         nll = self._loss(batch)
         self.log("train_nll", nll, batch_size=len(batch))
-        return nll + self.config.output_prior / self.n_cells * self.autoencoder.output_penalty()
+        return nll + self.config.gene_penalty / self.n_cells * self.autoencoder.gene_penalty()
 
     def validation_step(self, batch):
         """Log the held-out negative log-likelihood."""
