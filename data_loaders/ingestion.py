@@ -16,6 +16,7 @@ import pandas as pd
 
 from data_loaders import seurat_v3
 from data_loaders.counts import as_counts
+from data_loaders.csr import add_row_sums, choose_columns
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import refuse_existing, temporary_folder
 from data_loaders.genes import column_map, join_genes, parse_hvg, read_gene_list
@@ -67,7 +68,7 @@ def ingest(
     test_fraction : float
         Share of test cells, random within each category of the first label.
     holdout : tuple of (str, float), optional
-        In place of `test_fraction`: an obs column (donor) and the share of its categories that are held out as test cells.
+        In place of `test_fraction`: an obs column (donor) and the share of its categories that are held out to test on.
     val_fraction : float
         Share of the other cells that validate, random within each category of the first label.
     layer, raw : str, bool
@@ -189,39 +190,20 @@ def _set_aside(opened, genes, spill, looked):
             offset += len(source.obs)
 
 
-def choose_columns(block, columns, n_columns):
-    """A block with column j renamed to `columns[j]` and left out where that is -1; columns sorted."""
-    renamed = columns[block.indices]
-    keep = renamed >= 0
-    kept_before = np.append(0, np.cumsum(keep))
-    chosen = type(block)(
-        (block.data[keep], renamed[keep], kept_before[block.indptr]), shape=(block.shape[0], n_columns)
-    )
-    chosen.sort_indices()
-    return chosen
-
-
 def _sum_up(spill, n_rows):
     """Gene moments over all cells, and the total of each cell."""
-    totals = np.zeros(n_rows)
+    totals, one = np.zeros(n_rows), np.ones(spill.n_columns)
 
     def moments(number):
         sums = GeneMoments(spill.n_columns)
         for rows, lengths, columns, counts in spill.frames(number):
-            indptr = np.append(0, np.cumsum(lengths))
-            sums.add(counts, columns, indptr)
-            np.add.at(totals, rows, row_sums(counts, indptr))
+            sums.add(counts, columns, np.append(0, np.cumsum(lengths)))
+            add_row_sums(rows, lengths, columns, counts, one, totals)
         return sums
 
     merged = reduce_items(moments, range(spill.n_buckets), GeneMoments.merge)
     merged.n_cells = int((totals > 0).sum())
     return merged, totals
-
-
-def row_sums(counts, indptr):
-    """Sums of the rows of a CSR block, float64."""
-    running = np.append(0.0, np.cumsum(counts, dtype=np.float64))
-    return running[indptr[1:]] - running[indptr[:-1]]
 
 
 def _choose_genes(moments, totals, spill, min_cells, n_hvg, listed):
@@ -270,7 +252,7 @@ def _nonempty(spill, totals, kept_genes, n_genes):
 
     def add(number):
         for rows, lengths, columns, counts in spill.frames(number):
-            np.add.at(left, rows, row_sums(counts * chosen[columns], np.append(0, np.cumsum(lengths))))
+            add_row_sums(rows, lengths, columns, counts, chosen, left)
         return 0
 
     reduce_items(add, range(spill.n_buckets), lambda a, b: 0)

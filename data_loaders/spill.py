@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numcodecs import Blosc
-from scipy.sparse import coo_matrix
+from scipy.sparse import csr_matrix
 
-BUCKET_VALUES = 1 << 24  # about 300 MB while a bucket is put together
+from data_loaders.csr import scatter_rows
+
+BUCKET_VALUES = 1 << 23  # about 200 MB while a bucket is put together and written
 MOST_BUCKETS = 1024
 _CODEC = Blosc(cname="lz4", clevel=1, shuffle=Blosc.SHUFFLE)
 _TYPES = (np.int64, np.int32, np.uint32, np.uint32)  # rows, values per row, columns, counts
@@ -70,17 +72,19 @@ class Spill:
     def assemble(self, number):
         """Rows of a bucket in the order of the atlas, int64 (n,), and their counts, CSR (n, n_columns)."""
         low, high = self._bounds[number : number + 2]
-        places, columns, counts = [], [], []
-        for rows, lengths, frame_columns, frame_counts in self.frames(number):
-            places.append(np.repeat(self.position[rows] - low, lengths))
-            columns.append(frame_columns)
-            counts.append(frame_counts)
-        shape = (high - low, self.n_columns)
-        empty = np.zeros(0, np.int64)
-        entries = [np.concatenate(a) if a else empty for a in (counts, places, columns)]
-        block = coo_matrix((entries[0].astype(np.uint32), (entries[1], entries[2])), shape=shape).tocsr()
-        rows = self._row_at()[low:high]
-        return rows, block
+        frames = list(self.frames(number))
+        sizes = np.zeros(high - low, np.int64)
+        for rows, lengths, _, _ in frames:
+            np.add.at(sizes, self.position[rows] - low, lengths)
+        indptr = np.append(0, np.cumsum(sizes))
+        columns, counts = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.uint32)
+        cursor = indptr[:-1].copy()
+        while frames:
+            rows, lengths, *entries = frames.pop(0)
+            scatter_rows(self.position[rows] - low, lengths, *entries, cursor, columns, counts)
+        block = csr_matrix((counts, columns, indptr), shape=(high - low, self.n_columns))
+        block.sort_indices()  # for rows that came in pieces
+        return self._row_at()[low:high], block
 
     def _row_at(self):
         """The inverse of `position`."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 
+import numba
 import numpy as np
 import pandas as pd
 import zarr
@@ -87,8 +88,6 @@ class AtlasWriter:
         if len(indptr) != len(obs) + 1:
             raise ValueError(f"{len(indptr) - 1} rows of counts but {len(obs)} rows of obs")
         largest, size_factor = _check_rows(data, indices, indptr, len(self.var))
-        if data.dtype.kind == "f" and not (data == np.rint(data)).all():
-            raise ValueError("counts must be whole numbers")
         if largest > np.iinfo(self._data.dtype).max:
             self._data.promote(np.min_scalar_type(largest))
         self._data.append(data)
@@ -182,13 +181,26 @@ class AtlasWriter:
 
 def _check_rows(data, indices, indptr, n_genes):
     """Largest count and row sums (n,), float64, of a CSR slice that must be canonical."""
-    if len(data) and (int(data.min()) < 1 or int(indices.min()) < 0 or int(indices.max()) >= n_genes):
-        raise ValueError(f"counts must be positive and column numbers within 0..{n_genes - 1}")
-    step = np.diff(indices.astype(np.int64))
-    starts = indptr[1:-1]
-    inner = starts[(starts > 0) & (starts < len(indices))] - 1  # a step from one row to the next may go down
-    step[inner] = 1
-    if (step <= 0).any():
-        raise ValueError("column numbers must increase within each row")
-    sums = np.concatenate([[0.0], np.cumsum(data, dtype=np.float64)])
-    return (int(data.max()) if len(data) else 0), sums[indptr[1:]] - sums[indptr[:-1]]
+    sums = np.zeros(len(indptr) - 1)
+    largest, positive, sorted_within = _scan(data, indices, indptr, n_genes, sums)
+    if not positive:
+        raise ValueError("counts must be whole numbers above 0, and zeros are not stored")
+    if not sorted_within:
+        raise ValueError(f"column numbers must increase within each row and lie within 0..{n_genes - 1}")
+    return int(largest), sums
+
+
+@numba.njit(nogil=True, cache=True)
+def _scan(data, indices, indptr, n_genes, sums):
+    """Largest count, whether all are whole and positive, whether columns increase within bounds; fills `sums`."""
+    largest, positive, sorted_within = 0.0, True, True
+    for row in range(len(sums)):
+        previous = -1
+        for k in range(indptr[row], indptr[row + 1]):
+            value, column = float(data[k]), int(indices[k])
+            positive &= value >= 1 and value == np.floor(value)
+            sorted_within &= previous < column < n_genes
+            previous = column
+            sums[row] += value
+            largest = max(largest, value)
+    return largest, positive, sorted_within

@@ -1,0 +1,54 @@
+"""Row-wise work on CSR arrays that scipy does with more memory or not at all."""
+
+import numba
+import numpy as np
+from scipy.sparse import csr_matrix
+
+
+def choose_columns(block, columns, n_columns):
+    """A CSR block with column j renamed to `columns[j]`, and left out where that is -1; columns sorted."""
+    data, indices, indptr = _choose(block.data, block.indices, block.indptr, columns)
+    chosen = csr_matrix((data, indices, indptr), shape=(block.shape[0], n_columns))
+    chosen.sort_indices()  # only looks, where the new names increase like the old ones
+    return chosen
+
+
+@numba.njit(nogil=True, cache=True)
+def _choose(data, indices, indptr, columns):
+    n = 0
+    for k in range(len(indices)):
+        n += columns[indices[k]] >= 0
+    new_data, new_indices = np.empty(n, data.dtype), np.empty(n, np.int32)
+    new_indptr = np.zeros(len(indptr), np.int64)
+    n = 0
+    for row in range(len(indptr) - 1):
+        for k in range(indptr[row], indptr[row + 1]):
+            column = columns[indices[k]]
+            if column >= 0:
+                new_data[n], new_indices[n] = data[k], column
+                n += 1
+        new_indptr[row + 1] = n
+    return new_data, new_indices, new_indptr
+
+
+@numba.njit(nogil=True, cache=True)
+def add_row_sums(rows, lengths, columns, counts, weight, sums):
+    """Add to `sums[rows[i]]` the counts of row i times the `weight` of their columns."""
+    k = 0
+    for i in range(len(rows)):
+        for _ in range(lengths[i]):
+            sums[rows[i]] += counts[k] * weight[columns[k]]
+            k += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def scatter_rows(places, lengths, columns, counts, cursor, out_columns, out_counts):
+    """Copy row i to where `cursor[places[i]]` stands in the output, and move the cursor behind it."""
+    k = 0
+    for i in range(len(places)):
+        at = cursor[places[i]]
+        for _ in range(lengths[i]):
+            out_columns[at], out_counts[at] = columns[k], counts[k]
+            at += 1
+            k += 1
+        cursor[places[i]] = at
