@@ -1,0 +1,45 @@
+"""`cfgen-dist evaluate`: compare generated cells with real ones, write metrics.json, report.html and figures."""
+
+from pathlib import Path
+
+
+def configure(parser):
+    """Add the arguments."""
+    parser.add_argument("real", metavar="REAL", help="the atlas with real train and test cells")
+    parser.add_argument(
+        "generated", metavar="GENERATED", nargs="+",
+        help="a generated atlas, split into sets as far as its cells reach; or several, each one set",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for the report; replaces an earlier report only"
+    )
+    parser.add_argument("--label", metavar="NAME", help="obs column of the types (default: cell_type, or the only one)")
+    parser.add_argument(
+        "--protocol", choices=("centred", "paper"), default="centred",
+        help="paper: as the tables of the CFGen paper were made (default centred)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sets", type=int, default=3, metavar="N", help="generated sets to split one store into (default 3)"
+    )
+    parser.add_argument("--floor-sets", type=int, default=5, metavar="N", help="sets of training cells (default 5)")
+    parser.add_argument(
+        "--control", action="store_true", help="also score cells whose genes were drawn independently inside each type"
+    )
+    parser.add_argument(
+        "--embedding", choices=("umap", "pca"), default="umap", help="figure of the cells (default umap)"
+    )
+    parser.add_argument("--run", metavar="RUN", help="a training run, to show its training curves")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+
+
+def run(args):
+    """Evaluate, write the report and print the verdict."""
+    from cfgen_dist.evaluate import evaluate
+
+    result = evaluate(
+        args.real, args.generated, args.out, label=args.label, protocol=args.protocol, sets=args.sets,
+        floor_sets=args.floor_sets, control=args.control, embedding=args.embedding, run=args.run, seed=args.seed,
+    )  # fmt: skip
+    for sentence in result["verdict"]:
+        print(sentence)
+    print(f"Report: {Path(args.out) / 'report.html'}")
