@@ -1,4 +1,4 @@
-"""AnnData stores on disk (Zarr v2 and v3, h5ad): columns on demand, matrices through readers."""
+"""AnnData stores (Zarr v2 and v3, h5ad): columns on demand, matrices through readers."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ import h5py
 import zarr
 from anndata.io import read_elem
 
+from data_loaders.byte_source import LocalBytes
+from data_loaders.chunks import ZarrChunks, open_chunks
 from data_loaders.errors import BadInput
 from data_loaders.reader import INCOMPLETE, matrix_reader
 
@@ -13,12 +15,20 @@ LATENTS = "latents"  # value of the root attribute `content` in a store of laten
 
 
 class AnnDataStore:
-    """An AnnData-Zarr store or h5ad file.
+    """One AnnData-Zarr store or h5ad file.
+
+    Parameters
+    ----------
+    root : zarr.Group or h5py.File
+    source : byte source or None
+        Where the files of a Zarr store are.
+    name : str
+        Path, for messages.
+    layer : str, optional
+        Counts from this layer in place of X.
 
     Attributes
     ----------
-    name : str
-        Path, for messages.
     n_cells : int
     obs_columns : list of str
     readers : dict
@@ -27,45 +37,68 @@ class AnnDataStore:
     Raises
     ------
     BadInput
-        When there is no such store, or parts of it are missing or do not fit each other.
+        When parts of the store are missing or do not fit each other.
     """
 
-    def __init__(self, path, layer=None):
-        self.name = str(path)
-        self.root = _open_root(path)
-        if "X" not in self.root and layer is None:
-            raise BadInput(f"{path}: no X in it; not an AnnData store, or {INCOMPLETE}")
+    def __init__(self, root, source, name, layer=None):
+        self.root, self.source, self.name = root, source, name
+        if "X" not in root and layer is None:
+            raise BadInput(f"{name}: no X in it; not an AnnData store, or {INCOMPLETE}")
         for part in ("obs", "var"):
-            if part not in self.root or "_index" not in self.root[part].attrs:
-                raise BadInput(f"{path}: no complete {part} in it; {INCOMPLETE}")
-        if layer is not None and (layer not in self.root.get("layers", {})):
-            raise BadInput(f"{path}: no layer {layer!r}; it has {sorted(self.root.get('layers', {})) or 'none'}")
-        self.obs_columns = [str(name) for name in self.root["obs"].attrs.get("column-order", [])]
-        main = "latent" if self.root.attrs.get("content") == LATENTS else "rna"
-        element = "X" if layer is None else f"layers/{layer}"
-        self.readers = {main: matrix_reader(self.root[element], f"{path}: {element}")}
-        for name in self.root.get("obsm", {}):
-            if str(self.root[f"obsm/{name}"].attrs.get("encoding-type", "")) == "csr_matrix":
-                self.readers[str(name)] = matrix_reader(self.root[f"obsm/{name}"], f"{path}: obsm/{name}")
+            if part not in root or "_index" not in root[part].attrs:
+                raise BadInput(f"{name}: no complete {part} in it; {INCOMPLETE}")
+        layers = root.get("layers") or {}
+        if layer is not None and layer not in layers:
+            raise BadInput(f"{name}: no layer {layer!r}; it has {', '.join(sorted(layers)) or 'none'}")
+        self.obs_columns = [str(column) for column in root["obs"].attrs.get("column-order", [])]
+        main = "latent" if root.attrs.get("content") == LATENTS else "rna"
+        elements = {main: "X" if layer is None else f"layers/{layer}"}
+        for key, element in (root.get("obsm") or {}).items():
+            if element.attrs.get("encoding-type") == "csr_matrix":
+                elements[str(key)] = f"obsm/{key}"
+        self.readers = {key: matrix_reader(root[path], source, f"{name}: {path}") for key, path in elements.items()}
         self.n_cells = len(self.readers[main])
         self._check_lengths()
 
     def obs(self, column):
-        """Values of an obs column: array, or pandas Categorical."""
-        return read_elem(self.root[f"obs/{column}"])
+        """Values of an obs column: array, or pandas Categorical.
+
+        Raises
+        ------
+        BadInput
+            When the column is damaged.
+        """
+        return self._read(f"obs/{column}")
 
     def obs_names(self):
         """Names of the cells, array (n_cells,); read anew each time, they are large."""
-        return read_elem(self.root[f"obs/{self.root['obs'].attrs['_index']}"])
+        return self._read(f"obs/{self.root['obs'].attrs['_index']}")
+
+    def is_categorical(self, column):
+        """Whether an obs column is stored as codes and categories."""
+        return self.root[f"obs/{column}"].attrs.get("encoding-type") == "categorical"
 
     def var(self):
         """The var table, its index the gene names."""
-        return read_elem(self.root["var"])
+        return self._read("var")
 
     def uns(self, key):
         """An entry of uns, or None."""
-        uns = self.root.get("uns", {})
-        return read_elem(uns[key]) if key in uns else None
+        return self._read(f"uns/{key}") if key in (self.root.get("uns") or {}) else None
+
+    def _read(self, path):
+        element = self.root[path]
+        for part in element.values() if hasattr(element, "values") else [element]:
+            # a fill value of 0 may stand for a chunk of zeros; any other was chosen to stand for nothing
+            if isinstance(part, zarr.Array) and part.fill_value not in (0, "", None):
+                chunks = open_chunks(part, self.source, f"{self.name}: {part.path}")
+                missing = chunks.missing() if isinstance(chunks, ZarrChunks) else []
+                if missing:
+                    raise BadInput(f"{chunks.name}: chunk {missing[0]} is missing; {INCOMPLETE}")
+        try:
+            return read_elem(element)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise BadInput(f"{self.name}: {path} cannot be read ({_one_line(error)}); {INCOMPLETE}") from error
 
     def _check_lengths(self):
         obs = self.root["obs"]
@@ -81,23 +114,44 @@ class AnnDataStore:
                 )
         for name, reader in self.readers.items():
             if len(reader) != self.n_cells:
-                raise BadInput(f"{self.name}: modality {name!r} has {len(reader)} rows, X has {self.n_cells}")
+                raise BadInput(f"{self.name}: modality {name!r} has {len(reader)} rows, X {self.n_cells}; {INCOMPLETE}")
 
 
-def _open_root(path):
-    """The root group of a Zarr store or h5ad file."""
+def open_root(path):
+    """Open a local path.
+
+    Returns
+    -------
+    root : zarr.Group or h5py.File
+    source : LocalBytes or None
+
+    Raises
+    ------
+    BadInput
+        When nothing readable is there.
+    """
     path = Path(path)
     if not path.exists():
-        raise BadInput(f"{path}: no such file or folder; expected an AnnData-Zarr store or an h5ad file")
+        raise BadInput(f"{path}: no such file or folder; expected an AnnData-Zarr store, h5ad file or SOMA experiment")
     if path.is_file():
         try:
-            return h5py.File(path, "r")
+            return h5py.File(path, "r"), None
         except OSError as error:
-            raise BadInput(f"{path}: cannot be read as an h5ad file ({error})") from error
+            raise BadInput(f"{path}: cannot be read as an h5ad file ({_one_line(error)})") from error
+    source = LocalBytes(path)
+    return open_zarr(str(path), path), source
+
+
+def open_zarr(name, where):
+    """The root group of a Zarr store, `where` a path or a Zarr store object."""
     try:
-        root = zarr.open(path, mode="r")
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        raise BadInput(f"{path}: not a Zarr store, or one still being written ({error})") from error
+        root = zarr.open(where, mode="r")
+    except (FileNotFoundError, KeyError, ValueError, OSError) as error:
+        raise BadInput(f"{name}: not a Zarr store, or one still being written ({_one_line(error)})") from error
     if not isinstance(root, zarr.Group):
-        raise BadInput(f"{path}: a single Zarr array; expected an AnnData-Zarr store")
+        raise BadInput(f"{name}: a single Zarr array; expected an AnnData-Zarr store")
     return root
+
+
+def _one_line(error):
+    return " ".join(str(error).split())[:200]

@@ -1,26 +1,33 @@
 """`Atlas`: a store of cells seen from the outside. Small columns in memory, counts read by rows."""
 
-import difflib
 import json
+import re
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from data_loaders.errors import BadInput
+from data_loaders.errors import BadInput, nearest
 
 NOT_LABELS = ("split", "shard", "is_generated")
 
 
-def open_atlas(path, *, layer=None):
+def open_atlas(path, *, layer=None, join="same", storage=None, **soma):
     """Open a store of cells for reading.
 
     Parameters
     ----------
-    path : path-like
-        An atlas store, any other AnnData-Zarr store (v2 or v3), or an h5ad file.
+    path : path-like, URL, or list of them
+        An atlas store, any other AnnData-Zarr store (v2 or v3), a folder of such stores, an h5ad file, or a TileDB-SOMA
+        experiment; several are one atlas, their cells behind each other.
     layer : str, optional
         Counts from this layer in place of X.
+    join : str
+        What to do about the genes of several stores: `same` (they must be), `inner`, `outer`.
+    storage : dict, optional
+        Options of the object store when `path` is a URL, see `data_loaders.remote.open_remote`.
+    **soma
+        Of a SOMA experiment: `measurement`, `obs_filter`, `obs_columns`, see `data_loaders.soma.SomaStore`.
 
     Returns
     -------
@@ -31,9 +38,32 @@ def open_atlas(path, *, layer=None):
     BadInput
         When there is no such store, or it is damaged, incomplete or still being written.
     """
-    from data_loaders.anndata_store import AnnDataStore
+    from data_loaders.joined_store import JoinedStore
 
-    return Atlas(AnnDataStore(path, layer))
+    paths = path if isinstance(path, list | tuple) else [path]
+    if not paths:
+        raise BadInput("no path given; expected at least one store")
+    stores = [store for each in paths for store in _open_stores(each, layer, storage, soma)]
+    return Atlas(stores[0] if len(stores) == 1 else JoinedStore(stores, join))
+
+
+def _open_stores(path, layer, storage, soma):
+    """The stores at a path: one, or those of a folder of stores."""
+    from data_loaders.anndata_store import AnnDataStore, open_root
+    from data_loaders.remote import is_remote, open_remote
+    from data_loaders.soma import SomaStore, is_soma
+
+    if is_soma(path):
+        return [SomaStore(path, layer=layer, **soma)]
+    if soma:
+        raise BadInput(f"{path}: {', '.join(soma)} given, but it is no SOMA experiment")
+    root, source = open_remote(str(path), storage) if is_remote(path) else open_root(path)
+    if root.attrs.get("encoding-type") != "anndata" and "X" not in root and hasattr(root, "groups"):
+        inside = {name: group for name, group in root.groups() if group.attrs.get("encoding-type") == "anndata"}
+        if inside:
+            names = sorted(inside, key=lambda name: [int(part) for part in re.findall(r"\d+", name)] or [name])
+            return [AnnDataStore(inside[name], source, f"{path}/{name}", layer) for name in names]
+    return [AnnDataStore(root, source, str(path), layer)]
 
 
 class Atlas:
@@ -87,7 +117,7 @@ class Atlas:
         if self.card is not None:
             return list(self.card["labels"])
         names = [name for name in self.obs_columns if name not in NOT_LABELS]
-        return [name for name in names if isinstance(self._store.obs(name), pd.Categorical)]
+        return [name for name in names if self._store.is_categorical(name)]
 
     def categories(self, label):
         """Categories of an obs column, list of str, in the order of their codes."""
@@ -187,7 +217,7 @@ class Atlas:
         """The reader behind `read`: `read(rows)`, `row_bytes`, `n_features`."""
         modality = modality or self.modalities[0]
         if modality not in self._store.readers:
-            raise BadInput(unknown_name(f"{self.name}: no modality", modality, self.modalities))
+            raise BadInput(f"{self.name}: no modality {modality!r}; {nearest(modality, self.modalities)}")
         return self._store.readers[modality]
 
     @cached_property
@@ -215,18 +245,11 @@ class Atlas:
 
     def _check_column(self, name):
         if name not in self.obs_columns:
-            raise BadInput(unknown_name(f"{self.name}: no obs column", name, self.obs_columns))
+            raise BadInput(f"{self.name}: no obs column {name!r}; {nearest(name, self.obs_columns)}")
 
     def _category(self, name, category, categories):
         if category not in categories:
-            raise BadInput(unknown_name(f"{self.name}: obs column {name!r} has no category", category, categories))
+            raise BadInput(
+                f"{self.name}: obs column {name!r} has no category {category!r}; {nearest(category, categories)}"
+            )
         return categories.index(category)
-
-
-def unknown_name(what, name, known, shown=8):
-    """Message for a name that does not exist, with the nearest that does."""
-    known = [str(each) for each in known]
-    near = difflib.get_close_matches(str(name), known, 1)
-    listed = ", ".join(known[:shown]) + (", ..." if len(known) > shown else "")
-    hint = f"did you mean {near[0]!r}?" if near else "expected one of"
-    return f"{what} {name!r}; {hint} ({listed or 'there are none'})"

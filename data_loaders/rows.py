@@ -14,7 +14,7 @@ class SparseRows:
     data : array (nnz,)
         Counts, row after row.
     indices : array (nnz,)
-        Column of each count, increasing within a row.
+        Column of each count. They increase within a row as they do in the store.
     indptr : int64 array (B + 1,)
         Row i is `data[indptr[i]:indptr[i + 1]]`.
     n_features : int
@@ -127,6 +127,12 @@ class DenseRows:
     def take(self, rows):
         """Any rows in any order; copied."""
         return DenseRows(self.values.take(rows, axis=0))
+
+    def to_scipy(self):
+        """`scipy.sparse.csr_matrix` (B, n_features) of the values that are not zero."""
+        import scipy.sparse
+
+        return scipy.sparse.csr_matrix(np.asarray(self.values))
 
     def row_sums(self):
         """Sum of each row, float64 (B,)."""

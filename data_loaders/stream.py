@@ -46,8 +46,8 @@ class CellStream:
     buffer_bytes : int
         Size of a window.
     block_rows : int, optional
-        Neighbouring rows that stay together until the cells of a window are mixed. By default as many as leave at
-        least 512 blocks a window; of a store that was shuffled when written, 1,024.
+        Neighbouring rows that are read together and mixed with others only inside a window. By default as many as leave
+        512 blocks a window, 16 in a store that was shuffled when written.
 
     Attributes
     ----------
@@ -87,10 +87,7 @@ class CellStream:
         row_bytes = sum(atlas.reader(name).row_bytes for name in self.modalities)
         self._window_batches = max(1, int(buffer_bytes / (row_bytes * batch_size)))
         window_rows = self._window_batches * batch_size
-        most = 1024 if atlas.is_shuffled else 64
-        self._block_rows = block_rows or int(np.clip(window_rows // MIXING_BLOCKS, 1, most))
-        if atlas.is_shuffled and block_rows is None:
-            self._block_rows = int(np.clip(window_rows // 16, 1, most))
+        self._block_rows = block_rows or _default_block_rows(atlas.reader(self.modalities[0]), atlas, window_rows)
         self._fits = len(self._rows) * row_bytes <= buffer_bytes
         self._resident = None
         self._epoch = self._batch = 0
@@ -180,11 +177,13 @@ class CellStream:
             ahead = pool.submit(self._read_window, plan, first)
             for window in range(first, plan.n_windows):
                 rows, counts = ahead.result()
-                if window + 1 < plan.n_windows:
-                    ahead = pool.submit(self._read_window, plan, window + 1)
+                ahead = None
                 for start, stop in _edges(plan.window_sizes(window))[skip:]:
                     number += 1
                     yield number, self._batch_of({k: v[start:stop] for k, v in counts.items()}, rows[start:stop])
+                    if ahead is None and window + 1 < plan.n_windows:
+                        # only now has the consumer let go of the last window, whose memory the next one takes over
+                        ahead = pool.submit(self._read_window, plan, window + 1)
                 skip = 0
 
     def _read_window(self, plan, window):
@@ -243,6 +242,15 @@ class CellStream:
         for part in (self._rows, self._weights):
             check = zlib.crc32(b"" if part is None else np.ascontiguousarray(part), check)
         return check
+
+
+def _default_block_rows(reader, atlas, window_rows):
+    """Rows a block: few enough to mix well, many enough to read well."""
+    if hasattr(reader, "block_rows"):
+        return reader.block_rows
+    if atlas.is_shuffled:
+        return int(np.clip(window_rows // 16, 1, 1024))
+    return int(np.clip(window_rows // MIXING_BLOCKS, 1, 1024))
 
 
 def _select(atlas, split, rows):

@@ -1,0 +1,256 @@
+"""Zarr arrays (v2 and v3, sharded or not) read chunk by chunk, decoded outside the interpreter lock.
+
+Zarr hands out the fill value for a chunk that is not there. Here a missing chunk is an error: in an array of counts it
+would be silent zeros. So is a chunk that does not decode, has a wrong checksum, or another length than it should.
+"""
+
+import struct
+import threading
+
+import google_crc32c
+import numcodecs
+import numpy as np
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+
+from data_loaders.errors import BadInput
+
+BLOSC_HEADER = 16  # bytes
+CRC_WITH_ITSELF = 0x48674BC7  # the CRC-32C of any bytes followed by their CRC-32C
+ABSENT = 2**64 - 1  # offset of a chunk that was never written, in the index of a shard
+_buffer = threading.local()
+VIRTUAL_CHUNK_BYTES = 1 << 19  # of arrays that are read by slices
+
+
+def open_chunks(array, source, name):
+    """The chunks of an array along its first axis.
+
+    Parameters
+    ----------
+    array : zarr.Array or h5py.Dataset
+        One- or two-dimensional.
+    source : byte source or None
+        Where the files of the Zarr store are; None for HDF5.
+    name : str
+        Store and array, for messages.
+
+    Returns
+    -------
+    ZarrChunks or SlicedArray
+        With `chunk_len`, `n`, `dtype`, `read(first, stop)`.
+    """
+    if source is not None and isinstance(array, zarr.Array):
+        layout = _layout(array)
+        if layout is not None:
+            return ZarrChunks(array, source, name, *layout)
+    return SlicedArray(array, name)
+
+
+class ZarrChunks:
+    """Chunks of a Zarr array whose codecs are bytes, then any compressor of numcodecs, then perhaps a CRC-32C."""
+
+    def __init__(self, array, source, name, shard_len, chunk_len, compressor, has_checksum):
+        self.name, self.dtype, self.n = name, array.dtype, array.shape[0]
+        self.source, self.chunk_len = source, chunk_len
+        self._tail = tuple(array.shape[1:])
+        self._chunk_bytes = chunk_len * int(np.prod(self._tail)) * self.dtype.itemsize
+        self._chunks_per_shard = None if shard_len is None else shard_len // chunk_len
+        self._compressor, self._has_checksum = compressor, has_checksum
+        self._metadata, self._path = array.metadata, array.path
+        self._indexes = {}  # shard -> (chunks, 2) offset and length
+        self._lock = threading.Lock()
+
+    def run_limit(self, first):
+        """End of the chunks that one request can read, starting at chunk `first`."""
+        if self._chunks_per_shard is None:
+            return first + 1
+        return (first // self._chunks_per_shard + 1) * self._chunks_per_shard
+
+    def read(self, first, stop):
+        """Values of the chunks [first, stop), all in one shard: array, valid until this thread reads again.
+
+        Raises
+        ------
+        BadInput
+            When a chunk is missing, cut short or damaged.
+        """
+        n = min(stop * self.chunk_len, self.n) - first * self.chunk_len
+        target = _scratch((stop - first) * self._chunk_bytes)
+        for i, encoded in enumerate(self._encoded(first, stop)):
+            self._decode(encoded, target[i * self._chunk_bytes : (i + 1) * self._chunk_bytes], first + i)
+        return target.view(self.dtype).reshape(-1, *self._tail)[:n]
+
+    def missing(self):
+        """Numbers of the chunks that are not there, a list."""
+        return [chunk for chunk in range(-(-self.n // self.chunk_len)) if not self._exists(chunk)]
+
+    def _exists(self, chunk):
+        try:
+            if self._chunks_per_shard is None:
+                return self.source.size(self._key(chunk)) > 0
+            shard, inner = divmod(chunk, self._chunks_per_shard)
+            return int(self._index(shard)[inner, 0]) != ABSENT
+        except FileNotFoundError:
+            return False
+
+    def _encoded(self, first, stop):
+        """Encoded bytes of each chunk, by one request if they lie together."""
+        if self._chunks_per_shard is None:
+            for chunk in range(first, stop):
+                key = self._key(chunk)
+                try:
+                    yield self.source.read(key, 0, self.source.size(key))
+                except FileNotFoundError:
+                    raise self._error(chunk, "is missing") from None
+            return
+        shard, inner = divmod(first, self._chunks_per_shard)
+        try:
+            index = self._index(shard)
+        except FileNotFoundError:
+            raise self._error(first, f"is missing: there is no file {self._key(shard)}") from None
+        spans = index[inner : inner + stop - first]
+        absent = np.flatnonzero(spans[:, 0] == ABSENT)
+        if len(absent):
+            raise self._error(first + absent[0], "is missing")
+        low, high = int(spans[:, 0].min()), int(spans.sum(1).max())
+        if high - low <= 2 * int(spans[:, 1].sum()):  # chunks of a shard may lie in any order
+            together = memoryview(self.source.read(self._key(shard), low, high))
+            for offset, length in spans.tolist():
+                yield together[offset - low : offset - low + length]
+        else:
+            for offset, length in spans.tolist():
+                yield self.source.read(self._key(shard), offset, offset + length)
+
+    def _decode(self, encoded, out, chunk):
+        """Decode one chunk into `out`, uint8."""
+        if self._has_checksum:
+            if google_crc32c.value(bytes(encoded)) != CRC_WITH_ITSELF:
+                raise self._error(chunk, "has a wrong checksum")
+            encoded = memoryview(encoded)[:-4]
+        try:
+            if isinstance(self._compressor, numcodecs.Blosc):
+                size = _decode_blosc(encoded, out)
+            else:
+                decoded = encoded if self._compressor is None else self._compressor.decode(encoded)
+                size = len(decoded)
+                if size == len(out):
+                    out[:] = np.frombuffer(decoded, np.uint8)
+        except Exception as error:  # every codec has its own
+            raise self._error(chunk, f"does not decode ({error})") from error
+        if size != len(out):
+            raise self._error(chunk, f"holds {size} bytes, expected {len(out)}")
+
+    def _key(self, number):
+        """Key of a file, a shard or an unsharded chunk."""
+        coordinates = (number,) + (0,) * len(self._tail)
+        return "/".join(part for part in (self._path, self._metadata.encode_chunk_key(coordinates)) if part)
+
+    def _index(self, shard):
+        """Offset and length of each chunk of a shard, uint64 (chunks, 2); read once."""
+        index = self._indexes.get(shard)
+        if index is None:
+            key, length = self._key(shard), 16 * self._chunks_per_shard + 4
+            size = self.source.size(key)
+            raw = self.source.read(key, max(size - length, 0), size)
+            if len(raw) < length or google_crc32c.value(raw) != CRC_WITH_ITSELF:
+                raise BadInput(
+                    f"{self.name}: the index of the file {key} is damaged; the file is cut short or overwritten"
+                )
+            index = np.frombuffer(raw[:-4], "<u8").reshape(-1, 2)
+            inside = index[:, 0] != ABSENT
+            if (index[inside].sum(1) > size).any():
+                raise BadInput(f"{self.name}: chunks in the file {key} end beyond its {size} bytes; it is cut short")
+            with self._lock:
+                self._indexes[shard] = index
+        return index
+
+    def _error(self, chunk, what):
+        return BadInput(f"{self.name}: chunk {chunk} {what}; the store is damaged or still being written")
+
+
+class SlicedArray:
+    """Any array that gives slices along its first axis, one thread at a time: HDF5, and Zarr with unusual codecs."""
+
+    def __init__(self, array, name):
+        self.name, self.dtype, self.n = name, array.dtype, array.shape[0]
+        self._array = array
+        row_bytes = int(np.prod(array.shape[1:])) * self.dtype.itemsize
+        self.chunk_len = max(1, VIRTUAL_CHUNK_BYTES // max(row_bytes, 1))
+        self._lock = threading.Lock()
+
+    def run_limit(self, first):
+        """As in ZarrChunks: no limit."""
+        return first + (1 << 30)
+
+    def read(self, first, stop):
+        """Values of the virtual chunks [first, stop)."""
+        try:
+            with self._lock:
+                return self._array[first * self.chunk_len : min(stop * self.chunk_len, self.n)]
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise BadInput(f"{self.name}: chunk {first} cannot be read ({error}); the file is damaged") from error
+
+
+def _scratch(size):
+    """`size` bytes of this thread's buffer. Taking fresh memory for every run costs as much as decoding it."""
+    if len(getattr(_buffer, "bytes", ())) < size:
+        _buffer.bytes = np.empty(size, np.uint8)
+    return _buffer.bytes[:size]
+
+
+def _decode_blosc(encoded, out):
+    """Decode into `out` if the size is right, and return the size. Blosc itself would read on beyond a cut end."""
+    if len(encoded) < BLOSC_HEADER:
+        raise ValueError(f"cut short after {len(encoded)} bytes")
+    size, _, encoded_size = struct.unpack_from("<III", encoded, 4)
+    if encoded_size != len(encoded):
+        raise ValueError(f"cut short: {len(encoded)} of {encoded_size} bytes")
+    if size == len(out):
+        numcodecs.blosc.decompress(encoded, out)
+    return size
+
+
+def _layout(array):
+    """(shard length or None, chunk length, compressor or None, has checksum); None where this reader cannot do it."""
+    metadata = array.metadata
+    if metadata.zarr_format == 2:
+        if metadata.filters or metadata.order != "C" or array.chunks[1:] != array.shape[1:]:
+            return None
+        return (None, array.chunks[0], metadata.compressor, False) if _is_native(array.dtype) else None
+    shard_len, codecs, chunk_shape = None, metadata.codecs, metadata.chunk_grid.chunk_shape
+    if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
+        sharding = codecs[0]
+        kinds = [type(codec) for codec in sharding.index_codecs]
+        if kinds != [BytesCodec, Crc32cCodec] or sharding.index_location.value != "end":
+            return None
+        shard_len, codecs = chunk_shape[0], sharding.codecs
+        if chunk_shape[1:] != sharding.chunk_shape[1:]:
+            return None
+        chunk_shape = sharding.chunk_shape
+    if chunk_shape[1:] != array.shape[1:] or not codecs or not isinstance(codecs[0], BytesCodec):
+        return None
+    if not _is_native(array.dtype) or getattr(codecs[0].endian, "value", "little") != "little":
+        return None
+    codecs = list(codecs[1:])
+    has_checksum = bool(codecs) and isinstance(codecs[-1], Crc32cCodec)
+    if has_checksum:
+        codecs.pop()
+    if len(codecs) > 1:
+        return None
+    compressor = None
+    if codecs:
+        compressor = _compressor(codecs[0].to_dict())
+        if compressor is None:
+            return None
+    return shard_len, chunk_shape[0], compressor, has_checksum
+
+
+def _compressor(codec):
+    """The numcodecs decoder of a Zarr v3 codec, or None."""
+    decoders = {"blosc": numcodecs.Blosc, "zstd": numcodecs.Zstd, "gzip": numcodecs.GZip}
+    kind = decoders.get(codec["name"])
+    return None if kind is None else kind()
+
+
+def _is_native(dtype):
+    return dtype.kind in "iufb" and dtype.isnative

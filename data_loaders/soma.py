@@ -1,0 +1,194 @@
+"""TileDB-SOMA experiments read in place: no conversion, cells in SOMA's row order."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_loaders.errors import BadInput, nearest
+from data_loaders.rows import SparseRows, offsets
+
+# one column of a query's result. Half of it holds the 2,048 rows of a run at 1,000 counts a row; fuller rows take turns
+QUERY_BYTES = 1 << 25
+RUN_ROWS = 2048  # rows of one query: the extent of SOMA's tiles, which are decoded whole
+
+
+def is_soma(path):
+    """Whether a local folder is a TileDB group."""
+    return Path(str(path)).is_dir() and (Path(str(path)) / "__group").is_dir()
+
+
+class SomaStore:
+    """One measurement of a SOMA experiment.
+
+    Parameters
+    ----------
+    uri : str
+    measurement : str, optional
+        The only one, or `RNA`, when left out.
+    layer : str, optional
+        The X layer with the counts; the only one, or `data`, when left out.
+    obs_filter : str, optional
+        A SOMA value filter, such as `tissue == "lung"`; only these cells are in the atlas.
+    obs_columns : sequence of str, optional
+        The obs columns of the atlas; all when left out. A column is read when it is asked for.
+    config : dict, optional
+        TileDB configuration, such as credentials of an object store.
+
+    Raises
+    ------
+    BadInput
+        When tiledbsoma is not installed, the experiment, a measurement, layer or column does not exist, the filter is
+        not one, or no cell passes it.
+    """
+
+    def __init__(self, uri, *, measurement=None, layer=None, obs_filter=None, obs_columns=None, config=None):
+        self.name = str(uri)
+        try:
+            import tiledbsoma
+        except ImportError as error:
+            raise BadInput(f"{uri}: reading SOMA needs tiledbsoma; install the extra `soma`") from error
+        context = tiledbsoma.SOMATileDBContext(tiledb_config={"soma.init_buffer_bytes": QUERY_BYTES, **(config or {})})
+        try:
+            self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
+        except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:
+            raise BadInput(f"{uri}: not a SOMA experiment ({_one_line(error)})") from error
+        ms = self._experiment.ms
+        measurement = _choose(f"{uri}: measurement", measurement, list(ms), "RNA")
+        self._measurement = ms[measurement]
+        layer = _choose(f"{uri}: X layer of measurement {measurement!r}", layer, list(self._measurement.X), "data")
+        known = [name for name in self._experiment.obs.schema.names if name != "soma_joinid"]
+        for name in obs_columns or ():
+            if name not in known:
+                raise BadInput(f"{uri}: no obs column {name!r}; {nearest(name, known)}")
+        self.obs_columns = list(obs_columns or known)
+        self._filter = obs_filter
+        try:
+            ids = self._read_obs(["soma_joinid"])["soma_joinid"].to_numpy()
+        except (tiledbsoma.SOMAError, SyntaxError, ValueError) as error:
+            raise BadInput(f"{uri}: obs filter {obs_filter!r} cannot be used ({_one_line(error)})") from error
+        if len(ids) == 0:
+            raise BadInput(f"{uri}: no cell passes the obs filter {obs_filter!r}")
+        self._order = np.argsort(ids, kind="stable")
+        ids = ids[self._order]
+        self.n_cells = len(ids)
+        var_ids = self._measurement.var.read(column_names=["soma_joinid"]).concat()["soma_joinid"].to_numpy()
+        matrix = self._measurement.X[layer]
+        n_all = self._experiment.obs.count
+        self.readers = {"rna": SomaReader(matrix, ids, np.sort(var_ids), n_all, f"{uri}: ms/{measurement}/X/{layer}")}
+
+    def obs(self, column):
+        """Values of an obs column: array, or pandas Categorical."""
+        return self._read_obs([column])[column].iloc[self._order].array
+
+    def obs_names(self):
+        """Names of the cells, where obs has them as `obs_id`, else their join ids."""
+        names = self._experiment.obs.schema.names
+        return np.asarray(self._read_obs(["obs_id" if "obs_id" in names else "soma_joinid"]).iloc[self._order, 0])
+
+    def is_categorical(self, column):
+        """Whether an obs column is stored as codes and categories."""
+        return str(self._experiment.obs.schema.field(column).type).startswith("dictionary")
+
+    def var(self):
+        """The var table in the order of the join ids, its index the gene names (`var_id` or the join ids)."""
+        var = self._measurement.var.read().concat().to_pandas().sort_values("soma_joinid")
+        return var.set_index("var_id" if "var_id" in var else "soma_joinid")
+
+    def uns(self, key):
+        """An entry of the measurement's uns that is text, or None."""
+        uns = self._measurement.get("uns")
+        return None if uns is None else uns.metadata.get(key)
+
+    def _read_obs(self, columns):
+        """Obs columns of the cells that pass the filter, pandas DataFrame, in the order SOMA gives them."""
+        return self._experiment.obs.read(column_names=columns, value_filter=self._filter).concat().to_pandas()
+
+
+class SomaReader:
+    """Rows of a SOMA sparse array.
+
+    Attributes
+    ----------
+    block_rows : int
+        Neighbouring rows that are cheap to read together.
+    """
+
+    block_rows = RUN_ROWS
+
+    def __init__(self, matrix, ids, var_ids, n_all, name):
+        self.name, self._matrix, self._ids, self._var_ids = name, matrix, ids, var_ids
+        self.n_features = len(var_ids)
+        self._dense_columns = len(var_ids) == 0 or var_ids[-1] == len(var_ids) - 1
+        self._dtype = matrix.schema.field("soma_data").type.to_pandas_dtype()
+        self._index_dtype = np.uint16 if self.n_features <= 1 << 16 else np.uint32
+        self.row_bytes = (
+            matrix.nnz / max(n_all, 1) * (np.dtype(self._dtype).itemsize + np.dtype(self._index_dtype).itemsize)
+        )
+
+    def __len__(self):
+        return len(self._ids)
+
+    def read(self, rows):
+        """Read rows, int64 (B,), any order: SparseRows."""
+        from data_loaders.kernels import scatter_pieces
+
+        unique, back = np.unique(rows, return_inverse=True)
+        ids = self._ids[unique]
+        cuts = np.flatnonzero(np.diff(ids // RUN_ROWS)) + 1
+        pieces = [self._read_run(run) for run in np.split(ids, cuts) if len(run)]
+        lengths = np.concatenate([np.diff(piece.indptr) for piece in pieces] or [np.empty(0, np.int64)])
+        indptr = offsets(lengths[back])
+        data, indices = np.empty(indptr[-1], self._dtype), np.empty(indptr[-1], self._index_dtype)
+        order = np.argsort(back, kind="stable")
+        bounds = np.searchsorted(back[order], np.concatenate([[0], cuts, [len(unique)]]))
+        first = 0
+        for number, piece in enumerate(pieces):
+            asked = order[bounds[number] : bounds[number + 1]]
+            local = back[asked] - first
+            where = piece.indptr[local], piece.indptr[local + 1], indptr[asked]
+            scatter_pieces(piece.data, 0, *where, data, 0)
+            scatter_pieces(piece.indices, 0, *where, indices, 0)
+            first += len(piece)
+        return SparseRows(data, indices, indptr, self.n_features)
+
+    def _read_run(self, ids):
+        """Rows of sorted join ids that lie near each other: SparseRows."""
+        from data_loaders.kernels import rows_from_triples
+
+        whole = ids[-1] - ids[0] + 1 == len(ids)
+        coordinates = slice(int(ids[0]), int(ids[-1])) if whole else ids
+        triples = []
+        try:
+            for table in self._matrix.read(coords=(coordinates, slice(None))).tables():
+                row = table["soma_dim_0"].to_numpy() - ids[0]
+                column = table["soma_dim_1"].to_numpy()
+                if not self._dense_columns:
+                    column = np.searchsorted(self._var_ids, column)
+                triples.append((row, column.astype(self._index_dtype), table["soma_data"].to_numpy()))
+        except Exception as error:  # tiledbsoma raises plain RuntimeErrors for damaged files
+            raise BadInput(f"{self.name}: rows {ids[0]} to {ids[-1]} cannot be read ({_one_line(error)})") from error
+        row, column, value = (
+            np.concatenate([triple[i] for triple in triples] or [np.empty(0, dtype)])
+            for i, dtype in enumerate((np.int64, self._index_dtype, self._dtype))
+        )
+        position = np.full(ids[-1] - ids[0] + 1, -1)
+        position[ids - ids[0]] = np.arange(len(ids))
+        indptr, indices, data = rows_from_triples(position[row], column, value, len(ids))
+        return SparseRows(data, indices, indptr, self.n_features)
+
+
+def _choose(what, name, known, usual):
+    """`name` if it exists, or the only or usual one."""
+    if name is None:
+        if len(known) == 1:
+            return known[0]
+        if usual in known:
+            return usual
+        raise BadInput(f"{what} not given; expected one of {', '.join(known) or 'none: there is none'}")
+    if name not in known:
+        raise BadInput(f"{what} {name!r} does not exist; {nearest(name, known)}")
+    return name
+
+
+def _one_line(error):
+    return " ".join(str(error).split())[:200]
