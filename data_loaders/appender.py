@@ -25,9 +25,10 @@ def write_small(group, name, value):
 class ArrayAppender:
     """A one-dimensional array under a local Zarr v3 group, written by appends of any length.
 
-    Chunks are Blosc LZ4, followed by a CRC-32C, so that a damaged chunk is an error and not other numbers. LZ4 decodes
-    2.5 times as many cells a second as Zstandard here, for 20 % more bytes. Text is written in plain chunks
-    (variable-length UTF-8), without shards.
+    Chunks are Blosc LZ4-HC with byte shuffle, followed by a CRC-32C, so that a damaged chunk is an error and not other
+    numbers. Per cell of 1,422 counts it decodes in 1.3 us to 2.1 kB, the fast LZ4 in 2.0 us to 2.5 kB, Zstandard 1 in
+    6.4 us to 2.0 kB. Encoding costs 80 us a cell and core: once, where decoding happens every epoch. Text is written in
+    plain chunks (variable-length UTF-8), without shards.
 
     Parameters
     ----------
@@ -38,12 +39,10 @@ class ArrayAppender:
         `str` for text.
     attributes : dict, optional
         Attributes of the array.
-    shuffle : str
-        Blosc's filter: "shuffle" (bytes), better for sorted columns, or "bitshuffle", better for small counts.
     """
 
-    def __init__(self, group, name, dtype, *, attributes=None, shuffle="shuffle"):
-        self.group, self.name, self.attributes, self.shuffle = group, name, attributes or {}, shuffle
+    def __init__(self, group, name, dtype, *, attributes=None):
+        self.group, self.name, self.attributes = group, name, attributes or {}
         self.dtype = "str" if dtype is str else np.dtype(dtype)
         self.length = 0
         self._array = None
@@ -95,7 +94,7 @@ class ArrayAppender:
         return self._array
 
     def _blosc(self):
-        return BloscCodec(cname="lz4", clevel=1, shuffle=self.shuffle, typesize=self.dtype.itemsize)
+        return BloscCodec(cname="lz4hc", clevel=5, shuffle="shuffle", typesize=self.dtype.itemsize)
 
     def _flush(self, n):
         """Write the first `n` pending elements at the end of the array."""

@@ -231,7 +231,7 @@ class Atlas:
     @property
     def is_shuffled(self):
         """Whether the cells were put in random order when the store was written."""
-        return bool(self.card and self.card.get("shuffled"))
+        return self.card is not None and self.card.get("options", {}).get("in_order") is False
 
     def _categorical(self, name):
         """(codes, categories) of an obs column, kept."""

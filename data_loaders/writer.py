@@ -60,7 +60,7 @@ class AtlasWriter:
             self._root = zarr.open_group(self._folder, mode="w", zarr_format=3)
             self._root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             matrix = self._root.create_group("X")
-            self._data = ArrayAppender(matrix, "data", np.uint8, shuffle="bitshuffle")
+            self._data = ArrayAppender(matrix, "data", np.uint8)
             self._indices = ArrayAppender(matrix, "indices", np.uint16 if len(var) <= 1 << 16 else np.uint32)
             self._indptr = ArrayAppender(matrix, "indptr", np.int64)
             self._indptr.append([0])
@@ -117,8 +117,7 @@ class AtlasWriter:
             known = self._label_counts[name]
             counts[:, : known.shape[1]] += known
             self._label_counts[name] = counts
-        self._hash.update(np.diff(indptr).tobytes())
-        self._hash.update(size_factor.tobytes())
+        self._hash.update(np.stack([np.diff(indptr), size_factor], axis=1).tobytes())
 
     def close(self, *, uns=None, provenance=None):
         """Write what is left and the card, and give the store its name.
