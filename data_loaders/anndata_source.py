@@ -17,7 +17,11 @@ def open_h5ad(path, layer, raw):
     """The parts of a `sources.Source` from an h5ad file."""
     with readable(path):
         root = h5py.File(path, "r")
-    return _open_root(path, root, layer, raw)
+    try:
+        return _open_root(path, root, layer, raw) | {"file": root}
+    except BadInput:
+        root.close()
+        raise
 
 
 def open_zarr(path, layer, raw):

@@ -50,9 +50,11 @@ def as_counts(block, rows, source, looked=""):
         bad = ~np.isfinite(values) | (values < 0) | (values != np.rint(values)) | (values > LARGEST)
         at = int(np.flatnonzero(bad)[0])
         cell = source.obs.index[rows[np.searchsorted(block.indptr, at, side="right") - 1]]
+        gene = source.var.index[source.features == block.indices[at]]
+        gene = f"gene {str(gene[0])!r}" if len(gene) else f"feature {block.indices[at]}"
         raise BadInput(
-            f"{source.matrix.name}: {problem}, the first in cell {str(cell)!r}, feature {int(block.indices[at])}: "
-            f"{values[at]:.6g}; expected raw counts (whole numbers, 0 or more){looked}"
+            f"{source.matrix.name}: {problem}, the first in cell {str(cell)!r}, {gene}: {values[at]:.6g}; "
+            f"expected raw counts (whole numbers, 0 or more){looked}"
         )
     block.data = block.data.astype(np.uint32)
     block.eliminate_zeros()

@@ -10,6 +10,7 @@ from anndata.io import read_elem, write_elem
 
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output, refuse_existing
+from data_loaders.matrices import readable
 from data_loaders.progress import progress
 
 SLICE = 1 << 22  # values copied at a time
@@ -92,7 +93,9 @@ def _copy_array(array, group, name, *, wide, description):
     with progress(f"copy {description}", array.shape[0]) as advance:
         for start in range(0, array.shape[0], step):
             stop = min(start + step, array.shape[0])
-            dataset[start:stop] = array[start:stop]
+            with readable(f"{array.store_path.store.root}: {description}"):
+                values = array[start:stop]
+            dataset[start:stop] = values
             advance(stop - start)
     return dataset
 

@@ -9,6 +9,7 @@ Memory: one block of the source and one bucket, beside the obs table. Disk: abou
 only while this runs.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -100,17 +101,19 @@ def ingest(
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     refuse_existing(out)
     _check_options(paths, min_cells, test_fraction, val_fraction, holdout, join)
+    genes = None if genes is None else str(genes)
     n_hvg = parse_hvg(genes) if genes else None
-    opened = _open(paths, layer, raw, obs_files)
-    var = join_genes(opened, join)
-    listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
-    obs, notes = merge_obs(opened, labels, also=[holdout[0]] if holdout else [])
-    if holdout and len(obs[holdout[0]].cat.categories) < 2:
-        raise BadInput(f"--holdout {holdout[0]}: the column has a single category; expected two or more")
+    with ExitStack() as files:
+        folder = files.enter_context(temporary_folder(beside=out))
+        opened = _open(files, paths, layer, raw, obs_files)
+        var = join_genes(opened, join)
+        listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
+        obs, notes = merge_obs(opened, labels, also=[holdout[0]] if holdout else [])
+        if holdout and len(obs[holdout[0]].cat.categories) < 2:
+            raise BadInput(f"--holdout {holdout[0]}: the column has a single category; expected two or more")
 
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SHUFFLE,)))
-    position = np.arange(len(obs)) if keep_order else rng.permutation(len(obs))
-    with temporary_folder(beside=out) as folder:
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SHUFFLE,)))
+        position = np.arange(len(obs)) if keep_order else rng.permutation(len(obs))
         spill = Spill(folder, position, sum(source.matrix.n_values for source in opened), len(var))
         looked = "" if layer or raw else "; name another matrix by --layer NAME or --raw"
         _set_aside(opened, var.index, spill, looked)
@@ -161,13 +164,17 @@ def _check_options(paths, min_cells, test_fraction, val_fraction, holdout, join)
         raise BadInput(f"--join {join}: {nearest(join, ['inner', 'outer'])}")
 
 
-def _open(paths, layer, raw, obs_files):
+def _open(files, paths, layer, raw, obs_files):
     tables = [obs_files] if isinstance(obs_files, str | Path) else list(obs_files or [None])
     if len(tables) == 1:
         tables *= len(paths)
     if len(tables) != len(paths):
         raise BadInput(f"--obs: {len(tables)} tables for {len(paths)} sources; expected one, or one for each")
-    return [open_source(path, layer=layer, raw=raw, obs_file=table) for path, table in zip(paths, tables, strict=True)]
+    opened = []
+    for path, table in zip(paths, tables, strict=True):
+        opened.append(open_source(path, layer=layer, raw=raw, obs_file=table))
+        files.callback(opened[-1].close)
+    return opened
 
 
 def _set_aside(opened, genes, spill, looked):
@@ -265,9 +272,11 @@ def _refuse_empty(kept_cells, obs, opened, drop_empty):
         raise BadInput(f"{opened[0].path}: no cell has counts in the chosen genes")
     if n_empty and not drop_empty:
         row = int(np.flatnonzero(~kept_cells)[0])
+        ends = np.cumsum([len(source.obs) for source in opened])
+        source = opened[int(np.searchsorted(ends, row, side="right"))]
         raise BadInput(
-            f"{', '.join(source.path for source in opened)}: {n_empty:,} cells have no counts in the chosen genes, the "
-            f"first is {str(obs.index[row])!r}; --drop-empty leaves them out"
+            f"{source.path}: cell {str(obs.index[row])!r} has no counts in the chosen genes, nor have {n_empty - 1:,} "
+            "others; --drop-empty leaves them out"
         )
 
 

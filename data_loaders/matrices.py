@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
+import zarr
 from scipy.sparse import coo_matrix, csr_matrix
 
 from data_loaders.errors import BadInput
@@ -29,7 +30,7 @@ def readable(name):
         raise
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, UnicodeDecodeError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{name}: cannot be read, {DAMAGED} ({reason})") from error
+        raise BadInput(f"{name} cannot be read, {DAMAGED} ({reason})") from error
 
 
 class CompressedMatrix:
@@ -55,6 +56,9 @@ class CompressedMatrix:
                 f"{name}: indptr has {len(self._indptr)} entries up to {ends[1]}, for a shape of {self.shape} with "
                 f"{self.n_values} values and {indices.shape[0]} indices; {DAMAGED}"
             )
+        for array in (data, indices):  # Zarr reads a lost chunk as zeros; HDF5 does not
+            if isinstance(array, zarr.Array) and array.nchunks_initialized < array.nchunks:
+                raise BadInput(f"{name}: {array.name} has lost chunks; {DAMAGED}")
         if (np.diff(self._indptr) < 0).any():
             raise BadInput(f"{name}: indptr decreases; {DAMAGED}")
 

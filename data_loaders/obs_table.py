@@ -80,9 +80,7 @@ def _as_label(table, name, source):
         )
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
     if pd.api.types.is_float_dtype(values.dtype) and (values % 1 != 0).any():
-        raise BadInput(
-            f"{source.path}: obs column {name!r} holds fractional numbers; expected labels (text or integers)"
-        )
+        raise BadInput(f"{source.path}: obs column {name!r} holds fractional numbers; expected text or whole numbers")
     if pd.api.types.is_float_dtype(values.dtype):  # integers that were floats because of gaps elsewhere
         column = column.astype(float).astype(np.int64)
     if not isinstance(column.dtype, pd.CategoricalDtype):

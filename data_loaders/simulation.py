@@ -68,9 +68,12 @@ def simulate(out, *, cells, genes, types=8, donors=4, density=0.07, seed=0, in_o
     if max(types, donors) > cells:
         raise BadInput(f"--cells {cells}: expected at least as many as types ({types}) and donors ({donors})")
     truth = make_truth(genes, types, donors, density, seed)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(LABELS,)))
-    type_of = rng.choice(types, size=cells, p=truth["type_share"]).astype(np.int16)
-    donor_of = rng.choice(donors, size=cells, p=truth["donor_share"]).astype(np.int16)
+    type_of, donor_of = (
+        np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(LABELS, column)))
+        .choice(len(share), size=cells, p=share)
+        .astype(np.int16)
+        for column, share in enumerate([truth["type_share"], truth["donor_share"]])
+    )
     if in_order:
         type_of.sort()
     split = random_split(type_of, test_fraction=0.2, val_fraction=0.1, seed=seed)

@@ -30,6 +30,8 @@ class Source:
         The matrix columns that the rows of `var` describe.
     counts_from : str
         The element that the counts are taken from, such as "X" or "layers['counts']".
+    file : h5py.File or None
+        Open as long as the counts are read.
     notes : list of str
         What was changed or guessed, for the user to know.
     """
@@ -40,7 +42,13 @@ class Source:
     matrix: object
     features: np.ndarray
     counts_from: str
+    file: object = None
     notes: list = field(default_factory=list)
+
+    def close(self):
+        """Close the file, if it is one."""
+        if self.file is not None:
+            self.file.close()
 
 
 def open_source(path, *, layer=None, raw=False, obs_file=None):
@@ -82,9 +90,13 @@ def open_source(path, *, layer=None, raw=False, obs_file=None):
         found = "a folder without a store or matrix.mtx" if place.is_dir() else f"a file ending in {place.suffix!r}"
         raise BadInput(f"{path}: {found}; expected {KINDS}")
     source = Source(str(path), **parts)
-    _check(source)
-    if obs_file is not None:
-        _join_obs(source, obs_file)
+    try:
+        _check(source)
+        if obs_file is not None:
+            _join_obs(source, obs_file)
+    except BadInput:
+        source.close()
+        raise
     return source
 
 

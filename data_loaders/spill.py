@@ -49,6 +49,8 @@ class Spill:
         for number, start, stop in zip(present, first, [*first[1:], len(rows)], strict=True):
             entries = slice(block.indptr[start], block.indptr[stop])
             lengths = np.diff(block.indptr[start : stop + 1])
+            if entries.start == entries.stop:
+                continue  # rows without counts need no words
             arrays = (rows[order[start:stop]], lengths, block.indices[entries], block.data[entries])
             parts = [_CODEC.encode(np.ascontiguousarray(a, t)) for a, t in zip(arrays, _TYPES, strict=True)]
             pieces.append((int(number), struct.pack("<4q", *map(len, parts)) + b"".join(parts)))

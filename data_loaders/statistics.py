@@ -46,10 +46,14 @@ class GeneMoments:
         return self.total / max(self.n_cells, 1)
 
     def variance(self):
-        """Variance per gene (G,), divided by n - 1 as scanpy does; zero for fewer than two cells."""
-        if self.n_cells < 2:
+        """Variance per gene (G,), divided by n - 1; zero for fewer than two cells.
+
+        In scanpy's order of operations, so that both agree to the last bit and choose the same variable genes.
+        """
+        n = self.n_cells
+        if n < 2:
             return np.zeros_like(self.total)
-        return np.maximum(self.squares - self.total**2 / self.n_cells, 0.0) / (self.n_cells - 1)
+        return np.maximum(self.squares / n - (self.total / n) ** 2, 0.0) * (n / (n - 1))
 
 
 @numba.njit(nogil=True, cache=True)

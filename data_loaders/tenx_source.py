@@ -19,6 +19,14 @@ def open_h5(path):
     """The parts of a `sources.Source` from a 10x HDF5 file."""
     with readable(path):
         root = h5py.File(path, "r")
+    try:
+        return _read_h5(path, root) | {"file": root}
+    except BadInput:
+        root.close()
+        raise
+
+
+def _read_h5(path, root):
     if "matrix" in root:  # Cell Ranger 3 and later
         group = root["matrix"]
         with readable(path):

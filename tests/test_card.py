@@ -1,0 +1,110 @@
+"""The card, and `cfgen-dist describe`."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_data import small_adata
+
+from cfgen_dist.cli import main
+from data_loaders import BadInput, ingest
+from data_loaders.card import read_card
+from data_loaders.statistics import GeneMoments, SizeFactorLaw
+
+
+@pytest.fixture
+def atlas(tmp_path):
+    small_adata().write_h5ad(tmp_path / "a.h5ad")
+    ingest(tmp_path / "a.h5ad", tmp_path / "a.zarr", labels=["cell_type", "donor"], min_cells=0)
+    return tmp_path / "a.zarr"
+
+
+def test_card_is_read_back(atlas):
+    card = read_card(atlas)
+    assert (card["n_cells"], card["n_genes"], card["format"]) == (60, 25, 1)
+    assert card["nnz"] == small_adata().X.nnz
+    assert sum(card["splits"].values()) == 60
+    for name in ("cell_type", "donor"):
+        assert sum(card["labels"][name]["counts"]) == 60
+        assert set(card["size_factor"]["by"][name]) == set(card["labels"][name]["categories"])
+    assert card["options"]["labels"] == ["cell_type", "donor"]
+    assert {"anndata", "zarr"} <= set(card["versions"])
+
+
+def test_no_card(tmp_path):
+    with pytest.raises(BadInput, match="no atlas card in it; expected a store written by"):
+        read_card(tmp_path / "nothing")
+    zarr.open_group(tmp_path / "other.zarr", mode="w")
+    with pytest.raises(BadInput, match="no atlas card in it"):
+        read_card(tmp_path / "other.zarr")
+
+
+def test_describe_an_atlas(atlas, capsys):
+    assert main(["describe", str(atlas)]) == 0
+    printed = capsys.readouterr().out
+    for text in ("60 (", "cell_type: 3 categories", "donor: 5 categories", "NK", "size factor", "fingerprint"):
+        assert text in printed
+    assert main(["describe", str(atlas), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == read_card(atlas)
+
+
+def test_describe_a_bundle_or_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "bundle").mkdir(parents=True)
+    (run / "bundle" / "card.json").write_text(json.dumps({"genes": ["g"] * 1000, "solver": "midpoint"}))
+    for path in (run, run / "bundle"):
+        assert main(["describe", str(path)]) == 0
+        printed = capsys.readouterr().out
+        assert "solver: midpoint" in printed
+        assert "..." in printed
+        assert main(["describe", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["solver"] == "midpoint"
+    (run / "bundle" / "card.json").write_text("{")
+    assert main(["describe", str(run)]) == 2
+    assert "card.json: not JSON" in capsys.readouterr().err
+
+
+def test_describe_refuses_other_things(tmp_path, capsys):
+    assert main(["describe", str(tmp_path / "no")]) == 2
+    assert "nothing there; expected an atlas, a run or a model bundle" in capsys.readouterr().err
+    assert main(["describe", str(tmp_path)]) == 2
+    assert "no zarr.json, card.json or bundle/card.json there" in capsys.readouterr().err
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(0, 60), max_size=4), keep=st.integers(1, 4))
+def test_gene_moments_merge(cuts, keep):
+    counts = small_adata().X
+    dense = counts.toarray().astype(float)
+    counted = np.arange(60) % keep == 0
+    bounds = sorted({0, 60, *cuts})
+    sums = GeneMoments(25)
+    for start, stop in pairwise(bounds):
+        part = GeneMoments(25)
+        block = counts[start:stop]
+        part.add(block.data, block.indices, block.indptr, counted[start:stop])
+        sums.merge(part)
+    np.testing.assert_array_equal(sums.nonzero, (dense > 0).sum(0))
+    np.testing.assert_allclose(sums.mean(), dense[counted].mean(0))
+    np.testing.assert_allclose(sums.variance(), dense[counted].var(0, ddof=1), rtol=1e-9)
+
+
+def test_size_factor_law_keeps_its_digits():
+    """A narrow law far from the centre, with categories that appear late."""
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.normal(14.0, 1e-3, 100_000))
+    codes = (np.arange(100_000) > 90_000).astype(int)
+    law = SizeFactorLaw()
+    for start in range(0, 100_000, 7_000):
+        part = slice(start, start + 7_000)
+        law.add(sizes[part], {"kind": codes[part]}, {"kind": int(codes[part].max()) + 1})
+    summary = law.summary({"kind": ["early", "late", "never"]})
+    logs = np.log(sizes)
+    assert summary["sd_log"] == pytest.approx(logs.std(), rel=1e-5)
+    assert summary["by"]["kind"]["late"]["mean_log"] == pytest.approx(logs[codes == 1].mean(), rel=1e-12)
+    assert summary["by"]["kind"]["never"]["sd_log"] is None
+    json.dumps(summary, allow_nan=False)

@@ -1,0 +1,305 @@
+"""Sources: every layout gives the same counts, and what cannot be used is refused with its reason."""
+
+import shutil
+import warnings
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from scipy.sparse import csc_matrix, csr_matrix
+from small_data import same_counts, small_adata, write_10x_folder, write_10x_h5
+
+from data_loaders import BadInput, ingest, matrices, spill
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Several blocks and several buckets, although the data are small."""
+    monkeypatch.setattr(matrices, "BLOCK_VALUES", 100)
+    monkeypatch.setattr(spill, "BUCKET_VALUES", 200)
+
+
+def ingested(tmp_path, source, **options):
+    options = {"min_cells": 0} | options
+    card = ingest(source, tmp_path / "out.zarr", **options)
+    return ad.read_zarr(tmp_path / "out.zarr"), card
+
+
+def write_zarr(adata, path, version=2):
+    with ad.settings.override(zarr_write_format=version, auto_shard_zarr_v3=False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about defaults to come
+        adata.write_zarr(path)
+    (path / ".zmetadata").unlink(missing_ok=True)  # a copy of all metadata that would hide what tests change
+
+
+def refused(tmp_path, source, **options):
+    """The one-line message, after making sure that nothing is left behind."""
+    before = set(tmp_path.iterdir())
+    with pytest.raises(BadInput) as caught:
+        ingest(source, tmp_path / "out.zarr", **({"min_cells": 0} | options))
+    assert set(tmp_path.iterdir()) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [csr_matrix, csc_matrix, lambda counts: counts.toarray()], ids=["csr", "csc", "dense"])
+@pytest.mark.parametrize("store", ["h5ad", "zarr2", "zarr3"])
+def test_every_layout_gives_the_same_counts(tmp_path, kind, store):
+    adata = small_adata()
+    adata.X = kind(adata.X)
+    path = tmp_path / ("a.h5ad" if store == "h5ad" else "a.zarr")
+    if store == "h5ad":
+        adata.write_h5ad(path)
+    else:
+        write_zarr(adata, path, int(store[-1]))
+    out, card = ingested(tmp_path, path, labels=["cell_type", "donor"])
+    assert same_counts(out, adata)
+    assert sorted(out.obs["source_row"]) == list(range(60))
+    assert (out.obs_names == adata.obs_names[out.obs["source_row"]]).all()
+    for name in adata.obs:
+        assert (out.obs[name].astype(str) == adata.obs[name].iloc[out.obs["source_row"]].astype(str)).all()
+    assert (out.var["symbol"] == adata.var["symbol"]).all()
+    assert card["sources"][0]["counts"] == "X"
+
+
+def test_stored_zeros_duplicates_and_unsorted_columns(tmp_path):
+    adata = small_adata()[:3, :3].copy()
+    matrix = csr_matrix((3, 3))
+    matrix.data, matrix.indices = np.array([1.0, 2.0, 0.0, 4.0, 5.0, 7.0]), np.array([2, 0, 1, 1, 1, 0])
+    matrix.indptr = np.array([0, 3, 5, 6])
+    adata.X = matrix
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    out, _ = ingested(tmp_path, tmp_path / "a.h5ad", keep_order=True)
+    np.testing.assert_array_equal(out.X.toarray(), [[2, 0, 1], [0, 9, 0], [7, 0, 0]])
+    assert out.X.nnz == 4
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_10x_h5(tmp_path, version):
+    adata = small_adata()
+    write_10x_h5(tmp_path / "a.h5", adata, version=version)
+    out, card = ingested(tmp_path, tmp_path / "a.h5", keep_order=True)
+    np.testing.assert_array_equal(out.X.toarray(), adata.X.toarray())
+    assert list(out.var_names[:3]) == ["SAME", "SAME-1", "g2"]
+    assert list(out.var["gene_id"]) == list(adata.var_names)
+    assert any("1 repeated gene symbols were numbered" in note for note in card["notes"])
+
+
+def test_10x_h5_keeps_gene_expression_only(tmp_path):
+    adata = small_adata()
+    write_10x_h5(tmp_path / "a.h5", adata, version=3, peaks=10)
+    out, card = ingested(tmp_path, tmp_path / "a.h5", keep_order=True)
+    np.testing.assert_array_equal(out.X.toarray(), adata.X.toarray()[:, :15])
+    assert any("10 features that are not of type 'Gene Expression'" in note for note in card["notes"])
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_10x_folder_with_labels_from_a_table(tmp_path, suffix):
+    adata = small_adata()
+    write_10x_folder(tmp_path / "a", adata, suffix=suffix)
+    adata.obs[["cell_type", "donor"]].iloc[::-1].to_csv(tmp_path / "obs.csv")
+    out, _ = ingested(tmp_path, tmp_path / "a", labels=["cell_type"], obs_files=tmp_path / "obs.csv")
+    assert same_counts(out, adata)
+    assert (out.obs["cell_type"].astype(str) == adata.obs["cell_type"][out.obs_names].astype(str)).all()
+    assert (out.obs["donor"] == adata.obs["donor"][out.obs_names]).all()
+
+
+def test_obs_tables_are_refused_when_they_do_not_fit(tmp_path):
+    adata = small_adata()
+    write_10x_folder(tmp_path / "a", adata)
+    table = tmp_path / "obs.csv"
+    adata.obs.set_axis([f"x{i}" for i in range(60)]).to_csv(table)
+    message = refused(tmp_path, tmp_path / "a", obs_files=table)
+    assert "none of its cells is in" in message
+    assert "'x0'" in message
+    assert "'cell0'" in message
+    pd.concat([adata.obs, adata.obs.iloc[:1]]).to_csv(table)
+    assert "cell 'cell0' has more than one row" in refused(tmp_path, tmp_path / "a", obs_files=table)
+    assert "cannot be read as a table" in refused(tmp_path, tmp_path / "a", obs_files=tmp_path / "no.csv")
+    assert "2 tables for 1 sources" in refused(tmp_path, tmp_path / "a", obs_files=[table, table])
+    adata.obs.iloc[5:].to_csv(table)
+    message = refused(tmp_path, tmp_path / "a", obs_files=table, labels=["donor"])
+    assert "'donor' has no value in 5 cells, the first is row 0 ('cell0')" in message
+
+
+def test_counts_are_found_in_x_layers_or_raw(tmp_path):
+    adata = small_adata()
+    logged = np.log1p(adata.X.toarray())
+    path = tmp_path / "a.h5ad"
+
+    def found(**options):
+        out, card = ingested(tmp_path, path, **options)
+        assert same_counts(out, adata)
+        shutil.rmtree(tmp_path / "out.zarr")
+        return card["sources"][0]["counts"]
+
+    changed = ad.AnnData(logged, obs=adata.obs, var=adata.var, layers={"a_scaled": -logged, "counts": adata.X})
+    changed.write_h5ad(path)
+    assert found() == "layers['counts']"
+    assert found(layer="counts") == "layers['counts']"
+
+    changed = ad.AnnData(logged, obs=adata.obs, var=adata.var)
+    changed.raw = adata
+    changed[:, :10].copy().write_h5ad(path)  # raw keeps all genes
+    assert found() == "raw.X"
+    assert found(raw=True) == "raw.X"
+
+
+def test_named_elements_that_are_not_there(tmp_path):
+    adata = small_adata()
+    adata.layers["counts"] = adata.X
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert "no layer 'count'; did you mean 'counts'?" in refused(tmp_path, tmp_path / "a.h5ad", layer="count")
+    assert "--raw was asked for, but it has no raw" in refused(tmp_path, tmp_path / "a.h5ad", raw=True)
+    assert "expected one of them" in refused(tmp_path, tmp_path / "a.h5ad", raw=True, layer="counts")
+    write_10x_h5(tmp_path / "b.h5", adata, version=3)
+    assert "a 10x source has one" in refused(tmp_path, tmp_path / "b.h5", layer="counts")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda x: np.log1p(x), "X has fractional values (largest {top:.4g}, looks log-transformed)"),
+        (lambda x: x * 100.5, "X has fractional values (largest"),
+        (lambda x: x - 1, "X has negative values (smallest -1)"),
+        (lambda x: np.where(x == 0, np.nan, x), "X has NaN or infinite values"),
+    ],
+    ids=["log", "fractional", "negative", "nan"],
+)
+def test_no_counts_anywhere(tmp_path, change, expected):
+    adata = small_adata()
+    values = change(adata.X.toarray())
+    ad.AnnData(values, obs=adata.obs, var=adata.var).write_h5ad(tmp_path / "a.h5ad")
+    message = refused(tmp_path, tmp_path / "a.h5ad")
+    assert message.startswith(f"{tmp_path / 'a.h5ad'}: no counts: ")
+    assert expected.format(top=np.nanmax(values)) in message
+    assert "in X, a layer (--layer NAME) or raw (--raw)" in message
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"), [(-2.0, "negative values"), (2.5, "fractional values"), (np.nan, "NaN"), (2.0**40, "above")]
+)
+@pytest.mark.parametrize("kind", [csr_matrix, csc_matrix])
+def test_one_bad_value_is_found_wherever_it_is(tmp_path, bad, problem, kind):
+    adata = small_adata()
+    dense = adata.X.toarray().astype(float)
+    dense[57, 24] = bad  # not in the first block, where the search for counts looks
+    adata.X = kind(dense)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    for options in ({}, {"layer": None}):
+        message = refused(tmp_path, tmp_path / "a.h5ad", **options)
+        assert problem in message
+        assert "the first in cell 'cell57', gene 'g24'" in message
+
+
+def test_names_that_repeat(tmp_path):
+    adata = small_adata()
+    names = list(adata.var_names)
+    names[4] = names[5] = names[3]
+    adata.var_names = names
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    message = refused(tmp_path, tmp_path / "a.h5ad")
+    assert "1 gene names occur more than once, such as 'g3'; make them unique first" in message
+    adata = small_adata()
+    adata.obs_names = ["same"] * 60
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    out, card = ingested(tmp_path, tmp_path / "a.h5ad")
+    assert out.obs_names.is_unique
+    assert any("59 repeated cell names were numbered" in note for note in card["notes"])
+
+
+def test_files_of_no_known_kind(tmp_path):
+    assert "no such file or folder; expected an .h5ad file" in refused(tmp_path, tmp_path / "no.h5ad")
+    (tmp_path / "a.loom").write_text("x")
+    assert "a file ending in '.loom'; expected an .h5ad file" in refused(tmp_path, tmp_path / "a.loom")
+    (tmp_path / "folder").mkdir()
+    assert "a folder without a store or matrix.mtx" in refused(tmp_path, tmp_path / "folder")
+    small_adata().write_h5ad(tmp_path / "b.h5")
+    assert "an AnnData must end in .h5ad" in refused(tmp_path, tmp_path / "b.h5")
+    (tmp_path / "folder" / "matrix.mtx").write_text("hello\n")
+    assert "starts with 'hello'; expected a Matrix Market" in refused(tmp_path, tmp_path / "folder")
+
+
+def test_truncated_files(tmp_path):
+    adata = small_adata(400)
+    whole = tmp_path / "whole.h5ad"
+    adata.write_h5ad(whole, compression="gzip")
+    cut = tmp_path / "cut.h5ad"
+    for share in (0.3, 0.9):
+        cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+        message = refused(tmp_path, cut)
+        assert "cut.h5ad cannot be read, the file is damaged or cut short" in message
+    cut.write_bytes(b"")
+    assert "cannot be read, the file is damaged or cut short" in refused(tmp_path, cut)
+
+    write_10x_folder(tmp_path / "tenx", adata, suffix=".gz")
+    matrix = tmp_path / "tenx" / "matrix.mtx.gz"
+    content = matrix.read_bytes()
+    matrix.write_bytes(content[: len(content) // 2])
+    assert "matrix.mtx.gz cannot be read, the file is damaged" in refused(tmp_path, tmp_path / "tenx")
+
+    write_10x_folder(tmp_path / "plain", adata)
+    matrix = tmp_path / "plain" / "matrix.mtx"
+    matrix.write_text("".join(matrix.read_text().splitlines(keepends=True)[:-7]))
+    assert "entries, its header promises" in refused(tmp_path, tmp_path / "plain")
+
+
+def test_overwritten_bytes_in_a_chunk(tmp_path):
+    path = tmp_path / "a.h5ad"
+    small_adata(400).write_h5ad(path, compression="gzip")
+    with h5py.File(path) as file:
+        place = file["X/data"].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[place.byte_offset : place.byte_offset + place.size] = bytes(place.size)
+    path.write_bytes(content)
+    assert "a.h5ad: X, rows 0 to" in refused(tmp_path, path, layer=None)
+
+
+def test_zarr_stores_with_lost_or_short_parts(tmp_path):
+    adata = small_adata()
+    for part in ("data", "indices"):
+        path = tmp_path / f"{part}.zarr"
+        write_zarr(adata, path)
+        (path / "X" / part / "0").unlink()
+        assert f"{part} has lost chunks; the file is damaged or cut short" in refused(tmp_path, path)
+    path = tmp_path / "short.zarr"
+    write_zarr(adata, path)
+    zarr.open_array(path / "X" / "data", mode="r+").resize((10,))
+    message = refused(tmp_path, path)
+    assert "for a shape of (60, 25) with 10 values" in message
+    path = tmp_path / "noobs.zarr"
+    write_zarr(adata, path)
+    shutil.rmtree(path / "obs")
+    assert "no obs in it; expected an AnnData" in refused(tmp_path, path)
+
+
+def test_indices_outside_the_matrix(tmp_path):
+    path = tmp_path / "a.h5ad"
+    small_adata().write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        file["X/indices"][50] = 99
+    assert "index 99 is outside 0..24" in refused(tmp_path, path)
+
+
+def test_matrix_market_numbers_outside(tmp_path):
+    write_10x_folder(tmp_path / "a", small_adata())
+    matrix = tmp_path / "a" / "matrix.mtx"
+    lines = matrix.read_text().splitlines()
+    matrix.write_text("\n".join([*lines[:-1], "99 1 1"]))
+    assert "a feature number is outside 1..25" in refused(tmp_path, tmp_path / "a")
+    matrix.write_text("\n".join([*lines[:-1], "1 1"]))
+    assert "fewer than three numbers" in refused(tmp_path, tmp_path / "a")
+    (tmp_path / "a" / "barcodes.tsv").unlink()
+    assert "no barcodes.tsv (or .gz) in it" in refused(tmp_path, tmp_path / "a")
+
+
+def test_real_files_come_through_unchanged(tmp_path, real_data):
+    adata = ad.read_h5ad(real_data / "pbmc3k.h5ad")
+    out, _ = ingested(tmp_path, real_data / "pbmc3k.h5ad", labels=["cell_type"], min_cells=30)
+    assert out.shape == (2638, 8573)
+    expected = adata[out.obs_names, out.var_names].X
+    assert (abs(out.X.astype(int) - expected.astype(int))).nnz == 0
+    assert (out.obs["cell_type"].astype(str) == adata.obs["cell_type"][out.obs_names].astype(str)).all()
