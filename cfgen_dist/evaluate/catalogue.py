@@ -39,6 +39,12 @@ GROUPS = {
     "structure": "How genes go together",
     "counts": "The counts themselves",
 }
+QUESTIONS = {
+    "types": "Do generated cells of a type lie where its real cells lie?",
+    "overall": "Is the mixture of all cells right?",
+    "structure": "Are patterns across genes right, not only each gene by itself?",
+    "counts": "Do the counts look like those of a sequencer?",
+}
 METRICS = (
     Metric("w2", "W2", "types", "lower", 0.05,
            "How far generated cells must be moved to become the real cells of their type (mean over types).", True),

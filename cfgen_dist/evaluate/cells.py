@@ -1,10 +1,15 @@
 """Where cells to evaluate come from: an atlas store, an h5ad file or AnnData in memory, seen alike."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
+import zarr
+from anndata.io import read_elem
 from scipy import sparse
 
 from cfgen_dist.evaluate.reference import check_cells
@@ -101,7 +106,7 @@ def open_cells(source, label=None, name=None):
         return _from_anndata(source, label, name or "AnnData")
     atlas = source if isinstance(source, Atlas) else open_atlas(source)
     label = _choose(atlas.name, label, atlas.obs_columns, atlas.labels)
-    provenance = {"path": atlas.name, "card": atlas.card}
+    provenance = {"path": atlas.name, "card": atlas.card, "generation": _generation(atlas.name)}
     return _checked(
         Cells(
             atlas.name,
@@ -123,11 +128,18 @@ def _from_anndata(data, label, name):
     names = _names(values.cat.codes.to_numpy(), values.cat.categories.astype(str), name, label)
     split = data.obs["split"].astype(str).to_numpy(object) if "split" in data.obs else None
     genes = data.var_names.astype(str)
-    return _checked(
-        Cells(
-            name, genes, label, names, split, {"path": name, "card": None}, lambda rows: sparse.csr_matrix(data.X[rows])
-        )
-    )
+    generation = data.uns.get("generation")
+    provenance = {"path": name, "card": None, "generation": json.loads(generation) if generation else None}
+    return _checked(Cells(name, genes, label, names, split, provenance, lambda rows: sparse.csr_matrix(data.X[rows])))
+
+
+def _generation(path):
+    """What `cfgen-dist generate` noted in a store: the plan and the model's provenance; None in any other."""
+    path = Path(path)
+    if not path.exists():  # atlases on remote storage are not local paths
+        return None
+    root = zarr.open_group(path, mode="r") if path.is_dir() else h5py.File(path, "r")
+    return json.loads(str(read_elem(root["uns/generation"]))) if "generation" in root.get("uns", {}) else None
 
 
 def _choose(name, label, columns, labels):

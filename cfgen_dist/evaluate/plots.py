@@ -26,7 +26,7 @@ STYLE = {
 }  # fmt: skip
 
 
-def draw_figures(folder, result, reference, shown, *, embedding="umap", run=None):
+def draw_figures(folder, result, reference, shown, *, embedding="umap", curves=None):
     """Draw the figures of an evaluation as PNG files.
 
     Parameters
@@ -38,8 +38,8 @@ def draw_figures(folder, result, reference, shown, *, embedding="umap", run=None
     shown : dict
         `labels`, `pcs` and `profile` of the first generated set.
     embedding : {"umap", "pca"}
-    run : path-like, optional
-        Training run with `autoencoder/metrics.csv` and `flow/metrics.csv`.
+    curves : dict, optional
+        As `read_run` returns it.
 
     Returns
     -------
@@ -62,8 +62,8 @@ def draw_figures(folder, result, reference, shown, *, embedding="umap", run=None
             ),
             "types": _types(result),
         }
-        if run is not None:
-            figures["training"] = _training(run)
+        if curves is not None:
+            figures["training"] = _training(curves)
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=DPI)
     return list(figures)
@@ -187,8 +187,7 @@ def _types(result):
     return figure
 
 
-def _training(run):
-    curves = {stage: read_curves(Path(run) / stage / "metrics.csv") for stage in ("autoencoder", "flow")}
+def _training(curves):
     figure = Figure(figsize=(10.5, 3.8))
     axes = figure.subplots(1, 2)
     for axis, (stage, columns) in zip(axes, curves.items(), strict=True):
@@ -201,6 +200,11 @@ def _training(run):
         axis.set(xlabel="Step", ylabel=name.replace("_", " "), title=stage.capitalize())
         axis.legend()
     return figure
+
+
+def read_run(run):
+    """Training curves of a run: {"autoencoder": columns, "flow": columns} as `read_curves` returns them."""
+    return {stage: read_curves(Path(run) / stage / "metrics.csv") for stage in ("autoencoder", "flow")}
 
 
 def loss_of(columns):
@@ -226,7 +230,7 @@ def read_curves(path):
     Raises
     ------
     BadInput
-        No such file, or no column `step`.
+        No such file, no column `step`, or something that is no number.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no training log; expected a run with autoencoder/metrics.csv and flow/metrics.csv")
@@ -236,9 +240,13 @@ def read_curves(path):
         if "step" not in (reader.fieldnames or ()):
             raise BadInput(f"{path}: no column 'step'; expected a training log")
         for row in reader:
-            for name, value in row.items():
-                if name not in ("step", "epoch") and value:
-                    steps, values = columns.setdefault(name, ([], []))
-                    steps.append(int(float(row["step"])))
-                    values.append(float(value))
+            try:
+                step = int(float(row["step"]))
+                logged = {name: float(value) for name, value in row.items() if name not in ("step", "epoch") and value}
+            except (TypeError, ValueError) as error:
+                raise BadInput(f"{path}: line {reader.line_num} is damaged ({error}); expected numbers") from error
+            for name, value in logged.items():
+                steps, values = columns.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(value)
     return columns

@@ -102,8 +102,8 @@ class Reference:
         Returns
         -------
         metrics : dict of str to float
-            `w1`, `w2`, `mmd`, `mmd_rbf`: mean over types; the same with `_all`: over all cells at once; `knn_f1`, the
-            metrics of `faithfulness` and of `structure`.
+            `w1`, `w2`, `mmd`, `mmd_rbf`: mean over the types where it exists; the same with `_all`: over all cells at
+            once; `knn_f1`, the metrics of `faithfulness` and of `structure`.
         types : pandas.DataFrame
             Index: types found on both sides. Columns: `cells` (of this set), `w1`, `w2`, `w1_sd`, `w2_sd` (over
             subsamples), `mmd`, `mmd_rbf`, `knn_f1`.
@@ -117,8 +117,8 @@ class Reference:
         if not len(labels):
             raise BadInput("cells to score: none")
         known = np.unique(self.labels)
-        unknown = np.setdiff1d(labels, known)
-        if len(unknown):
+        unknown = np.setdiff1d(labels, known).tolist()
+        if unknown:
             raise BadInput(f"cells to score: no test cells of type {unknown[0]!r}, {nearest(unknown[0], known)}")
         paper = self.protocol == "paper"
         pcs = self.space.project(counts, centred=not paper)

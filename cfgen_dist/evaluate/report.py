@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from cfgen_dist.evaluate.catalogue import GROUPS, METRICS, number
+from cfgen_dist.evaluate.catalogue import GROUPS, METRICS, QUESTIONS, VERDICTS, number
 from cfgen_dist.evaluate.plots import FIGURES, draw_figures
 from data_loaders.errors import BadInput
 from data_loaders.files import finish_output, temporary_folder
@@ -48,21 +48,21 @@ def check_output(out):
         )
 
 
-def write_report(out, result, reference, shown, *, embedding, run):
+def write_report(out, result, reference, shown, *, embedding, curves):
     """Write the folder of an evaluation: whole, or not at all.
 
     Parameters
     ----------
     out : path-like
     result : dict
-    reference, shown, embedding, run
+    reference, shown, embedding, curves
         See `plots.draw_figures`.
     """
     out = Path(out)
     with temporary_folder(out) as folder:
         built = folder / "new"
         built.mkdir()
-        names = draw_figures(built, result, reference, shown, embedding=embedding, run=run)
+        names = draw_figures(built, result, reference, shown, embedding=embedding, curves=curves)
         (built / "metrics.json").write_text(json.dumps(result, indent=1, allow_nan=False))
         images = {name: base64.b64encode((built / f"{name}.png").read_bytes()).decode() for name in names}
         (built / "report.html").write_text(render(result, images, embedding), encoding="utf-8")
@@ -86,14 +86,18 @@ def render(result, images, embedding):
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
     template = environment.from_string((files("cfgen_dist.evaluate") / "report.html").read_text(encoding="utf-8"))
-    groups = {
-        title: [(metric, result["metrics"][metric.key]) for metric in METRICS if metric.group == group]
+    groups = [
+        (
+            title,
+            QUESTIONS[group],
+            [(metric, result["metrics"][metric.key]) for metric in METRICS if metric.group == group],
+        )
         for group, title in GROUPS.items()
-    }
+    ]
     return template.render(
-        result=result, groups=groups, images=images, captions=CAPTIONS, arrows=ARROWS, embedding=embedding,
+        result=result, groups=groups, images=images, captions=CAPTIONS, arrows=ARROWS, verdicts=VERDICTS,
         paper=result["protocol"] == "paper", control=bool(result["n_sets"]["control"]), sources=_sources(result),
-        spread="sd_types" if result["protocol"] == "paper" else "sd",
+        embedding=embedding, spread="sd_types" if result["protocol"] == "paper" else "sd",
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )  # fmt: skip
 

@@ -75,6 +75,7 @@ def evaluate(
         Genes that differ, a missing label column, unknown types, no test or train cells, no generated cells, values
         that are no counts, an output that cannot be replaced.
     """
+    from cfgen_dist.evaluate.plots import read_run
     from cfgen_dist.evaluate.report import check_output, write_report
 
     started = time.monotonic()
@@ -86,6 +87,7 @@ def evaluate(
             raise BadInput(f"{name}: {value}, expected 1 or more")
     if out is not None:
         check_output(out)
+    curves = None if run is None else read_run(run)
     real = open_cells(real, label, "real")
     sources = generated if isinstance(generated, list | tuple) else [generated]
     sources = [_open_generated(source, real, i) for i, source in enumerate(sources)]
@@ -143,7 +145,7 @@ def evaluate(
     result["seconds"] = round(time.monotonic() - started, 1)
     result = _plain(result)
     if out is not None:
-        write_report(out, result, reference, shown, embedding=embedding, run=run)
+        write_report(out, result, reference, shown, embedding=embedding, curves=curves)
     return result
 
 
@@ -154,8 +156,8 @@ def _open_generated(source, real, number):
         raise BadInput(f"{cells.name}: no cells in it")
     cells = cells.in_order_of(real.genes)
     known = np.unique(real.labels)
-    unknown = np.setdiff1d(cells.labels, known)
-    if len(unknown):
+    unknown = np.setdiff1d(cells.labels, known).tolist()
+    if unknown:
         raise BadInput(
             f"{cells.name}: obs column {real.label!r} has {unknown[0]!r}, which the real cells have not; "
             f"{nearest(unknown[0], known)}"

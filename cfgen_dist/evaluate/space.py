@@ -14,6 +14,7 @@ from scipy import sparse
 SCALE = 1e4
 N_GENES = 2000
 N_PCS = 30
+DISTINCT_MEANS = 8  # a neighbourhood of the loess fit of `seurat_v3` needs as many
 BLOCK = 2048  # cells made dense at a time
 
 
@@ -41,6 +42,8 @@ def log_normalise(counts, genes=None):
 def variable_genes(counts, n_genes=N_GENES):
     """Columns of the most variable genes by scanpy's `seurat_v3`, ascending; all of them when there are no more.
 
+    With so few cells that `seurat_v3` cannot fit its trend, those of largest variance after log-normalising.
+
     Parameters
     ----------
     counts : scipy CSR (n, G)
@@ -53,17 +56,31 @@ def variable_genes(counts, n_genes=N_GENES):
     """
     if counts.shape[1] <= n_genes:
         return np.arange(counts.shape[1])
+    if not _loess_is_safe(counts):
+        values = log_normalise(counts)
+        mean = np.asarray(values.mean(axis=0)).ravel()
+        variance = np.asarray(values.multiply(values).mean(axis=0)).ravel() - mean**2
+        return np.sort(np.argsort(-variance, kind="stable")[:n_genes])
     cells = ad.AnnData(sparse.csr_matrix(counts, dtype=np.float32))
-    for span in (0.3, 0.5, 1.0):  # scanpy's span first; its loess fails on too few distinct means, a wider one does not
-        try:
-            table = sc.pp.highly_variable_genes(
-                cells, flavor="seurat_v3", n_top_genes=n_genes, span=span, inplace=False
-            )
-        except ValueError:
-            if span == 1.0:
-                raise
-        else:
-            return np.flatnonzero(table["highly_variable"].to_numpy())
+    table = sc.pp.highly_variable_genes(cells, flavor="seurat_v3", n_top_genes=n_genes, inplace=False)
+    return np.flatnonzero(table["highly_variable"].to_numpy())
+
+
+def _loess_is_safe(counts):
+    """Whether the gene means differ enough for the loess fit of `seurat_v3`.
+
+    With few cells many genes share one mean. A neighbourhood of the fit (30 % of the varying genes) with too few
+    distinct means makes it fail, and repeated failures crash the process.
+    """
+    total = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
+    squares = np.asarray(counts.multiply(counts).sum(axis=0, dtype=np.float64)).ravel()
+    varying = squares * counts.shape[0] > total**2
+    means = np.sort(total[varying])
+    window = int(0.3 * len(means))
+    if window < DISTINCT_MEANS:
+        return False
+    ranks = np.cumsum(np.diff(means, prepend=-1.0) > 0)
+    return int((ranks[window - 1 :] - ranks[: len(ranks) - window + 1]).min()) + 1 >= DISTINCT_MEANS
 
 
 class CovarianceSums:

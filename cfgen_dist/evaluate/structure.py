@@ -77,7 +77,8 @@ def two_sample_auc(values, is_generated, seed):
     """
     if min(is_generated.sum(), (~is_generated).sum()) < FOLDS:
         return float("nan")
-    forest = RandomForestClassifier(TREES, min_samples_leaf=2, max_samples=0.5, random_state=seed)
+    half = len(values) * (FOLDS - 1) // FOLDS // 2  # cells a tree sees: as good as all of them, and faster
+    forest = RandomForestClassifier(TREES, min_samples_leaf=2, max_samples=half, random_state=seed)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     probability = cross_val_predict(forest, values, is_generated, cv=folds, method="predict_proba")[:, 1]
     return float(roc_auc_score(is_generated, probability))
