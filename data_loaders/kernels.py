@@ -96,17 +96,17 @@ def map_columns(data, indices, starts, lengths, columns):
 
 
 @numba.njit(nogil=True, cache=True)
-def rows_from_triples(rows, columns, values, n_rows):
-    """Sort (row, column, value) triples by row, keeping their order within a row: indptr, indices, data."""
-    indptr = np.zeros(n_rows + 1, np.int64)
+def count_triples(rows, first, positions, lengths):
+    """Add to `lengths` how many triples each row has; row `first + i` is at `positions[i]`."""
     for k in range(len(rows)):
-        indptr[rows[k] + 1] += 1
-    for i in range(n_rows):
-        indptr[i + 1] += indptr[i]
-    position = indptr[:-1].copy()
-    indices, data = np.empty_like(columns), np.empty_like(values)
+        lengths[positions[rows[k] - first]] += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def place_triples(rows, columns, values, first, positions, new_columns, ends, out_indices, out_data):
+    """Append (row, column, value) triples to their rows; `ends` is where each row ends so far, and moves on."""
     for k in range(len(rows)):
-        to = position[rows[k]]
-        indices[to], data[to] = columns[k], values[k]
-        position[rows[k]] += 1
-    return indptr, indices, data
+        row = positions[rows[k] - first]
+        out_indices[ends[row]] = new_columns[columns[k]]
+        out_data[ends[row]] = values[k]
+        ends[row] += 1

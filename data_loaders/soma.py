@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from data_loaders.buffers import Buffers
 from data_loaders.errors import BadInput, nearest
 from data_loaders.rows import SparseRows, offsets
+from data_loaders.threads import run_all
 
 # one column of a query's result. Half of it holds the 2,048 rows of a run at 1,000 counts a row; fuller rows take turns
 QUERY_BYTES = 1 << 25
+RUNS_AT_ONCE = 2  # TileDB has threads of its own: while it decodes one run, another is sorted into rows
 RUN_ROWS = 2048  # rows of one query: the extent of SOMA's tiles, which are decoded whole
 
 
@@ -116,11 +119,12 @@ class SomaReader:
     block_rows = RUN_ROWS
 
     def __init__(self, matrix, ids, var_ids, n_all, name):
-        self.name, self._matrix, self._ids, self._var_ids = name, matrix, ids, var_ids
+        self.name, self._matrix, self._ids, self._buffers = name, matrix, ids, Buffers()
         self.n_features = len(var_ids)
-        self._dense_columns = len(var_ids) == 0 or var_ids[-1] == len(var_ids) - 1
         self._dtype = matrix.schema.field("soma_data").type.to_pandas_dtype()
         self._index_dtype = np.uint16 if self.n_features <= 1 << 16 else np.uint32
+        self._new_columns = np.zeros(int(var_ids.max(initial=-1)) + 1, self._index_dtype)
+        self._new_columns[var_ids] = np.arange(len(var_ids))
         self.row_bytes = (
             matrix.nnz / max(n_all, 1) * (np.dtype(self._dtype).itemsize + np.dtype(self._index_dtype).itemsize)
         )
@@ -134,46 +138,55 @@ class SomaReader:
 
         unique, back = np.unique(rows, return_inverse=True)
         ids = self._ids[unique]
-        cuts = np.flatnonzero(np.diff(ids // RUN_ROWS)) + 1
-        pieces = [self._read_run(run) for run in np.split(ids, cuts) if len(run)]
+        cuts = [0, *(np.flatnonzero(np.diff(ids // RUN_ROWS)) + 1).tolist(), len(ids)]
+        pieces = [None] * (len(cuts) - 1)
+
+        def load(number):
+            pieces[number] = self._read_run(ids[cuts[number] : cuts[number + 1]])
+
+        run_all(load, [(number,) for number in range(len(pieces)) if cuts[number] < cuts[number + 1]], RUNS_AT_ONCE)
+        pieces = [piece for piece in pieces if piece is not None]
         lengths = np.concatenate([np.diff(piece.indptr) for piece in pieces] or [np.empty(0, np.int64)])
         indptr = offsets(lengths[back])
-        data, indices = np.empty(indptr[-1], self._dtype), np.empty(indptr[-1], self._index_dtype)
+        data, indices = (self._buffers.empty(indptr[-1], dtype) for dtype in (self._dtype, self._index_dtype))
         order = np.argsort(back, kind="stable")
-        bounds = np.searchsorted(back[order], np.concatenate([[0], cuts, [len(unique)]]))
+        bounds = np.searchsorted(back[order], cuts)
         first = 0
         for number, piece in enumerate(pieces):
             asked = order[bounds[number] : bounds[number + 1]]
             local = back[asked] - first
             where = piece.indptr[local], piece.indptr[local + 1], indptr[asked]
-            scatter_pieces(piece.data, 0, *where, data, 0)
-            scatter_pieces(piece.indices, 0, *where, indices, 0)
+            if len(piece.data):
+                scatter_pieces(piece.data, 0, *where, data, 0)
+                scatter_pieces(piece.indices, 0, *where, indices, 0)
             first += len(piece)
         return SparseRows(data, indices, indptr, self.n_features)
 
     def _read_run(self, ids):
         """Rows of sorted join ids that lie near each other: SparseRows."""
-        from data_loaders.kernels import rows_from_triples
+        from data_loaders.kernels import count_triples, place_triples
 
-        whole = ids[-1] - ids[0] + 1 == len(ids)
-        coordinates = slice(int(ids[0]), int(ids[-1])) if whole else ids
-        triples = []
+        first, last = int(ids[0]), int(ids[-1])
+        coordinates = slice(first, last) if last - first + 1 == len(ids) else ids
         try:
-            for table in self._matrix.read(coords=(coordinates, slice(None))).tables():
-                row = table["soma_dim_0"].to_numpy() - ids[0]
-                column = table["soma_dim_1"].to_numpy()
-                if not self._dense_columns:
-                    column = np.searchsorted(self._var_ids, column)
-                triples.append((row, column.astype(self._index_dtype), table["soma_data"].to_numpy()))
+            tables = self._matrix.read(coords=(coordinates, slice(None))).tables()
+            parts = [
+                [part[name].to_numpy() for name in ("soma_dim_0", "soma_dim_1", "soma_data")]
+                for table in tables
+                for part in table.to_batches()
+            ]
         except Exception as error:  # tiledbsoma raises plain RuntimeErrors for damaged files
-            raise BadInput(f"{self.name}: rows {ids[0]} to {ids[-1]} cannot be read ({_one_line(error)})") from error
-        row, column, value = (
-            np.concatenate([triple[i] for triple in triples] or [np.empty(0, dtype)])
-            for i, dtype in enumerate((np.int64, self._index_dtype, self._dtype))
-        )
-        position = np.full(ids[-1] - ids[0] + 1, -1)
-        position[ids - ids[0]] = np.arange(len(ids))
-        indptr, indices, data = rows_from_triples(position[row], column, value, len(ids))
+            raise BadInput(f"{self.name}: rows {first} to {last} cannot be read ({_one_line(error)})") from error
+        positions = np.zeros(last - first + 1, np.int64)
+        positions[ids - first] = np.arange(len(ids))
+        lengths = np.zeros(len(ids), np.int64)
+        for rows, _, _ in parts:
+            count_triples(rows, first, positions, lengths)
+        indptr = offsets(lengths)
+        data, indices = np.empty(indptr[-1], self._dtype), np.empty(indptr[-1], self._index_dtype)
+        ends = indptr[:-1].copy()
+        for rows, columns, values in parts:
+            place_triples(rows, columns, values, first, positions, self._new_columns, ends, indices, data)
         return SparseRows(data, indices, indptr, self.n_features)
 
 

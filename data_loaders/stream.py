@@ -17,7 +17,10 @@ MIXING_BLOCKS = 512  # blocks a window when the store is sorted: label entropy 0
 class CellStream:
     """Batches of cells, one iteration an epoch.
 
-    Usable as it is as a Lightning train dataloader. The order is a function of the atlas, the arguments and the epoch.
+    Usable as it is as a Lightning train dataloader. The order is a function of the atlas, the arguments and the epoch. An
+    iteration that was broken off is continued by the next one, so the sequence of batches is the same however it is cut
+    into loops; without shuffling every iteration starts anew.
+
     Memory is that of two windows of `buffer_bytes` (the one shown and the one being read), or of a single one when all
     selected cells fit in it: then they are read once and kept.
 
@@ -143,8 +146,8 @@ class CellStream:
         self._epoch, self._batch, self._resume = int(state["epoch"]), int(state["batch"]), True
 
     def __iter__(self):
-        if not self._resume and self._batch:  # the last iteration was broken off: it counts as an epoch
-            self._epoch, self._batch = self._epoch + 1, 0
+        if not self.shuffle and not self._resume:
+            self._batch = 0
         self._resume = False
         plan = self._plan(self._epoch)
         batches = self._resident_batches(plan) if self._fits else self._windowed_batches(plan)
