@@ -160,7 +160,8 @@ class CFGen:
             One value for some attributes, the others drawn as observed; or a table with a column per attribute and,
             optionally, a column `n`. By default the observed combinations in their observed proportions.
         guidance : dict of str to float, optional
-            Weight of each attribute; an attribute that is left out gets weight 0 when the dict is given, else 1.
+            Weight of each attribute; one that is left out gets weight 0. By default the bundle's weight
+            (`sampling.guidance`) for a single attribute or a joint label, and 1 for each of several.
         solver : str, optional
         steps : int, optional
             As in `cfgen_dist.model.solvers.integrate`; the bundle's defaults otherwise.

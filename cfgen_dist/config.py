@@ -50,7 +50,7 @@ class FlowConfig:
     weight_decay: float = 1e-6
     grad_clip: float = 1.0
     batch_size: int = 256
-    max_steps: int = 3000
+    max_steps: int | None = None  # null: 2,000, or 30 epochs where that is more, at most 100,000
     ema: float = 0.999  # decay of the averaged weights that the bundle holds; 0 turns averaging off
 
 
@@ -68,6 +68,7 @@ class SamplingConfig:
 
     solver: Literal["euler", "midpoint", "heun", "rk4", "dopri5", "tsit5"] = "midpoint"
     steps: int = 10
+    guidance: float = 1.5  # weight of the label where generation gives none: of the only one, or of the joint one
     batch_size: int = 1024
 
 
@@ -79,6 +80,7 @@ class Config:
     seed: int = 0
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    refit: bool = True  # once validation cells have chosen the epochs, train again with them among the training cells
     checkpoint_every_n_steps: int = 500
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -255,5 +257,5 @@ def _check(config):
         for part in key.split("."):
             value = getattr(value, part)
         test, expected = _RANGES.get(key.split(".")[-1], (None, None))
-        if test and not test(value):
+        if test and value is not None and not test(value):
             raise BadInput(f"{key} is {value}, expected {expected}")

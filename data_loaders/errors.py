@@ -15,4 +15,6 @@ def nearest(name, valid):
     """The words "did you mean 'x'?" for the valid name most like `name`, or the valid names if none is near."""
     valid = [str(v) for v in valid]
     match = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
-    return f"did you mean {match[0]!r}?" if match else f"valid: {', '.join(valid[:20])}{', ...' if len(valid) > 20 else ''}"
+    if match:
+        return f"did you mean {match[0]!r}?"
+    return f"valid: {', '.join(valid[:20])}{', ...' if len(valid) > 20 else ''}"

@@ -1,6 +1,7 @@
 """Stage 1: fit the autoencoder to streamed counts, stopping early on the held-out likelihood."""
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
@@ -69,31 +70,56 @@ def train_autoencoder(atlas, config, directory):
     Returns
     -------
     Autoencoder
-        In eval mode, with the weights of the best held-out likelihood.
+        In eval mode: the weights of the best held-out likelihood, or with `config.refit` those of a second training, as
+        many epochs long, on training and validation cells.
     """
-    stage = config.autoencoder
-    torch.manual_seed(config.seed)
-    covariate = stage.theta_covariate
-    autoencoder = build_autoencoder(stage, atlas.n_genes, len(atlas.categories(covariate)) if covariate else 1)
-    n_cells = len(atlas.rows(split="train"))
-    autoencoder.start_at(torch.as_tensor(atlas.var["mean"].to_numpy(), dtype=torch.float32), n_cells)
-    task = AutoencoderTask(autoencoder, stage, n_cells)
-    labels = [covariate] if covariate else []
-    train = CellStream(atlas, stage.batch_size, split="train", labels=labels, seed=config.seed)
-    val = CellStream(atlas, stage.batch_size, split="val", labels=labels, shuffle=False)
+    cells = {split: atlas.rows(split=split) for split in ("train", "val")}
+    task = _task(atlas, config, len(cells["train"]))
     fit(
         task,
-        train,
-        val,
+        _stream(atlas, config, cells["train"]),
+        _stream(atlas, config, cells["val"], shuffle=False),
         directory=directory,
         stage="autoencoder",
         metric="val_nll",
         config=config,
-        callbacks=[
-            *([average_weights(stage.ema)] if stage.ema else []),
-            EarlyStopping("val_nll", patience=stage.patience),
-        ],
-        max_epochs=stage.max_epochs,
+        callbacks=[*_averaging(config), EarlyStopping("val_nll", patience=config.autoencoder.patience)],
+        max_epochs=config.autoencoder.max_epochs,
     )
-    task.load_state_dict(best_state(directory))
+    state, epoch = best_state(directory)
+    if config.refit:
+        both = np.union1d(cells["train"], cells["val"])
+        task = _task(atlas, config, len(both))
+        fit(
+            task,
+            _stream(atlas, config, both),
+            None,
+            directory=directory / "refit",
+            stage="autoencoder, refit",
+            metric="train_nll",
+            config=config,
+            callbacks=_averaging(config),
+            max_epochs=epoch + 1,
+        )
+    else:
+        task.load_state_dict(state)
     return task.autoencoder.eval().cpu()
+
+
+def _task(atlas, config, n_cells):
+    torch.manual_seed(config.seed)
+    covariate = config.autoencoder.theta_covariate
+    n_dispersions = len(atlas.categories(covariate)) if covariate else 1
+    autoencoder = build_autoencoder(config.autoencoder, atlas.n_genes, n_dispersions)
+    autoencoder.start_at(torch.as_tensor(atlas.var["mean"].to_numpy(), dtype=torch.float32), n_cells)
+    return AutoencoderTask(autoencoder, config.autoencoder, n_cells)
+
+
+def _stream(atlas, config, rows, shuffle=True):
+    labels = [name for name in [config.autoencoder.theta_covariate] if name]
+    batch_size = config.autoencoder.batch_size
+    return CellStream(atlas, batch_size, rows=rows, labels=labels, shuffle=shuffle, seed=config.seed)
+
+
+def _averaging(config):
+    return [average_weights(config.autoencoder.ema)] if config.autoencoder.ema else []

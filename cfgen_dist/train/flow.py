@@ -90,13 +90,14 @@ def train_flow(latents, labels, config, directory):
     """
     stage = config.flow
     torch.manual_seed(config.seed)
-    velocity = build_velocity(config, [len(c) for c in labels.values()], size_factor_range(latents))
-    mean, std = _moments(latents)
+    velocity = build_velocity(config, [len(c) for c in labels.values()], size_factor_range(latents, config))
+    mean, std = _moments(latents, config)
     velocity.latent_mean.copy_(torch.from_numpy(mean))
     velocity.latent_std.copy_(torch.from_numpy(std))
     task = FlowTask(velocity, labels, stage)
-    train = CellStream(latents, stage.batch_size, split="train", labels=list(labels), seed=config.seed)
-    val = CellStream(latents, stage.batch_size, split="val", labels=list(labels), shuffle=False)
+    train = _stream(latents, config, labels, fitted_rows(latents, config))
+    # Refitted on all cells there are none left to validate on.
+    val = None if config.refit else _stream(latents, config, labels, latents.rows(split="val"), shuffle=False)
     callbacks = [average_weights(stage.ema)] if stage.ema else []
     fit(
         task,
@@ -104,30 +105,42 @@ def train_flow(latents, labels, config, directory):
         val,
         directory=directory,
         stage="flow",
-        metric="val_loss",
+        metric="train_loss" if val is None else "val_loss",
         config=config,
         callbacks=callbacks,
         max_steps=stage.max_steps,
         max_epochs=-1,
         gradient_clip_val=stage.grad_clip,
-        val_check_interval=max(1, stage.max_steps // VALIDATIONS),
+        **({} if val is None else {"val_check_interval": max(1, stage.max_steps // VALIDATIONS)}),
         check_val_every_n_epoch=None,
     )
     return task.velocity.eval().cpu()
 
 
-def size_factor_range(latents):
-    """Smallest and largest log size factor of the training cells."""
-    log_size_factor = np.log(np.maximum(latents.size_factor[latents.rows(split="train")], 1.0))
+def size_factor_range(latents, config):
+    """Smallest and largest log size factor of the cells it is fitted to."""
+    log_size_factor = np.log(np.maximum(latents.size_factor[fitted_rows(latents, config)], 1.0))
     return float(log_size_factor.min()), float(log_size_factor.max())
 
 
-def _moments(latents, slice_rows=1 << 16):
-    """Mean and standard deviation (D,) of the training cells' latents, a slice of them in memory at a time."""
-    rows = latents.rows(split="train")
+def _moments(latents, config, slice_rows=1 << 16):
+    """Mean and standard deviation (D,) of the latents it is fitted to, a slice of them in memory at a time."""
+    rows = fitted_rows(latents, config)
     total = squares = 0.0
     for start in range(0, len(rows), slice_rows):
         z = latents.read(rows[start : start + slice_rows], modality="latent").values.astype(np.float64)
         total, squares = total + z.sum(axis=0), squares + (z**2).sum(axis=0)
     mean = total / len(rows)
     return mean, np.sqrt(np.maximum(squares / len(rows) - mean**2, 1e-8))
+
+
+def fitted_rows(atlas, config):
+    """Rows that the final model learns from: training cells, with `config.refit` validation cells too."""
+    rows = atlas.rows(split="train")
+    return np.union1d(rows, atlas.rows(split="val")) if config.refit else rows
+
+
+def _stream(latents, config, labels, rows, shuffle=True):
+    return CellStream(
+        latents, config.flow.batch_size, rows=rows, labels=list(labels), shuffle=shuffle, seed=config.seed
+    )

@@ -15,13 +15,14 @@ from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.train.autoencoder import train_autoencoder
 from cfgen_dist.train.build import build_autoencoder, build_velocity
 from cfgen_dist.train.encode import encode
-from cfgen_dist.train.flow import size_factor_range, train_flow
+from cfgen_dist.train.flow import fitted_rows, size_factor_range, train_flow
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
 
 log = logging.getLogger("cfgen_dist")
 WEIGHTS = "weights.safetensors"
+FLOW_EPOCHS, FLOW_STEPS = 30, (2000, 100_000)  # when the config leaves the steps open
 
 
 def train(atlas, out, config=None, *, resume=False):
@@ -70,7 +71,7 @@ def train(atlas, out, config=None, *, resume=False):
     autoencoder = _autoencoder(source, config, out / "autoencoder")
     latents = encode(source, autoencoder, out / "latents.zarr")
     velocity = _velocity(latents, labels, config, out / "flow")
-    combinations, counts = _combinations(source, config.labels)
+    combinations, counts = _combinations(source, config)
     model = CFGen(
         config, autoencoder, velocity, _size_factor_law(source, config), list(source.genes), labels,
         combinations, counts, _provenance(source, out),
@@ -98,6 +99,9 @@ def _settle(config, atlas):
             if name is not None and name not in config.labels:
                 labels = ", ".join(config.labels)
                 raise BadInput(f"{key} is {name!r}, expected a label the model is conditioned on: {labels}")
+    if config.flow.max_steps is None:
+        epochs = FLOW_EPOCHS * len(fitted_rows(atlas, config)) // config.flow.batch_size
+        config.flow.max_steps = int(np.clip(epochs, *FLOW_STEPS))
     for split in ("train", "val"):
         if len(atlas.rows(split=split)) == 0:
             raise BadInput(f"atlas {atlas.name}: no cell has split {split!r}; ingest it with --val-fraction")
@@ -147,7 +151,7 @@ def _autoencoder(atlas, config, directory):
 def _velocity(latents, labels, config, directory):
     """The trained velocity network, from its weights file if the stage is finished."""
     if (directory / WEIGHTS).exists():
-        velocity = build_velocity(config, [len(c) for c in labels.values()], size_factor_range(latents))
+        velocity = build_velocity(config, [len(c) for c in labels.values()], size_factor_range(latents, config))
         velocity.load_state_dict(load_file(directory / WEIGHTS))
         return velocity.eval()
     log.info("training the flow on latents of %d dimensions", config.autoencoder.latent_dim)
@@ -156,16 +160,17 @@ def _velocity(latents, labels, config, directory):
     return velocity
 
 
-def _combinations(atlas, labels):
-    """Label combinations of the training cells (M, K) and their counts (M,)."""
-    rows = atlas.rows(split="train")
-    codes = np.stack([atlas.codes(name)[rows] for name in labels], axis=1) if labels else np.zeros((len(rows), 0))
+def _combinations(atlas, config):
+    """Label combinations of the fitted cells (M, K) and their counts (M,)."""
+    rows = fitted_rows(atlas, config)
+    columns = [atlas.codes(name)[rows] for name in config.labels]
+    codes = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
     combinations, counts = np.unique(codes.astype(np.int64), axis=0, return_counts=True)
     return combinations, counts.astype(np.int64)
 
 
 def _size_factor_law(atlas, config):
-    rows, covariate = atlas.rows(split="train"), config.size_factor.covariate
+    rows, covariate = fitted_rows(atlas, config), config.size_factor.covariate
     codes = atlas.codes(covariate)[rows] if covariate else None
     n_categories = len(atlas.categories(covariate)) if covariate else 1
     return SizeFactorLaw.fit(
@@ -194,5 +199,7 @@ def _held_out(out):
 
     best = {}
     for stage, metric in (("autoencoder", "val_nll"), ("flow", "val_loss")):
-        best[metric] = float(pd.read_csv(out / stage / "metrics.csv")[metric].min())
+        metrics = pd.read_csv(out / stage / "metrics.csv")
+        if metric in metrics:
+            best[metric] = float(metrics[metric].min())
     return best

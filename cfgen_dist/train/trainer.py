@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 log = logging.getLogger("cfgen_dist")
 LAST = "last.ckpt"
+LOG_EVERY = 10  # steps; written at once, so that a killed run keeps its metrics up to its last checkpoint
 
 
 class SeedEveryStep(Callback):
@@ -33,26 +34,27 @@ class SeedEveryStep(Callback):
 
 
 class PlainProgress(Callback):
-    """One line a validation, for logs that are not a terminal."""
+    """A line now and then, for logs that are not a terminal."""
 
-    def __init__(self, stage, metric):
-        self.stage, self.metric = stage, metric
+    def __init__(self, stage, metric, seconds=10):
+        self.stage, self.metric, self.seconds = stage, metric, seconds
         self.cells, self.since = 0, time.monotonic()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        """Count the cells."""
+        """Count the cells, and speak when it is time."""
         self.cells += len(batch)
-
-    def on_validation_end(self, trainer, module):
-        """Write the line."""
-        if trainer.sanity_checking or trainer.global_rank:
+        passed = time.monotonic() - self.since
+        if passed < self.seconds or trainer.global_rank:
             return
-        rate = self.cells / max(time.monotonic() - self.since, 1e-9)
         value = trainer.callback_metrics.get(self.metric)
         log.info(
-            "%s: epoch %d, step %d, %s %.4f, %s cells/s",
-            self.stage, trainer.current_epoch, trainer.global_step, self.metric, value, f"{rate:,.0f}",
-        )  # fmt: skip
+            "%s: epoch %d, step %d%s, %s cells/s",
+            self.stage,
+            trainer.current_epoch,
+            trainer.global_step,
+            "" if value is None else f", {self.metric} {value:.4f}",
+            f"{self.cells / passed:,.0f}",
+        )
         self.cells, self.since = 0, time.monotonic()
 
 
@@ -63,7 +65,9 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
     ----------
     module : lightning.LightningModule
         Logs `metric` in validation.
-    train_stream, val_stream : iterables of batches
+    train_stream : iterable of batches
+    val_stream : iterable of batches, or None
+        Without it nothing is validated and there is no best checkpoint.
     directory : Path
         Gets `metrics.csv`, `last.ckpt` and `best.ckpt`.
     stage : str
@@ -86,19 +90,18 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
     logger = _logger(directory, last if resume else None)
     terminal = sys.stderr.isatty()
     # Validation runs before the periodic save, so the last checkpoint knows the early stopping's count.
-    periodic = ModelCheckpoint(
-        dirpath=directory,
-        filename="last",
-        every_n_train_steps=config.checkpoint_every_n_steps,
-        enable_version_counter=False,
-    )
-    best = ModelCheckpoint(dirpath=directory, filename="best", monitor=metric, mode="min", enable_version_counter=False)
+    place = {"dirpath": directory, "enable_version_counter": False}
+    periodic = ModelCheckpoint(filename="last", every_n_train_steps=config.checkpoint_every_n_steps, **place)
+    kept = [periodic]
+    if val_stream is not None:
+        kept.insert(0, ModelCheckpoint(filename="best", monitor=metric, mode="min", **place))
     with warnings.catch_warnings():
         # Few cells make few steps an epoch, and the streams need no worker processes: neither is worth a warning.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*number of training batches.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
+        warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         trainer = L.Trainer(
             default_root_dir=directory,
@@ -110,14 +113,13 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
                 *callbacks,
                 SeedEveryStep(config.seed, stage),
                 RichProgressBar() if terminal else PlainProgress(stage, metric),
-                best,
-                periodic,
+                *kept,
             ],
             enable_progress_bar=terminal,
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=10,
+            log_every_n_steps=LOG_EVERY,
             **limits,
         )
         trainer.fit(module, train_stream, val_stream, ckpt_path=last if resume else None, weights_only=True)
@@ -127,8 +129,9 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
 
 
 def best_state(directory):
-    """The module's weights in `directory/best.ckpt`."""
-    return torch.load(directory / "best.ckpt", weights_only=True, map_location="cpu")["state_dict"]
+    """The module's weights in `directory/best.ckpt`, and the epoch they are of, from 0."""
+    checkpoint = torch.load(directory / "best.ckpt", weights_only=True, map_location="cpu")
+    return checkpoint["state_dict"], checkpoint["epoch"]
 
 
 def _logger(directory, checkpoint):
@@ -139,7 +142,7 @@ def _logger(directory, checkpoint):
         with open(path, newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
     path.unlink(missing_ok=True)
-    logger = CSVLogger(save_dir=directory.parent, name=directory.name, version="", flush_logs_every_n_steps=200)
+    logger = CSVLogger(save_dir=directory.parent, name=directory.name, version="", flush_logs_every_n_steps=LOG_EVERY)
     for row in rows:
         logger.log_metrics({k: float(v) for k, v in row.items() if k != "step" and v != ""}, int(row["step"]))
     return logger
