@@ -54,6 +54,8 @@ def simple_columns(table):
     keep = {}
     for name in table:
         column = table[name]
+        if "/" in str(name) or name == "_index":  # names that a store cannot have
+            continue
         if isinstance(column.dtype, pd.CategoricalDtype):
             column = column.astype(object)
         if column.dtype.kind in "biuf" and isinstance(column.dtype, np.dtype):

@@ -35,6 +35,9 @@ def merge_obs(sources, labels, also=()):
     notes = []
     keys = source_keys(sources)
     wanted = list(dict.fromkeys([*labels, *also]))
+    for name in wanted:
+        if "/" in name or name in ("_index", "split", "size_factor", "source_row"):
+            raise BadInput(f"label {name!r}: this name cannot be a label column; rename it")
     tables = []
     for source, key in zip(sources, keys, strict=True):
         table = source.obs.copy(deep=False)
@@ -51,7 +54,7 @@ def merge_obs(sources, labels, also=()):
         tables.append(table)
     merged, lost = _concatenate(tables, wanted)
     if lost:
-        notes.append(f"obs columns left out, not in every source or of no simple type: {lost}")
+        notes.append(f"obs columns left out (not in every source, of no simple type, or with '/' in the name): {lost}")
     if merged.index.has_duplicates:
         notes.append("cell names occur in more than one source: '-SOURCE' was added to all of them")
         names = [f"{name}-{key}" for table, key in zip(tables, keys, strict=True) for name in table.index]
@@ -95,7 +98,8 @@ def _concatenate(tables, wanted):
     columns, lost = {}, []
     for name in names:
         parts = [table[name] for table in tables if name in table]
-        column = _joined(parts) if len(parts) == len(tables) else None
+        usable = len(parts) == len(tables) and "/" not in name and name != "_index"  # names that a store cannot have
+        column = _joined(parts) if usable else None
         if column is None:
             lost.append(name)
         else:

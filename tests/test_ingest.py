@@ -186,6 +186,34 @@ def test_labels_of_other_types(source):
     assert (out.obs["cluster"].astype(str) == adata.obs["cluster"][out.obs_names].astype(str)).all()
 
 
+def test_obs_columns_of_every_type(source, tmp_path):
+    frame = pd.DataFrame(
+        {
+            "whole": pd.array([1, None, *range(58)], dtype="Int64"),
+            "maybe": pd.array([True, None, *[False] * 58], dtype="boolean"),
+            "text": [None, *["x"] * 59],
+            "ranked": pd.Categorical(["lo", "hi"] * 30, categories=["lo", "hi"], ordered=True),
+            "group": pd.Categorical([np.nan, *["g"] * 59]),
+            "when": pd.Timestamp("2026-01-01"),
+            "mixed": [1, "a"] * 30,
+            "part/whole": 1.0,
+        },
+        index=[f"cell{i}" for i in range(60)],
+    )
+    from data_loaders.obs_table import merge_obs
+    from data_loaders.sources import Source
+
+    opened = Source("s", frame, pd.DataFrame(index=["g"]), None, np.zeros(1, int), "X")
+    merged, notes = merge_obs([opened], ["ranked"])
+    assert list(merged.columns) == ["ranked", "whole", "maybe", "text", "group", "source_row"]
+    assert np.isnan(merged["whole"].iloc[1])
+    assert merged["text"].iloc[0] == ""
+    assert merged["group"].isna().sum() == 1
+    assert any("['when', 'mixed', 'part/whole']" in note for note in notes)
+    with pytest.raises(BadInput, match="label 'split': this name cannot be a label column"):
+        merge_obs([opened], ["split"])
+
+
 # ---- splits
 
 
@@ -213,10 +241,12 @@ def test_random_split_is_stratified(sizes, test, val, seed):
 @given(n_groups=st.integers(2, 30), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 5))
 def test_holdout_split_holds_whole_groups(n_groups, fraction, seed):
     groups = pd.Categorical(np.arange(300) % n_groups)
-    split, held = holdout_split(groups, fraction, np.arange(300) % 2, val_fraction=0.1, seed=seed)
+    strata = np.arange(300) % 2
+    split, held = holdout_split(groups, fraction, strata, val_fraction=0.1, seed=seed)
     assert len(held) == min(max(round(n_groups * fraction), 1), n_groups - 1)
     assert ((split == "test") == np.isin(groups.astype(str), held)).all()
-    assert (split == "val").sum() > 0
+    left = np.bincount(strata[split != "test"], minlength=2)
+    assert list(np.bincount(strata[split == "val"], minlength=2)) == [round(n * 0.1) for n in left]
 
 
 def test_holdout(source):
