@@ -27,7 +27,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 docs: install
-	$(BIN)/python docs/build.py
+	$(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf .venv demo
