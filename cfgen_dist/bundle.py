@@ -160,8 +160,8 @@ class CFGen:
             One value for some attributes, the others drawn as observed; or a table with a column per attribute and,
             optionally, a column `n`. By default the observed combinations in their observed proportions.
         guidance : dict of str to float, optional
-            Weight of each attribute; one that is left out gets weight 0. By default the bundle's weight
-            (`sampling.guidance`) for a single attribute or a joint label, and 1 for each of several.
+            Weight of each attribute; one that is left out gets weight 0. By default 1 each: faithful; more than 1 makes
+            cells more typical of their label, at the cost of diversity.
         solver : str, optional
         steps : int, optional
             As in `cfgen_dist.model.solvers.integrate`; the bundle's defaults otherwise.

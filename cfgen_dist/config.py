@@ -68,7 +68,6 @@ class SamplingConfig:
 
     solver: Literal["euler", "midpoint", "heun", "rk4", "dopri5", "tsit5"] = "midpoint"
     steps: int = 10
-    guidance: float = 1.5  # weight of the label where generation gives none: of the only one, or of the joint one
     batch_size: int = 1024
 
 

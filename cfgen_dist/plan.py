@@ -173,9 +173,7 @@ def _weights(model, guidance):
     """Guidance weights in the order of the model's attributes."""
     names = list(model.labels)
     if guidance is None:
-        # Several composed attributes push in several directions already: 1 each.
-        single = model.config.flow.conditioning == "joint" or len(names) == 1
-        return [model.config.sampling.guidance] if single else [1.0] * len(names)
+        return [1.0] if model.config.flow.conditioning == "joint" else [1.0] * len(names)
     for name, weight in guidance.items():
         if name not in names:
             raise BadInput(f"guidance for {name!r}, but the model has no such attribute, {nearest(name, names)}")
