@@ -1,5 +1,6 @@
 """AnnData stores (Zarr v2 and v3, h5ad): columns on demand, matrices through readers."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -31,6 +32,8 @@ class AnnDataStore:
     ----------
     n_cells : int
     obs_columns : list of str
+    is_shuffled : bool
+        Whether the cells were put in random order when the store was written.
     readers : dict
         Modality → reader. `X` is `rna` (`latent` in a store of latents); sparse matrices in `obsm` keep their names.
 
@@ -53,11 +56,13 @@ class AnnDataStore:
         self.obs_columns = [str(column) for column in root["obs"].attrs.get("column-order", [])]
         main = "latent" if root.attrs.get("content") == LATENTS else "rna"
         elements = {main: "X" if layer is None else f"layers/{layer}"}
-        for key, element in (root.get("obsm") or {}).items():
-            if element.attrs.get("encoding-type") == "csr_matrix":
+        for key in root.get("obsm") or ():
+            if root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
                 elements[str(key)] = f"obsm/{key}"
         self.readers = {key: matrix_reader(root[path], source, f"{name}: {path}") for key, path in elements.items()}
         self.n_cells = len(self.readers[main])
+        card = self.uns("atlas_card")
+        self.is_shuffled = card is not None and json.loads(str(card)).get("options", {}).get("in_order") is False
         self._check_lengths()
 
     def obs(self, column):
@@ -88,7 +93,7 @@ class AnnDataStore:
 
     def _read(self, path):
         element = self.root[path]
-        for part in element.values() if hasattr(element, "values") else [element]:
+        for part in [element[key] for key in element] if isinstance(element, zarr.Group) else [element]:
             # a fill value of 0 may stand for a chunk of zeros; any other was chosen to stand for nothing
             if isinstance(part, zarr.Array) and part.fill_value not in (0, "", None):
                 chunks = open_chunks(part, self.source, f"{self.name}: {part.path}")
@@ -106,7 +111,7 @@ class AnnDataStore:
             if name not in obs:
                 raise BadInput(f"{self.name}: obs column {name!r} is missing; {INCOMPLETE}")
             values = obs[name]
-            if hasattr(values, "keys"):  # a group: categorical, or numbers with a mask
+            if not hasattr(values, "shape"):  # a group: categorical, or numbers with a mask
                 values = values["codes" if "codes" in values else "values"]
             if values.shape[0] != self.n_cells:
                 raise BadInput(

@@ -62,7 +62,10 @@ def _open_stores(path, layer, storage, soma):
         inside = {name: group for name, group in root.groups() if group.attrs.get("encoding-type") == "anndata"}
         if inside:
             names = sorted(inside, key=lambda name: [int(part) for part in re.findall(r"\d+", name)] or [name])
-            return [AnnDataStore(inside[name], source, f"{path}/{name}", layer) for name in names]
+            stores = [AnnDataStore(inside[name], source, f"{path}/{name}", layer) for name in names]
+            for store in stores:
+                store.is_shuffled = root.attrs.get("encoding-type") == "annbatch-preshuffled"
+            return stores
     return [AnnDataStore(root, source, str(path), layer)]
 
 
@@ -231,7 +234,7 @@ class Atlas:
     @property
     def is_shuffled(self):
         """Whether the cells were put in random order when the store was written."""
-        return self.card is not None and self.card.get("options", {}).get("in_order") is False
+        return self._store.is_shuffled
 
     def _categorical(self, name):
         """(codes, categories) of an obs column, kept."""

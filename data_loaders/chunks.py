@@ -57,6 +57,8 @@ class ZarrChunks:
         self._chunks_per_shard = None if shard_len is None else shard_len // chunk_len
         self._compressor, self._has_checksum = compressor, has_checksum
         self._metadata, self._path = array.metadata, array.path
+        self._fill_value = array.fill_value
+        self.zeros_expected = lambda start, stop: False  # whether the values of a range may all be zero
         self._indexes = {}  # shard -> (chunks, 2) offset and length
         self._lock = threading.Lock()
 
@@ -77,7 +79,11 @@ class ZarrChunks:
         n = min(stop * self.chunk_len, self.n) - first * self.chunk_len
         target = _scratch((stop - first) * self._chunk_bytes)
         for i, encoded in enumerate(self._encoded(first, stop)):
-            self._decode(encoded, target[i * self._chunk_bytes : (i + 1) * self._chunk_bytes], first + i)
+            out = target[i * self._chunk_bytes : (i + 1) * self._chunk_bytes]
+            if encoded is None:
+                out[:] = 0
+            else:
+                self._decode(encoded, out, first + i)
         return target.view(self.dtype).reshape(-1, *self._tail)[:n]
 
     def missing(self):
@@ -94,24 +100,27 @@ class ZarrChunks:
             return False
 
     def _encoded(self, first, stop):
-        """Encoded bytes of each chunk, by one request if they lie together."""
+        """Encoded bytes of each chunk, by one request if they lie together; None for a chunk that means zeros."""
         if self._chunks_per_shard is None:
             for chunk in range(first, stop):
                 key = self._key(chunk)
                 try:
                     yield self.source.read(key, 0, self.source.size(key))
                 except FileNotFoundError:
-                    raise self._error(chunk, "is missing") from None
+                    yield self._absent(chunk)
             return
         shard, inner = divmod(first, self._chunks_per_shard)
         try:
             index = self._index(shard)
         except FileNotFoundError:
-            raise self._error(first, f"is missing: there is no file {self._key(shard)}") from None
+            yield from (self._absent(chunk) for chunk in range(first, stop))
+            return
         spans = index[inner : inner + stop - first]
-        absent = np.flatnonzero(spans[:, 0] == ABSENT)
-        if len(absent):
-            raise self._error(first + absent[0], "is missing")
+        if (spans[:, 0] == ABSENT).any():
+            for chunk, (offset, length) in zip(range(first, stop), spans.tolist(), strict=True):
+                absent = offset == ABSENT
+                yield self._absent(chunk) if absent else self.source.read(self._key(shard), offset, offset + length)
+            return
         low, high = int(spans[:, 0].min()), int(spans.sum(1).max())
         if high - low <= 2 * int(spans[:, 1].sum()):  # chunks of a shard may lie in any order
             together = memoryview(self.source.read(self._key(shard), low, high))
@@ -163,6 +172,13 @@ class ZarrChunks:
             with self._lock:
                 self._indexes[shard] = index
         return index
+
+    def _absent(self, chunk):
+        """None if a chunk that was not written stands for zeros, else an error."""
+        start = chunk * self.chunk_len
+        if self._fill_value == 0 and self.zeros_expected(start, min(start + self.chunk_len, self.n)):
+            return
+        raise self._error(chunk, "is missing")
 
     def _error(self, chunk, what):
         return BadInput(f"{self.name}: chunk {chunk} {what}; the store is damaged or still being written")

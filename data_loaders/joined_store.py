@@ -36,6 +36,8 @@ class JoinedStore:
         self._ends = np.cumsum([store.n_cells for store in stores])
         self.n_cells = int(self._ends[-1])
         self.obs_columns = [name for name in stores[0].obs_columns if all(name in s.obs_columns for s in stores)]
+        # a random order inside each store is none over all, but annbatch deals the cells of all over its stores
+        self.is_shuffled = all(store.is_shuffled and store.uns("atlas_card") is None for store in stores)
         modality = next(iter(stores[0].readers))
         for store in stores:
             if not isinstance(store.readers.get(modality), CsrReader):

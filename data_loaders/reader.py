@@ -66,6 +66,7 @@ class CsrReader:
         self._buffers = Buffers()
         self.indptr = read_whole(parts["indptr"], self._threads).astype(np.int64, copy=False)
         self._check(n)
+        self._indices.zeros_expected = self._one_a_row
         self._index_dtype = np.dtype(np.uint16 if self.n_features <= 1 << 16 else np.uint32)
         self.row_bytes = self.indptr[-1] / max(n, 1) * (self._data.dtype.itemsize + self._index_dtype.itemsize) + 8
 
@@ -78,6 +79,11 @@ class CsrReader:
             raise BadInput(
                 f"{self.name}: indptr ends at {indptr[-1]}, data at {nnz}, indices at {self._indices.n}; {INCOMPLETE}"
             )
+
+    def _one_a_row(self, start, stop):
+        """Whether values [start, stop) are of as many rows: only then can all of them be in column 0."""
+        owners = np.searchsorted(self.indptr, np.arange(start, stop), side="right")
+        return bool((np.diff(owners) > 0).all())
 
     def __len__(self):
         return len(self.indptr) - 1

@@ -79,6 +79,8 @@ class SomaStore:
         n_all = self._experiment.obs.count
         self.readers = {"rna": SomaReader(matrix, ids, np.sort(var_ids), n_all, f"{uri}: ms/{measurement}/X/{layer}")}
 
+    is_shuffled = False
+
     def obs(self, column):
         """Values of an obs column: array, or pandas Categorical."""
         return self._read_obs([column])[column].iloc[self._order].array

@@ -17,7 +17,7 @@ MIXING_BLOCKS = 512  # blocks a window when the store is sorted: label entropy 0
 class CellStream:
     """Batches of cells, one iteration an epoch.
 
-    Usable as it is as a Lightning train dataloader. The order is a function of the atlas, the arguments and the epoch. An
+    Usable as it is as a Lightning train dataloader. The order is a function of atlas, arguments and epoch. An
     iteration that was broken off is continued by the next one, so the sequence of batches is the same however it is cut
     into loops; without shuffling every iteration starts anew.
 
