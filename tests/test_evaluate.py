@@ -33,6 +33,11 @@ def result(real, made):
 
 
 @pytest.fixture(scope="module")
+def quick(real, made):
+    return evaluate(real, made, sets=1, floor_sets=1)
+
+
+@pytest.fixture(scope="module")
 def stores(real, made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
     real.write_zarr(folder / "real.zarr")
@@ -82,11 +87,10 @@ def test_types_and_notes(result, real):
     assert any("gene-gene correlation" in note for note in result["notes"])
 
 
-def test_paths_atlases_and_anndata_give_the_same(stores, result):
+def test_paths_atlases_and_anndata_give_the_same(stores, quick):
     for real in (stores / "real.zarr", open_atlas(stores / "real.zarr")):
-        again = evaluate(real, stores / "made.h5ad", floor_sets=3)
-        for name, row in again["metrics"].items():
-            assert row == result["metrics"][name]
+        again = evaluate(real, stores / "made.h5ad", sets=1, floor_sets=1)
+        assert again["metrics"] == quick["metrics"]
     assert again["provenance"]["real"]["path"] == str(stores / "real.zarr")
 
 
@@ -96,9 +100,9 @@ def test_several_stores_are_one_set_each(real, made):
     assert again["metrics"]["w2"]["generated"]["sd"] > 0
 
 
-def test_genes_in_another_order_are_put_in_order(real, made, result):
-    again = evaluate(real, made[:, ::-1].copy(), floor_sets=3)
-    assert again["metrics"] == result["metrics"]
+def test_genes_in_another_order_are_put_in_order(real, made, quick):
+    again = evaluate(real, made[:, ::-1].copy(), sets=1, floor_sets=1)
+    assert again["metrics"] == quick["metrics"]
 
 
 def test_few_generated_cells_make_fewer_sets(real, made):
@@ -135,9 +139,9 @@ def test_the_control_and_the_paper_protocol(real, made):
     assert again["metrics"]["w2"]["generated"]["sd_types"] > again["metrics"]["w2"]["generated"]["sd"]
 
 
-def test_the_seed_decides(real, made, result):
+def test_the_seed_decides(real, made, quick):
     other = evaluate(real, made, sets=1, floor_sets=1, seed=1)
-    assert other["metrics"]["w2"]["floor"] != result["metrics"]["w2"]["floor"]
+    assert other["metrics"]["w2"]["floor"] != quick["metrics"]["w2"]["floor"]
 
 
 GENES = [f"G{i}" for i in range(765)]
@@ -310,4 +314,4 @@ def test_judgement(better, relative, value, floor, sd, verdict):
 
 def test_numbers_in_words():
     found = [number(x) for x in (None, float("nan"), 0.0, 0.00213, 0.0123, 1.0, 9.347, 21.51, 321.9, -0.5)]
-    assert found == ["-", "-", "0.0000", "0.0021", "0.0123", "1.00", "9.35", "21.5", "322", "-0.500"]
+    assert found == ["-", "-", "0", "0.0021", "0.0123", "1.00", "9.35", "21.5", "322", "-0.500"]

@@ -13,6 +13,7 @@ from PIL import Image
 from cfgen_dist.evaluate import evaluate
 from cfgen_dist.evaluate.catalogue import METRICS, number
 from cfgen_dist.evaluate.plots import embed, loss_of, read_curves, read_run
+from cfgen_dist.evaluate.report import in_words
 from data_loaders.errors import BadInput
 
 LOGS = {
@@ -90,7 +91,7 @@ def test_the_page_holds_every_number_with_its_floor_and_control(page, report):
     for note in result["notes"]:
         assert note in text
     assert result["verdict"][0] in text
-    for word in ("Protocol", "centred", "scanpy", "Seed", "held_out_nll", "123.25"):
+    for word in ("Protocol", "centred", "scanpy", "Seed", "held_out_nll 123.25", "n_cells 420"):
         assert word in text
 
 
@@ -114,6 +115,7 @@ def test_the_paper_protocol_is_said(tmp_path):
     assert "without subtracting the mean" in text
 
 
+@pytest.mark.slow  # umap compiles itself for half a minute
 def test_umap_is_fitted_on_real_cells_alone():
     rng = np.random.default_rng(0)
     real, one, other = rng.normal(size=(60, 5)), rng.normal(size=(30, 5)), rng.normal(3, 1, size=(20, 5))
@@ -147,3 +149,8 @@ def test_training_logs_that_are_none(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,train_nll\n1,abc\n")
     with pytest.raises(BadInput, match="line 2 is damaged"):
         read_curves(tmp_path / "metrics.csv")
+
+
+def test_provenance_in_words():
+    value = {"atlas": {"path": "a.zarr", "n": 3}, "codes": list(range(9)), "weights": [1.5, 2], "nll": 631.197021}
+    assert in_words(value) == "atlas (path a.zarr, n 3), codes (9 values), weights 1.5; 2, nll 631.197"

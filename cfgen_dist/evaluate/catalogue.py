@@ -156,6 +156,8 @@ def number(value):
     """A number with three significant digits; a dash for one that was not measured."""
     if value is None or not math.isfinite(value):
         return "-"
+    if value == 0:
+        return "0"
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.4f}" if abs(value) < 0.01 else f"{value:#.3g}"

@@ -6,7 +6,7 @@ from scipy.spatial.distance import cdist
 
 TRANSPORT_CELLS = 1000  # exact transport is cubic in the number of cells: above this, random subsamples
 TRANSPORT_REPEATS = 3
-KERNEL_CELLS = 4000
+KERNEL_CELLS = 2000
 WIDTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of the mixture of RBF kernels
 
 

@@ -106,16 +106,27 @@ def _sources(result):
     """What the provenance table lists, name and value."""
     provenance = result["provenance"]
     rows = [("Real cells", provenance["real"]["path"])]
-    card = provenance["real"].get("card")
+    card = provenance["real"]["card"]
     if card:
         rows += [("Atlas", f"{card['n_cells']:,} cells x {card['n_genes']:,} genes, {card['density']:.1%} non-zero")]
-        rows += [("Made from", ", ".join(map(str, card["sources"])))] if card.get("sources") else []
+        rows += [("Made from", in_words(card["sources"]))] if card.get("sources") else []
     cells = provenance["cells"]
     rows.append(("Cells", f"{cells['test']:,} test, {cells['train']:,} training, {provenance['n_genes']:,} genes"))
     for source, n in zip(provenance["generated"], cells["generated"], strict=True):
         rows.append(("Generated cells", f"{source['path']} ({n:,} cells)"))
-        generation = source.get("generation")
+        generation = source["generation"]
         if generation:
-            rows += [("Generation", json.dumps(generation["plan"])), ("Model", json.dumps(generation["model"]))]
-    rows.append(("Versions", ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())))
+            rows += [("Generation", in_words(generation["plan"])), ("Model", in_words(generation["model"]))]
+    rows.append(("Versions", in_words(provenance["versions"])))
     return rows
+
+
+def in_words(value):
+    """JSON values as a line of text; of a long list only its length."""
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{key} ({in_words(v)})" if isinstance(v, dict) else f"{key} {in_words(v)}" for key, v in value.items()
+        )
+    if isinstance(value, list):
+        return "; ".join(map(in_words, value)) if len(value) <= 5 else f"({len(value)} values)"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
