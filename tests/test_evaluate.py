@@ -94,6 +94,12 @@ def test_paths_atlases_and_anndata_give_the_same(stores, quick):
     assert again["provenance"]["real"]["path"] == str(stores / "real.zarr")
 
 
+def test_dense_counts_are_as_good(real, made, quick, tmp_path):
+    ad.AnnData(made.X.toarray(), made.obs, made.var).write_h5ad(tmp_path / "dense.h5ad")
+    again = evaluate(real, tmp_path / "dense.h5ad", sets=1, floor_sets=1)
+    assert again["metrics"] == quick["metrics"]
+
+
 def test_several_stores_are_one_set_each(real, made):
     again = evaluate(real, [made, generated(real, seed=1)], floor_sets=1)
     assert again["n_sets"]["generated"] == 2

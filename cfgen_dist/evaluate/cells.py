@@ -115,7 +115,7 @@ def open_cells(source, label=None, name=None):
             _names(atlas.codes(label), atlas.categories(label), atlas.name, label),
             np.array(atlas.categories("split"), object)[atlas.codes("split")] if "split" in atlas.obs_columns else None,
             provenance,
-            lambda rows: atlas.read(rows).to_scipy(),
+            lambda rows: _as_csr(atlas.read(rows)),
         )
     )
 
@@ -131,6 +131,11 @@ def _from_anndata(data, label, name):
     generation = data.uns.get("generation")
     provenance = {"path": name, "card": None, "generation": json.loads(generation) if generation else None}
     return _checked(Cells(name, genes, label, names, split, provenance, lambda rows: sparse.csr_matrix(data.X[rows])))
+
+
+def _as_csr(block):
+    """Rows as an atlas reads them, sparse or dense, as CSR."""
+    return block.to_scipy() if hasattr(block, "to_scipy") else sparse.csr_matrix(block.values)
 
 
 def _generation(path):
