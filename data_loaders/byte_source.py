@@ -7,6 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from data_loaders.errors import BadInput
+from data_loaders.threads import CORES
 
 OPEN_FILES = 256  # a sharded store of 100 million cells has about as many
 
@@ -25,7 +26,7 @@ class LocalBytes:
     """
 
     run_bytes = 1 << 20  # decoded bytes of one request: a few cache-sized chunks
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = CORES
 
     def __init__(self, root):
         self.name = str(root)

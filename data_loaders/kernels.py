@@ -22,11 +22,14 @@ def gather_rows(data, indices, indptr, rows, out_data, out_indices, out_indptr):
 
 
 @numba.njit(nogil=True, cache=True)
-def scatter_dense(data, indices, indptr, out):
-    """Add CSR rows to the zeroed dense matrix `out` (n, n_features)."""
+def densify(data, indices, indptr, out):
+    """Write CSR rows as the dense rows `out` (n, n_features); a row is zeroed and filled while it is in the cache."""
     for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
-            out[i, indices[k]] += data[k]
+        row = out[i]
+        row[:] = 0
+        values, columns = data[indptr[i] : indptr[i + 1]], indices[indptr[i] : indptr[i + 1]]
+        for k in range(len(values)):
+            row[columns[k]] = values[k]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,8 +1,15 @@
 """Some rows of a matrix in memory: `SparseRows` for counts, `DenseRows` for latents, used alike."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
+
+from data_loaders.buffers import Buffers
+from data_loaders.threads import CORES, run_all
+
+DENSE_BYTES = 16 << 20  # dense rows that are worth a thread
+_buffers = Buffers()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +64,7 @@ class SparseRows:
         from data_loaders.kernels import gather_rows
 
         indptr = offsets(np.diff(self.indptr)[rows])
-        data, indices = (np.empty(indptr[-1], part.dtype) for part in (self.data, self.indices))
+        data, indices = (_buffers.empty(indptr[-1], part.dtype) for part in (self.data, self.indices))
         gather_rows(self.data, self.indices, self.indptr, rows, data, indices, indptr)
         return SparseRows(data, indices, indptr, self.n_features)
 
@@ -83,18 +90,26 @@ class SparseRows:
         """float32 tensor (B, n_features), densified on `device` (default: where the rows are)."""
         import torch
 
-        from data_loaders.kernels import scatter_dense
-
         device = torch.device(device or getattr(self.data, "device", "cpu"))
         if device.type == "cpu":
-            dense = np.zeros(self.shape, np.float32)
-            scatter_dense(*(np.asarray(part) for part in (self.data, self.indices, self.indptr)), dense)
-            return torch.from_numpy(dense)
+            return torch.from_numpy(self._densified())
         rows = self.to(device)
         start = torch.arange(len(rows), device=device) * self.n_features
         flat = torch.repeat_interleave(start, rows.indptr.diff(), output_size=len(rows.data)) + rows.indices.long()
         dense = torch.zeros(len(rows) * self.n_features, device=device)
         return dense.index_copy_(0, flat, rows.data.float()).view(len(rows), self.n_features)
+
+    def _densified(self):
+        """float32 array (B, n_features), by as many threads as it is worth."""
+        from data_loaders.kernels import densify
+
+        data, indices, indptr = (np.asarray(part) for part in (self.data, self.indices, self.indptr))
+        out = _buffers.empty(len(self) * self.n_features, np.float32).reshape(self.shape)
+        threads = min(CORES, 1 + out.nbytes // DENSE_BYTES)
+        cuts = [len(self) * i // threads for i in range(threads + 1)]
+        pieces = [(data, indices, indptr[a : b + 1], out[a:b]) for a, b in itertools.pairwise(cuts)]
+        run_all(densify, pieces, threads, purpose="densify")
+        return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,20 +1,24 @@
-"""The pool of threads that read and decode. One a process, made on first use, and anew in a forked child."""
+"""The pools of threads that read, decode and densify. Made on first use, and anew in a forked child."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-_pools = {}  # threads -> pool
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_pools = {}  # (purpose, threads) -> pool
 
 
-def run_all(function, tasks, threads):
-    """Call `function(*task)` for every task on that many threads; the first error is raised when all have ended."""
+def run_all(function, tasks, threads, purpose="read"):
+    """Call `function(*task)` for every task on that many threads; the first error is raised when all have ended.
+
+    Each purpose has its own pool: what the consumer waits for must not queue behind what is read ahead.
+    """
     if threads == 1 or len(tasks) == 1:
         for task in tasks:
             function(*task)
         return
-    if threads not in _pools:
-        _pools[threads] = ThreadPoolExecutor(threads, "data-loaders")
-    futures = [_pools[threads].submit(function, *task) for task in tasks]
+    if (purpose, threads) not in _pools:
+        _pools[purpose, threads] = ThreadPoolExecutor(threads, f"data-loaders-{purpose}")
+    futures = [_pools[purpose, threads].submit(function, *task) for task in tasks]
     errors = [future.exception() for future in futures]
     for error in errors:
         if error is not None:
