@@ -93,11 +93,7 @@ class SparseRows:
         device = torch.device(device or getattr(self.data, "device", "cpu"))
         if device.type == "cpu":
             return torch.from_numpy(self._densified())
-        rows = self.to(device)
-        start = torch.arange(len(rows), device=device) * self.n_features
-        flat = torch.repeat_interleave(start, rows.indptr.diff(), output_size=len(rows.data)) + rows.indices.long()
-        dense = torch.zeros(len(rows) * self.n_features, device=device)
-        return dense.index_copy_(0, flat, rows.data.float()).view(len(rows), self.n_features)
+        return _densified_on_device(self.to(device))
 
     def _densified(self):
         """float32 array (B, n_features), by as many threads as it is worth."""
@@ -167,6 +163,16 @@ def offsets(lengths):
     out = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=out[1:])
     return out
+
+
+def _densified_on_device(rows):
+    """float32 tensor (B, n_features) of SparseRows that are tensors, by operations of their device."""
+    import torch
+
+    start = torch.arange(len(rows), device=rows.data.device) * rows.n_features
+    flat = torch.repeat_interleave(start, rows.indptr.diff(), output_size=len(rows.data)) + rows.indices.long()
+    dense = torch.zeros(len(rows) * rows.n_features, device=rows.data.device)
+    return dense.index_copy_(0, flat, rows.data.float()).view(rows.shape)
 
 
 def as_tensor(values, device, non_blocking):

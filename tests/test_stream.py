@@ -12,6 +12,7 @@ import scipy.sparse
 
 from data_loaders import CellStream, LatentWriter, open_atlas
 from data_loaders.errors import BadInput
+from data_loaders.rows import DENSE_BYTES, _densified_on_device
 
 N, G = 1_003, 40
 
@@ -180,6 +181,18 @@ def test_batches_as_tensors(atlas, counts):
     np.testing.assert_array_equal(dense.numpy(), counts[batch.rows.numpy()].toarray())
     assert batch.labels["cell_type"].dtype.itemsize == 8
     np.testing.assert_array_equal(batch.size_factor.numpy(), dense.sum(1).numpy())
+
+
+def test_densifying_on_a_device_and_on_the_host_agree(atlas):
+    rows = atlas.read(np.arange(N))
+    big = rows.take(np.arange(N * 150) % N)  # enough for threads
+    assert big.shape[0] * big.n_features * 4 > DENSE_BYTES
+    for each in (rows, big):
+        np.testing.assert_array_equal(_densified_on_device(each.to("cpu")).numpy(), each.to_dense().numpy())
+    dense = rows.to_dense()
+    first = dense[0].clone()
+    rows.take(np.arange(N)[::-1].copy()).to_dense()
+    np.testing.assert_array_equal(dense[0].numpy(), first.numpy())  # memory in use is not used again
 
 
 def test_latents_are_streamed_like_counts(atlas, tmp_path):
