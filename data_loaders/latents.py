@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pandas as pd
 import zarr
-from anndata.io import write_elem
 from zarr.codecs import Crc32cCodec
 
 from data_loaders.anndata_store import LATENTS
+from data_loaders.appender import write_small
 from data_loaders.errors import BadInput
 from data_loaders.files import begin_output, finish_output
 
@@ -96,10 +96,10 @@ class LatentWriter:
         obs = pd.DataFrame({"row": rows, "size_factor": atlas.size_factor[rows]}, index=rows.astype(str))
         for name in [*atlas.labels, *(["split"] if "split" in atlas.obs_columns else [])]:
             obs[name] = pd.Categorical.from_codes(atlas.codes(name)[rows], atlas.categories(name))
-        write_elem(self._root, "obs", obs)
-        write_elem(self._root, "var", pd.DataFrame(index=[f"latent_{i}" for i in range(self.n_dims)]))
+        write_small(self._root, "obs", obs)
+        write_small(self._root, "var", pd.DataFrame(index=[f"latent_{i}" for i in range(self.n_dims)]))
         for name in ("obsm", "obsp", "varm", "varp", "layers", "uns"):
-            write_elem(self._root, name, {})
+            write_small(self._root, name, {})
         self._root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0", "content": LATENTS})
         finish_output(self._folder, self.path)
 

@@ -122,9 +122,10 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
             log_every_n_steps=LOG_EVERY,
             **limits,
         )
-        trainer.fit(module, train_stream, val_stream, ckpt_path=last if resume else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(module, train_stream, val_stream, ckpt_path=last if resume else None, weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
     return trainer
 
 
