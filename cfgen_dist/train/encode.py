@@ -7,7 +7,7 @@ from data_loaders import CellStream, LatentWriter, open_atlas
 BATCH_SIZE = 1024
 
 
-def encode(atlas, autoencoder, path):
+def encode(atlas, autoencoder, path, device="cpu"):
     """Write the latents of all cells of an atlas, unless they are there already.
 
     Parameters
@@ -17,6 +17,8 @@ def encode(atlas, autoencoder, path):
         In eval mode: BatchNorm must not see batch mates.
     path : path-like
         The store of latents; it appears whole or not at all.
+    device : str
+        Where the encoder runs.
 
     Returns
     -------
@@ -24,10 +26,11 @@ def encode(atlas, autoencoder, path):
         The store, opened.
     """
     if not path.exists():
-        device = next(autoencoder.parameters()).device
+        autoencoder.to(device)
         with LatentWriter(path, atlas, autoencoder.latent_dim) as writer, torch.inference_mode():
             for batch in CellStream(atlas, BATCH_SIZE, shuffle=False):
                 batch = batch.to(device)
                 z = autoencoder.encode(batch.counts["rna"].to_dense(device), batch.size_factor)
                 writer.append(z.float().cpu().numpy(), batch.rows.cpu().numpy())
+        autoencoder.cpu()
     return open_atlas(path)

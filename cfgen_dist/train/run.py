@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import load_file, save
 
 from cfgen_dist.bundle import CFGen
@@ -69,7 +70,7 @@ def train(atlas, out, config=None, *, resume=False):
         save_config(config, out / "config.yaml")
     labels = {name: source.categories(name) for name in config.labels}
     autoencoder = _autoencoder(source, config, out / "autoencoder")
-    latents = encode(source, autoencoder, out / "latents.zarr")
+    latents = encode(source, autoencoder, out / "latents.zarr", _device(config))
     velocity = _velocity(latents, labels, config, out / "flow")
     combinations, counts = _combinations(source, config)
     model = CFGen(
@@ -158,6 +159,10 @@ def _velocity(latents, labels, config, directory):
     velocity = train_flow(latents, labels, config, directory)
     write_whole(directory / WEIGHTS, lambda file: file.write(save(velocity.state_dict())))
     return velocity
+
+
+def _device(config):
+    return "cpu" if config.accelerator == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
 def _combinations(atlas, config):
