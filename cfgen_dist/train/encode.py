@@ -3,6 +3,7 @@
 import torch
 
 from data_loaders import CellStream, LatentWriter, open_atlas
+from data_loaders.progress import progress
 
 BATCH_SIZE = 1024
 
@@ -27,10 +28,15 @@ def encode(atlas, autoencoder, path, device="cpu"):
     """
     if not path.exists():
         autoencoder.to(device)
-        with LatentWriter(path, atlas, autoencoder.latent_dim) as writer, torch.inference_mode():
+        with (
+            torch.inference_mode(),
+            progress("encode", atlas.n_cells) as advance,
+            LatentWriter(path, atlas, autoencoder.latent_dim) as writer,
+        ):
             for batch in CellStream(atlas, BATCH_SIZE, shuffle=False):
                 batch = batch.to(device)
                 z = autoencoder.encode(batch.counts["rna"].to_dense(device), batch.size_factor)
                 writer.append(z.float().cpu().numpy(), batch.rows.cpu().numpy())
+                advance(len(batch))
         autoencoder.cpu()
     return open_atlas(path)
