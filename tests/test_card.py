@@ -1,6 +1,7 @@
 """The card, and `cfgen-dist describe`."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -52,19 +53,21 @@ def test_describe_an_atlas(atlas, capsys):
     assert json.loads(capsys.readouterr().out) == read_card(atlas)
 
 
-def test_describe_a_bundle_or_run(tmp_path, capsys):
-    run = tmp_path / "run"
-    (run / "bundle").mkdir(parents=True)
-    (run / "bundle" / "card.json").write_text(json.dumps({"genes": ["g"] * 1000, "solver": "midpoint"}))
-    for path in (run, run / "bundle"):
+def test_describe_a_bundle_or_run(tiny_run, tmp_path, capsys):
+    for path in (tiny_run, tiny_run / "bundle"):
         assert main(["describe", str(path)]) == 0
-        printed = capsys.readouterr().out
-        assert "solver: midpoint" in printed
-        assert "..." in printed
+        printed = " ".join(capsys.readouterr().out.split())
+        for text in ("120, in 8 latent dimensions", "cell_type: 3 categories", "midpoint, 10 steps", "val_nll"):
+            assert text in printed
         assert main(["describe", str(path), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["solver"] == "midpoint"
-    (run / "bundle" / "card.json").write_text("{")
-    assert main(["describe", str(run)]) == 2
+        assert json.loads(capsys.readouterr().out)["config"]["flow"]["hidden"] == 32
+    unfinished = tmp_path / "run"
+    shutil.copytree(tiny_run, unfinished, ignore=shutil.ignore_patterns("bundle", "flow"))
+    assert main(["describe", str(unfinished)]) == 2
+    assert "a run without a model yet (finished: autoencoder)" in capsys.readouterr().err
+    (unfinished / "bundle").mkdir()
+    (unfinished / "bundle" / "card.json").write_text("{")
+    assert main(["describe", str(unfinished)]) == 2
     assert "card.json: not JSON" in capsys.readouterr().err
 
 

@@ -24,12 +24,8 @@ def run(args):
     if args.json:
         print(json.dumps(card, indent=2))
         return
-    console = Console()
-    if is_atlas:
-        _print_atlas(console, args.path, card)
-    else:
-        console.print(f"[bold]{args.path}[/bold]: a model bundle", highlight=False)
-        _print_fields(console, card)
+    console = Console(highlight=False)
+    (_print_atlas if is_atlas else _print_bundle)(console, args.path, card)
 
 
 def find_card(path):
@@ -49,22 +45,25 @@ def find_card(path):
                 return json.loads(candidate.read_text()), False
             except (UnicodeDecodeError, json.JSONDecodeError) as error:
                 raise BadInput(f"{candidate}: not JSON ({error})") from error
+    if (path / "config.yaml").is_file() and (path / "atlas.json").is_file():
+        done = [name for name in ("autoencoder", "flow") if (path / name / "weights.safetensors").exists()]
+        finished = f"finished: {', '.join(done)}" if done else "no stage is finished"
+        raise BadInput(f"{path}: a run without a model yet ({finished}); `cfgen-dist train --resume` goes on")
     found = "nothing" if not path.exists() else "no zarr.json, card.json or bundle/card.json"
     raise BadInput(f"{path}: {found} there; expected an atlas, a run or a model bundle")
 
 
 def _print_atlas(console, path, card):
     splits = ", ".join(f"{n:,} {name}" for name, n in card["splits"].items())
-    console.print(f"[bold]{path}[/bold]: an atlas", highlight=False)
-    console.print(f"cells       {card['n_cells']:,} ({splits})", highlight=False)
-    console.print(f"genes       {card['n_genes']:,}", highlight=False)
-    console.print(f"non-zero    {card['nnz']:,} ({card['density']:.1%})", highlight=False)
+    console.print(f"[bold]{path}[/bold]: an atlas")
+    console.print(f"cells       {card['n_cells']:,} ({splits})")
+    console.print(f"genes       {card['n_genes']:,}")
+    console.print(f"non-zero    {card['nnz']:,} ({card['density']:.1%})")
     law = card["size_factor"]
     if law["n_cells"]:
         console.print(
             f"size factor log has mean {law['mean_log']:.3f} and sd {law['sd_log']:.3f} over the training cells, "
             f"{law['min']:,.0f} to {law['max']:,.0f} counts",
-            highlight=False,
         )
     for name, label in card["labels"].items():
         _print_label(console, name, label, law["by"][name])
@@ -87,8 +86,27 @@ def _print_label(console, name, label, laws):
     console.print(table)
 
 
+def _print_bundle(console, path, card):
+    config, trained = card["config"], card["provenance"]
+    law = card["size_factor"]
+    console.print(f"[bold]{path}[/bold]: a model")
+    console.print(f"genes       {len(card['genes']):,}, in {config['autoencoder']['latent_dim']} latent dimensions")
+    for name, categories in card["labels"].items():
+        console.print(f"label       {name}: {len(categories)} categories ({', '.join(categories[:8])}", end="")
+        console.print(", ...)" if len(categories) > 8 else ")")
+    of = f"per {law['covariate']}" if law["covariate"] else "of all cells"
+    console.print(f"size factor {law['kind']} {of}")
+    console.print(f"sampling    {config['sampling']['solver']}, {config['sampling']['steps']} steps")
+    console.print(
+        f"trained on  {trained['atlas']['path']}, {trained['atlas']['n_cells']:,} cells with the held-out ones"
+    )
+    for metric, value in trained["training"].items():
+        console.print(f"{metric:11} {value:,.4g}")
+    _print_fields(console, {"versions": trained["versions"]})
+
+
 def _print_fields(console, fields):
     """One line a field; long lists are cut, `--json` has them whole."""
     for key, value in fields.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        console.print(f"{key}: {text if len(text) < 300 else text[:297] + '...'}", highlight=False, markup=False)
+        console.print(f"{key}: {text if len(text) < 300 else text[:297] + '...'}", markup=False)

@@ -12,7 +12,7 @@ def configure(parser):
     settings = parser.add_argument_group("settings", "override one key of the config; lists as 512,256")
     for key, _, default in all_keys():
         settings.add_argument(f"--{key}", dest=f"config:{key}", metavar="VALUE", help=f"default {default}")
-    parser.allow_abbrev = False
+    parser.usage = "cfgen-dist train ATLAS --out RUN [--config FILE|PRESET] [--resume] [--KEY VALUE ...]"
 
 
 def run(args):
