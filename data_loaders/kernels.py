@@ -101,15 +101,30 @@ def map_columns(data, indices, starts, lengths, columns):
 @numba.njit(nogil=True, cache=True)
 def count_triples(rows, first, positions, lengths):
     """Add to `lengths` how many triples each row has; row `first + i` is at `positions[i]`."""
-    for k in range(len(rows)):
-        lengths[positions[rows[k] - first]] += 1
+    start = 0
+    while start < len(rows):  # by stretches of the same row, which are long
+        stop = start + 1
+        while stop < len(rows) and rows[stop] == rows[start]:
+            stop += 1
+        lengths[positions[rows[start] - first]] += stop - start
+        start = stop
 
 
 @numba.njit(nogil=True, cache=True)
 def place_triples(rows, columns, values, first, positions, new_columns, ends, out_indices, out_data):
     """Append (row, column, value) triples to their rows; `ends` is where each row ends so far, and moves on."""
-    for k in range(len(rows)):
-        row = positions[rows[k] - first]
-        out_indices[ends[row]] = new_columns[columns[k]]
-        out_data[ends[row]] = values[k]
-        ends[row] += 1
+    start = 0
+    while start < len(rows):
+        stop = start + 1
+        while stop < len(rows) and rows[stop] == rows[start]:
+            stop += 1
+        row = positions[rows[start] - first]
+        end = ends[row] + stop - start
+        to_indices, to_data = out_indices[ends[row] : end], out_data[ends[row] : end]
+        from_columns, from_values = columns[start:stop], values[start:stop]
+        for k in range(len(to_indices)):
+            to_indices[k] = new_columns[from_columns[k]]
+        for k in range(len(to_data)):
+            to_data[k] = from_values[k]
+        ends[row] = end
+        start = stop

@@ -32,7 +32,7 @@ class EpochPlan:
     sizes: np.ndarray
     window_batches: int
     first: int  # where this rank's stretch starts in the sequence of permuted blocks
-    rows: np.ndarray  # the selection; shared by all epochs and ranks
+    rows: np.ndarray | None  # the selection; shared by all epochs and ranks; None: all rows
     starts: np.ndarray  # (n_blocks + 1,) first position in `rows` of each block
     order: np.ndarray | None  # (n_blocks,) permutation of the blocks; None: as they are
     ends: np.ndarray | None  # (n_blocks,) where each permuted block ends in the sequence
@@ -53,12 +53,14 @@ class EpochPlan:
         start = self.first + before
         stop = start + int(self.window_sizes(window).sum())
         if self.order is None:
-            return self.rows[start:stop].astype(np.int64)
+            return np.arange(start, stop) if self.rows is None else self.rows[start:stop].astype(np.int64)
         low, high = np.searchsorted(self.ends, [start, stop - 1], side="right")
         blocks = self.order[low : high + 1]
         positions = _concatenated_ranges(self.starts[blocks], self.starts[blocks + 1])
         skipped = start - (self.ends[low - 1] if low else 0)
-        rows = self.rows[positions[skipped : skipped + stop - start]].astype(np.int64)
+        rows = positions[skipped : skipped + stop - start]
+        if self.rows is not None:
+            rows = self.rows[rows].astype(np.int64)
         seed, epoch, rank = self.key
         return generator(seed, CELLS, epoch, rank, window).permutation(rows)
 
@@ -70,8 +72,8 @@ def plan_epoch(
 
     Parameters
     ----------
-    rows : integer array (n,)
-        Selected rows, sorted; or the result of `draw_weighted`.
+    rows : integer array (n,) or int
+        Selected rows, sorted; or the result of `draw_weighted`; or n, for rows 0 to n - 1.
     batch_size : int
         Cells a batch; batches are at most this large.
     seed, epoch : int
@@ -93,7 +95,7 @@ def plan_epoch(
     BadInput
         When there are no cells, fewer cells than ranks, or a rank outside the world.
     """
-    n = len(rows)
+    n = rows if np.ndim(rows) == 0 else len(rows)
     if batch_size < 1:
         raise BadInput(f"batch_size is {batch_size}; expected at least 1")
     if not 0 <= rank < world_size:
@@ -109,11 +111,14 @@ def plan_epoch(
     starts = cut_blocks(rows, block_rows)
     order = generator(seed, BLOCKS, epoch).permutation(len(starts) - 1) if shuffle else None
     ends = np.cumsum(np.diff(starts)[order]) if shuffle else None
+    rows = None if np.ndim(rows) == 0 else rows
     return EpochPlan(sizes[:, rank], window_batches, first, rows, starts, order, ends, (seed, epoch, rank))
 
 
 def cut_blocks(rows, block_rows):
     """First position of every run of `rows` inside one block of the store, then the end (n_blocks + 1,)."""
+    if np.ndim(rows) == 0:
+        return np.append(np.arange(0, rows, block_rows), rows)
     block = rows // block_rows
     return np.concatenate([[0], np.flatnonzero(block[1:] != block[:-1]) + 1, [len(rows)]]).astype(np.int64)
 

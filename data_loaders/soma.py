@@ -1,5 +1,6 @@
 """TileDB-SOMA experiments read in place: no conversion, cells in SOMA's row order."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ from data_loaders.errors import BadInput, nearest
 from data_loaders.rows import SparseRows, offsets
 from data_loaders.threads import run_all
 
-# one column of a query's result. Half of it holds the 2,048 rows of a run at 1,000 counts a row; fuller rows take turns
-QUERY_BYTES = 1 << 25
+CONFIG = {
+    "soma.init_buffer_bytes": 1 << 25,  # one column of a result: 2,048 rows of 2,048 counts; fuller ones take turns
+    "sm.mem.total_budget": 300_000_000,  # of one query; a tenth of TileDB's own limit, at the same speed
+}
 RUNS_AT_ONCE = 2  # TileDB has threads of its own: while it decodes one run, another is sorted into rows
+RUNS_KEPT = 2
 RUN_ROWS = 2048  # rows of one query: the extent of SOMA's tiles, which are decoded whole
 
 
@@ -50,7 +54,7 @@ class SomaStore:
             import tiledbsoma
         except ImportError as error:
             raise BadInput(f"{uri}: reading SOMA needs tiledbsoma; install the extra `soma`") from error
-        context = tiledbsoma.SOMATileDBContext(tiledb_config={"soma.init_buffer_bytes": QUERY_BYTES, **(config or {})})
+        context = tiledbsoma.SOMATileDBContext(tiledb_config=CONFIG | (config or {}))
         try:
             self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
         except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:
@@ -122,6 +126,7 @@ class SomaReader:
 
     def __init__(self, matrix, ids, var_ids, n_all, name):
         self.name, self._matrix, self._ids, self._buffers = name, matrix, ids, Buffers()
+        self._kept = {}  # number of a run -> SparseRows
         self.n_features = len(var_ids)
         self._dtype = matrix.schema.field("soma_data").type.to_pandas_dtype()
         self._index_dtype = np.uint16 if self.n_features <= 1 << 16 else np.uint32
@@ -139,30 +144,42 @@ class SomaReader:
         from data_loaders.kernels import scatter_pieces
 
         unique, back = np.unique(rows, return_inverse=True)
-        ids = self._ids[unique]
-        cuts = [0, *(np.flatnonzero(np.diff(ids // RUN_ROWS)) + 1).tolist(), len(ids)]
-        pieces = [None] * (len(cuts) - 1)
+        cuts = [0, *(np.flatnonzero(np.diff(self._ids[unique] // RUN_ROWS)) + 1).tolist(), len(unique)]
+        runs = [unique[start:stop] for start, stop in itertools.pairwise(cuts) if start < stop]
+        pieces = [None] * len(runs)
 
         def load(number):
-            pieces[number] = self._read_run(ids[cuts[number] : cuts[number + 1]])
+            pieces[number] = self._run(runs[number])
 
-        run_all(load, [(number,) for number in range(len(pieces)) if cuts[number] < cuts[number + 1]], RUNS_AT_ONCE)
-        pieces = [piece for piece in pieces if piece is not None]
-        lengths = np.concatenate([np.diff(piece.indptr) for piece in pieces] or [np.empty(0, np.int64)])
+        run_all(load, [(number,) for number in range(len(runs))], RUNS_AT_ONCE)
+        lengths = np.concatenate([np.diff(p.indptr)[at] for p, at in pieces] or [np.empty(0, np.int64)])
         indptr = offsets(lengths[back])
         data, indices = (self._buffers.empty(indptr[-1], dtype) for dtype in (self._dtype, self._index_dtype))
         order = np.argsort(back, kind="stable")
         bounds = np.searchsorted(back[order], cuts)
-        first = 0
-        for number, piece in enumerate(pieces):
+        for number, (piece, at) in enumerate(pieces):
             asked = order[bounds[number] : bounds[number + 1]]
-            local = back[asked] - first
+            local = at[back[asked] - cuts[number]]
             where = piece.indptr[local], piece.indptr[local + 1], indptr[asked]
             if len(piece.data):
                 scatter_pieces(piece.data, 0, *where, data, 0)
                 scatter_pieces(piece.indices, 0, *where, indices, 0)
-            first += len(piece)
         return SparseRows(data, indices, indptr, self.n_features)
+
+    def _run(self, rows):
+        """Sorted rows of one run: a SparseRows that holds them, and where they are in it."""
+        number = self._ids[rows[0]] // RUN_ROWS
+        first, stop = np.searchsorted(self._ids, [number * RUN_ROWS, (number + 1) * RUN_ROWS])
+        piece = self._kept.pop(number, None)
+        if piece is None and len(rows) < (stop - first) / 4:
+            return self._read_run(self._ids[rows]), np.arange(len(rows))
+        if piece is None:
+            piece = self._read_run(self._ids[first:stop])
+            if len(rows) < stop - first:  # the window ends in this run, and the next one begins in it
+                self._kept[number] = piece
+                while len(self._kept) > RUNS_KEPT:
+                    self._kept.pop(next(iter(self._kept)), None)
+        return piece, rows - first
 
     def _read_run(self, ids):
         """Rows of sorted join ids that lie near each other: SparseRows."""

@@ -91,7 +91,7 @@ class CellStream:
         self._window_batches = max(1, int(buffer_bytes / (row_bytes * batch_size)))
         window_rows = self._window_batches * batch_size
         self._block_rows = block_rows or _default_block_rows(atlas.reader(self.modalities[0]), atlas, window_rows)
-        self._fits = len(self._rows) * row_bytes <= buffer_bytes
+        self._fits = self.n_selected * row_bytes <= buffer_bytes
         self._resident = None
         self._epoch = self._batch = 0
         self._resume = False
@@ -104,7 +104,7 @@ class CellStream:
     @property
     def n_selected(self):
         """Number of selected cells, over all ranks."""
-        return len(self._rows)
+        return self.atlas.n_cells if self._rows is None else len(self._rows)
 
     @property
     def epoch(self):
@@ -161,12 +161,13 @@ class CellStream:
     def _resident_batches(self, plan):
         """(batches done, batch), all cells from memory."""
         if self._resident is None:
-            self._resident = {name: self.atlas.read(self._rows, name) for name in self.modalities}
+            rows = np.arange(self.n_selected) if self._rows is None else self._rows
+            self._resident = {name: self.atlas.read(rows, name) for name in self.modalities}
         number = self._batch
         while number < self._n_batches:
             window, skip = divmod(number, plan.window_batches)
             rows = plan.window_rows(window)
-            positions = rows if len(self._rows) == self.atlas.n_cells else np.searchsorted(self._rows, rows)
+            positions = rows if self._rows is None else np.searchsorted(self._rows, rows)
             for start, stop in _edges(plan.window_sizes(window))[skip:]:
                 picked = positions[start:stop]
                 number += 1
@@ -202,8 +203,9 @@ class CellStream:
         return CellBatch(counts, size_factor, labels, rows)
 
     def _plan(self, epoch):
-        rows = self._rows
+        rows = self.n_selected if self._rows is None else self._rows
         if self._weights is not None:
+            rows = np.arange(rows) if self._rows is None else rows
             rows = draw_weighted(rows, self._weights, len(rows), seed=self.seed, epoch=epoch)
         return plan_epoch(
             rows,
@@ -214,12 +216,12 @@ class CellStream:
             world_size=self.world_size,
             shuffle=self.shuffle,
             block_rows=1 if self._fits else self._block_rows,
-            window_batches=len(rows) if self._fits else self._window_batches,
+            window_batches=self.n_selected if self._fits else self._window_batches,
         )
 
     def _checked_codes(self, name):
         codes = self.atlas.small_codes(name)
-        missing = np.count_nonzero(codes[self._rows] < 0)
+        missing = np.count_nonzero(self._of_selected(codes) < 0)
         if missing:
             raise BadInput(f"{self.atlas.name}: obs column {name!r} has no value for {missing} selected cells")
         return codes
@@ -228,14 +230,17 @@ class CellStream:
         if balance is not None and weights is not None:
             raise BadInput("both balance and weights are given; expected one of them")
         if balance is not None:
-            codes = self._checked_codes(balance)[self._rows]
+            codes = self._of_selected(self._checked_codes(balance))
             return (1 / np.bincount(codes))[codes]
         if weights is None:
             return None
         weights = np.asarray(weights, np.float64)
         if weights.shape != (self.atlas.n_cells,):
             raise BadInput(f"weights have shape {weights.shape}; expected ({self.atlas.n_cells},), one a cell")
-        return weights[self._rows]
+        return self._of_selected(weights)
+
+    def _of_selected(self, values):
+        return values if self._rows is None else values[self._rows]
 
     @cached_property
     def _fingerprint(self):
@@ -257,10 +262,10 @@ def _default_block_rows(reader, atlas, window_rows):
 
 
 def _select(atlas, split, rows):
-    """Selected rows, sorted, in the smallest type that holds them."""
+    """Selected rows, sorted, in the smallest type that holds them; None for all."""
     kind = np.uint32 if atlas.n_cells < 1 << 32 else np.int64
     if rows is None:
-        return (np.arange(atlas.n_cells) if split is None else atlas.rows(split)).astype(kind)
+        return None if split is None else atlas.rows(split).astype(kind)
     rows = np.asarray(rows)
     if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
         raise BadInput(f"rows have shape {rows.shape} and type {rows.dtype}; expected a list of row numbers")
