@@ -1,6 +1,6 @@
 """The negative binomial in (mean mu, inverse dispersion theta): its likelihood of sparse counts, and its sampler.
 
-Variance mu + mu^2 / theta. Source: Palma et al. 2025 (CFGen), section 3; parametrisation of Lopez et al. 2018 (scVI).
+Variance mu + mu^2 / theta. Source: Palma et al. 2025 (CFGen), equation 2; parametrisation of Lopez et al. 2018 (scVI).
 """
 
 import numba

@@ -1,4 +1,4 @@
-"""The law of the size factor l: log l ~ Normal(m, s), or resampled from observed cells; overall or per category."""
+"""The law of the size factor l: log l ~ Normal(m, s) (CFGen, section C.4), or observed ones resampled; per category."""
 
 from dataclasses import dataclass
 

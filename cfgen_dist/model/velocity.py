@@ -1,4 +1,4 @@
-"""The velocity network v(z, t, attributes, size factor) and its flow-matching loss (CFGen, sections 3 and 4)."""
+"""The velocity network v(z, t, attributes, size factor) and its flow-matching loss (CFGen, sections 4.3, B.2 and C.2)."""
 
 import math
 
@@ -165,7 +165,7 @@ def flow_matching_loss(velocity, z1, codes, log_size_factor=None, generator=None
 
 
 def guided(velocity, codes, weights, joint=False, log_size_factor=None):
-    """Build the guided field v(z,t) + sum_i w_i (v(z,t,y_i) - v(z,t)) (CFGen, equation 5).
+    """Build the guided field v(z,t) + sum_i w_i (v(z,t,y_i) - v(z,t)) (CFGen, equation 10).
 
     Terms with weight zero are not evaluated, nor is the unconditional one when the weights sum to one; the others go
     through the network as one batch.
