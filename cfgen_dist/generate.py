@@ -1,18 +1,23 @@
-"""Generate any number of cells: plan, shards committed one by one, one atlas store at the end."""
+"""Generate any number of cells: plan, shards committed one by one on any workers, one atlas store at the end."""
 
+import hashlib
 import json
 import logging
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+import zarr
 from scipy import sparse
 
 from cfgen_dist.bundle import CFGen
-from cfgen_dist.plan import SHARD_SIZE, make_plan
+from cfgen_dist.parts import read_part, read_record, write_part
+from cfgen_dist.plan import SHARD_SIZE, make_plan, read_plan
+from cfgen_dist.pool import map_threads, open_pool
 from cfgen_dist.sample import sample_shard
 from data_loaders import AtlasWriter
 from data_loaders.errors import BadInput
@@ -23,87 +28,118 @@ log = logging.getLogger("cfgen_dist")
 
 
 def generate(
-    bundle, out, cells=None, *, labels=None, guidance=None, solver=None, steps=None, seed=0,
-    shard_size=SHARD_SIZE, resume=False,
+    bundle, out, cells=None, *, labels=None, guidance=None, size_factor=None, solver=None, steps=None, seed=0,
+    shard_size=SHARD_SIZE, plan=None, resume=False, ray=None, workers=None,
 ):  # fmt: skip
     """Write a generated atlas.
 
     Shards are committed to `OUT.parts` as they finish; when all are there they are put together as one AnnData-Zarr
-    store and the parts are removed. The counts depend on the bundle and the plan alone.
+    store and the parts are removed. The counts depend on the bundle and the plan alone: not on the workers, their
+    number, their deaths or their order. The plan is kept in `uns["generation"]` and beside the store as
+    `OUT.plan.json`.
 
     Parameters
     ----------
     bundle : path-like or CFGen
     out : path-like
+        On a disk that all workers see.
     cells : int
     labels, guidance, solver, steps, seed
         As in `CFGen.generate`.
+    size_factor : {"lognormal", "resample"}, optional
+        Law of the size factors; the bundle's by default.
     shard_size : int
         Cells per shard.
+    plan : path-like, optional
+        The plan of an earlier generation, in place of everything above but `bundle` and `out`.
     resume : bool
         Finish an interrupted generation of the same plan; a finished one is left as it is.
+    ray : {None, "auto", "local"} or str
+        Where the workers are: None is threads of this process, else see `cfgen_dist.ray_pool.connect`.
+    workers : int, optional
+        By default one a core.
 
     Returns
     -------
     dict
-        cells, seconds, cells_per_second, path.
+        path, cells, seconds, cells_per_second, sha256 (over counts and labels), mean_counts (of a cell), zeros (share
+        of the matrix), shards_made, shards_kept.
 
     Raises
     ------
     BadInput
         An impossible request, an output that exists, or parts of another plan.
     """
-    model = bundle if isinstance(bundle, CFGen) else CFGen.load(bundle)
-    plan = make_plan(
-        model, cells, labels=labels, guidance=guidance, solver=solver, steps=steps, seed=seed, shard_size=shard_size
-    )
-    out = Path(out)
-    parts = out.with_name(out.name + ".parts")
-    if out.exists():
-        if resume and _plan_of(out) == json.loads(plan.to_json()):
-            log.info("%s is complete already: nothing to do", out)
-            return {"path": str(out), "cells": plan.n_cells, "seconds": 0.0, "cells_per_second": 0.0}
-        raise BadInput(f"{out}: exists already" + (", made by another plan" if resume else ""))
-    if not out.absolute().parent.is_dir():
-        raise BadInput(f"{out}: its folder {out.absolute().parent} does not exist")
-    _open_parts(parts, plan, resume)
+    bundle = bundle if isinstance(bundle, CFGen) else Path(bundle).absolute()  # workers have folders of their own
+    model = _load(bundle)
+    if plan is not None:
+        plan = read_plan(plan, model)
+    else:
+        plan = make_plan(
+            model, cells, labels=labels, guidance=guidance, size_factor=size_factor, solver=solver, steps=steps,
+            seed=seed, shard_size=shard_size,
+        )  # fmt: skip
+    note = {"plan": plan.to_dict()}
+    if finished(out, note, resume):
+        return {"path": str(out), "cells": plan.n_cells, "seconds": 0.0, "cells_per_second": 0.0}
     started = time.monotonic()
-    with progress("generate", plan.n_cells) as advance:
-        for shard in range(plan.n_shards):
-            if not part_path(parts, shard).exists():
-                write_part(model, plan, shard, parts)
-            advance(len(range(shard, plan.n_cells, plan.n_shards)))
-    assemble(model, plan, parts, out)
-    shutil.rmtree(parts)
-    seconds = time.monotonic() - started
-    return {"path": str(out), "cells": plan.n_cells, "seconds": seconds, "cells_per_second": plan.n_cells / seconds}
-
-
-def part_path(parts, shard):
-    """Where a finished shard stands."""
-    return Path(parts) / f"shard-{shard:06d}.npz"
-
-
-def write_part(model, plan, shard, parts):
-    """Sample a shard and commit it: written beside, flushed to disk, renamed. Doing it twice is harmless."""
-    counts, codes = sample_shard(model, plan, shard)
-    small = np.min_scalar_type(counts.data.max(initial=0))
-    arrays = {"data": counts.data.astype(small), "indices": counts.indices, "indptr": counts.indptr, "codes": codes}
-    write_whole(part_path(parts, shard), lambda file: np.savez_compressed(file, **arrays))
-
-
-def assemble(model, plan, parts, out):
-    """Put the shards together, in their order, as one store."""
+    with open_pool(ray, workers) as pool:
+        parts = open_parts(out, note, resume)
+        records, made = make_parts(bundle, plan, parts, pool)
+    write_plan(out, plan)
+    summary = summarise(out, model, plan, records, made)
     var = pd.DataFrame(index=pd.Index(model.genes, name="gene"))
     with AtlasWriter(out, var, labels=list(model.labels)) as writer:
-        for shard in range(plan.n_shards):
-            with np.load(part_path(parts, shard)) as part:
-                shape = (len(part["indptr"]) - 1, len(model.genes))
-                counts = sparse.csr_matrix((part["data"], part["indices"], part["indptr"]), shape=shape)
-                writer.append(counts, generated_obs(model, part["codes"], shard))
-        writer.close(
-            uns={"generation": json.dumps(_provenance(model, plan))}, provenance={"notes": "generated by CFGen"}
-        )
+        append_parts(writer, model, plan, parts, records)
+        uns = {"generation": provenance(model, note | {"sha256": summary["sha256"]})}
+        writer.close(uns=uns, provenance=CARD)
+    shutil.rmtree(parts)
+    seconds = time.monotonic() - started
+    return summary | {"seconds": seconds, "cells_per_second": plan.n_cells / seconds}
+
+
+# Every shard has all labels in their proportions and in random order, so contiguous reads are random samples.
+CARD = {"notes": ["generated by CFGen"], "options": {"in_order": False}}
+
+
+def make_parts(bundle, plan, parts, pool):
+    """Sample the shards that are not in `parts` yet; `pool` as `cfgen_dist.pool.open_pool` gives it.
+
+    Returns
+    -------
+    records : list of dict
+        Of all shards, in order; see `cfgen_dist.parts.write_part`.
+    made : int
+        How many were not there.
+    """
+    records = {shard: read_record(parts, shard, plan) for shard in range(plan.n_shards)}
+    missing = [shard for shard, record in records.items() if record is None]
+    if missing and len(missing) < plan.n_shards:
+        log.info("%s of %s shards are there already", f"{plan.n_shards - len(missing):,}", f"{plan.n_shards:,}")
+    with progress("generate", sum(map(plan.shard_cells, missing)), "cells") as advance:
+        for shard, record in pool(partial(write_part, plan=plan, parts=parts), missing, partial(_load, bundle)):
+            records[shard] = record
+            advance(record["cells"])
+    return [records[shard] for shard in range(plan.n_shards)], len(missing)
+
+
+def append_parts(writer, model, plan, parts, records, dress=lambda obs: obs):
+    """Append the shards in their order; one whose bytes are not those that were written is made again first.
+
+    `dress` turns the obs table of generated cells into that of the store.
+    """
+    with progress("put together", plan.n_cells, "cells") as advance:
+        for shard, record in enumerate(records):
+            part = read_part(parts, shard, len(model.genes), record["sha256"])
+            if part is None:
+                log.warning("shard %d in %s is damaged: made again", shard, parts)
+                list(map_threads(partial(write_part, plan=plan, parts=parts), [shard], lambda: model))
+                part = read_part(parts, shard, len(model.genes), record["sha256"])
+                if part is None:
+                    raise OSError(f"{parts}: shard {shard} cannot be kept: it was made again and does not read back")
+            counts, codes = part
+            writer.append(counts, dress(generated_obs(model, codes, shard)))
+            advance(len(codes))
 
 
 def generated_obs(model, codes, shard):
@@ -116,38 +152,93 @@ def generated_obs(model, codes, shard):
     return pd.DataFrame(columns | {"shard": np.int32(shard), "is_generated": True}, index=pd.Index(names, name="cell"))
 
 
+def summarise(out, model, plan, records, made):
+    """What the records of all shards add up to."""
+    total = {name: sum(record[name] for record in records) for name in ("cells", "nnz", "counts")}
+    return {
+        "path": str(out),
+        "cells": total["cells"],
+        "sha256": hashlib.sha256("".join(record["sha256"] for record in records).encode()).hexdigest(),
+        "mean_counts": total["counts"] / total["cells"],
+        "zeros": 1 - total["nnz"] / (total["cells"] * len(model.genes)),
+        "shards_made": made,
+        "shards_kept": plan.n_shards - made,
+    }
+
+
 def sample_in_memory(model, plan):
     """The cells of a plan as one AnnData, rows as `generate` would write them."""
-    shards = [sample_shard(model, plan, shard) for shard in range(plan.n_shards)]
+    results = dict(map_threads(partial(sample_shard, plan=plan), range(plan.n_shards), lambda: model))
+    shards = [results[shard] for shard in range(plan.n_shards)]
     obs = pd.concat([generated_obs(model, codes, i) for i, (_, codes) in enumerate(shards)])
     counts = sparse.vstack([counts for counts, _ in shards], format="csr")
     obs["size_factor"] = np.asarray(counts.sum(axis=1)).ravel().astype(np.float32)
     var = pd.DataFrame(index=pd.Index(model.genes, name="gene"))
-    return ad.AnnData(counts, obs=obs, var=var, uns={"generation": json.dumps(_provenance(model, plan))})
+    return ad.AnnData(counts, obs=obs, var=var, uns={"generation": provenance(model, {"plan": plan.to_dict()})})
 
 
-def _provenance(model, plan):
-    return {"plan": json.loads(plan.to_json()), "labels": model.labels, "model": model.provenance}
+def provenance(model, note):
+    """What `uns["generation"]` of a generated store says, as JSON: `note`, the labels, where the model came from."""
+    return json.dumps(note | {"labels": model.labels, "model": model.provenance})
 
 
-def _plan_of(path):
-    """The plan of a generated store, None when it holds none."""
-    import zarr
-
-    try:
-        return json.loads(str(zarr.open_array(path / "uns" / "generation", mode="r")[()]))["plan"]
-    except (FileNotFoundError, KeyError, ValueError):
-        return None
+def write_plan(out, plan):
+    """Keep the plan beside the store, for `read_plan`."""
+    beside = Path(out).with_name(Path(out).name + ".plan.json")
+    write_whole(beside, lambda file: file.write(plan.to_json().encode()))
 
 
-def _open_parts(parts, plan, resume):
-    """Make the folder of the shards, or check that the one there belongs to the same plan."""
-    note = parts / "plan.json"
-    if parts.exists():
-        if not resume:
-            raise BadInput(f"{parts} holds an interrupted generation: --resume finishes it, or remove that folder")
-        if not note.exists() or note.read_text() != plan.to_json():
+def open_parts(out, note, resume):
+    """Make the folder of the shards with a note of whose they are, or check that the one there is of the same.
+
+    Returns
+    -------
+    Path
+        Absolute.
+
+    Raises
+    ------
+    BadInput
+        There is such a folder and `resume` was not asked for, or it is of another plan.
+    """
+    out = Path(out).absolute()
+    parts, file = out.with_name(out.name + ".parts"), out.with_name(out.name + ".parts") / "note.json"
+    if not out.parent.is_dir():
+        raise BadInput(f"{out}: its folder {out.parent} does not exist")
+    if parts.exists() and not resume:
+        raise BadInput(f"{parts} holds an interrupted generation: --resume finishes it, or remove that folder")
+    if file.exists():
+        if file.read_text() != json.dumps(note):
             raise BadInput(f"{parts} holds shards of another plan: give the same arguments, or remove that folder")
-        return
-    parts.mkdir()
-    write_whole(note, lambda file: file.write(plan.to_json().encode()))
+        return parts
+    parts.mkdir(exist_ok=True)
+    write_whole(file, lambda target: target.write(json.dumps(note).encode()))
+    return parts
+
+
+def finished(out, note, resume):
+    """Whether `out` is there, made as `note` says.
+
+    Raises
+    ------
+    BadInput
+        It exists, and `resume` was not asked for, or it was made by another plan.
+    """
+    out = Path(out)
+    if not out.exists():
+        return False
+    if not resume:
+        raise BadInput(f"{out}: exists already")
+    try:
+        found = json.loads(str(zarr.open_array(out / "uns" / "generation", mode="r")[()]))
+    except (FileNotFoundError, KeyError, ValueError):
+        found = {}
+    if any(found.get(key) != value for key, value in note.items()):
+        raise BadInput(f"{out}: exists already, made by another plan")
+    log.info("%s is complete already: nothing to do", out)
+    return True
+
+
+def _load(bundle):
+    """The model of a bundle, in whatever process this runs."""
+    return bundle if isinstance(bundle, CFGen) else CFGen.load(bundle)

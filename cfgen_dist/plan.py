@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from cfgen_dist.model.solvers import ADAPTIVE, SOLVERS
 from data_loaders.errors import BadInput, nearest
 
 SHARD_SIZE = 4096
+SIZE_FACTOR_LAWS = ("lognormal", "resample")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Plan:
         Cells of each combination.
     weights : list of float
         Guidance weight of each attribute; one weight for a joint-conditioned model.
+    size_factor : {"lognormal", "resample"}
+        Law of the size factors.
     solver : str
     steps : int
     batch_size : int
@@ -40,13 +45,14 @@ class Plan:
     codes: list
     counts: list
     weights: list
+    size_factor: str
     solver: str
     steps: int
     batch_size: int
     shard_size: int
     seed: int
 
-    @property
+    @cached_property
     def n_cells(self):
         """Cells in all."""
         return sum(self.counts)
@@ -69,16 +75,28 @@ class Plan:
         cells = np.arange(shard, self.n_cells, self.n_shards)
         return np.asarray(self.codes, dtype=np.int64)[np.searchsorted(np.cumsum(self.counts), cells, side="right")]
 
+    def shard_cells(self, shard):
+        """Cells of a shard."""
+        return len(range(shard, self.n_cells, self.n_shards))
+
+    @cached_property
     def digest(self):
-        """SHA-256 of the plan."""
+        """SHA-256 of the plan, hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_dict(self):
+        """The plan as plain values."""
+        return dataclasses.asdict(self)
 
     def to_json(self):
         """The plan as JSON, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps(self.to_dict(), sort_keys=True)
 
 
-def make_plan(model, n=None, *, labels=None, guidance=None, solver=None, steps=None, seed=0, shard_size=SHARD_SIZE):
+def make_plan(
+    model, n=None, *, labels=None, guidance=None, size_factor=None, solver=None, steps=None, seed=0,
+    shard_size=SHARD_SIZE,
+):  # fmt: skip
     """Resolve a request against a model.
 
     Parameters
@@ -86,6 +104,8 @@ def make_plan(model, n=None, *, labels=None, guidance=None, solver=None, steps=N
     model : CFGen
     n, labels, guidance, solver, steps, seed
         As in `CFGen.generate`.
+    size_factor : {"lognormal", "resample"}, optional
+        Law of the size factors; the bundle's by default.
     shard_size : int
 
     Returns
@@ -99,14 +119,8 @@ def make_plan(model, n=None, *, labels=None, guidance=None, solver=None, steps=N
     """
     solver = solver or model.config.sampling.solver
     steps = model.config.sampling.steps if steps is None else steps
-    if solver not in SOLVERS:
-        raise BadInput(f"unknown solver {solver!r}, {nearest(solver, SOLVERS)}")
-    if solver not in ADAPTIVE and steps < 1:
-        raise BadInput(f"steps is {steps}, expected at least 1")
-    if shard_size < 1:
-        raise BadInput(f"shard size is {shard_size}, expected at least 1")
-    if seed < 0:
-        raise BadInput(f"seed is {seed}, expected zero or more")
+    size_factor = size_factor or model.size_factor.kind
+    _check_settings(solver, steps, size_factor, shard_size, seed)
     if isinstance(labels, pd.DataFrame):
         codes, counts = _from_table(model, labels)
     else:
@@ -118,12 +132,26 @@ def make_plan(model, n=None, *, labels=None, guidance=None, solver=None, steps=N
         codes=codes.tolist(),
         counts=counts.tolist(),
         weights=_weights(model, guidance),
+        size_factor=size_factor,
         solver=solver,
         steps=steps,
         batch_size=model.config.sampling.batch_size,
         shard_size=shard_size,
         seed=seed,
     )
+
+
+def _check_settings(solver, steps, size_factor, shard_size, seed):
+    if solver not in SOLVERS:
+        raise BadInput(f"unknown solver {solver!r}, {nearest(solver, SOLVERS)}")
+    if solver not in ADAPTIVE and steps < 1:
+        raise BadInput(f"steps is {steps}, expected at least 1")
+    if size_factor not in SIZE_FACTOR_LAWS:
+        raise BadInput(f"unknown size factor law {size_factor!r}, {nearest(size_factor, SIZE_FACTOR_LAWS)}")
+    if shard_size < 1:
+        raise BadInput(f"shard size is {shard_size}, expected at least 1")
+    if seed < 0:
+        raise BadInput(f"seed is {seed}, expected zero or more")
 
 
 def _from_table(model, table):
@@ -196,3 +224,34 @@ def read_label_table(path):
         raise BadInput(f"label table {path} does not exist") from None
     except (ValueError, OSError) as error:
         raise BadInput(f"label table {path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def read_plan(path, model):
+    """Read a plan that an earlier generation wrote.
+
+    Parameters
+    ----------
+    path : path-like
+        JSON.
+    model : CFGen
+        The model it was made for.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    BadInput
+        No such file, not a plan, or a plan for another bundle.
+    """
+    try:
+        plan = Plan(**json.loads(Path(path).read_text()))
+    except FileNotFoundError:
+        raise BadInput(f"plan {path} does not exist") from None
+    except (ValueError, TypeError, OSError) as error:
+        raise BadInput(f"plan {path} cannot be read: {' '.join(str(error).split())}") from error
+    if plan.bundle != model.digest:
+        raise BadInput(f"plan {path} is for bundle {plan.bundle[:12]}, this one is {model.digest[:12]}")
+    _check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed)
+    return plan

@@ -3,24 +3,39 @@
 import logging
 import time
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 logger = logging.getLogger("cfgen_dist")
 SECONDS_BETWEEN_LINES = 10
 
 
+class _RateColumn(ProgressColumn):
+    """How many units a second."""
+
+    def __init__(self, unit):
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task):
+        """The rate as text."""
+        return Text(f"{task.finished_speed or task.speed or 0:,.0f} {self.unit}/s")
+
+
 @contextmanager
-def progress(description, total):
+def progress(description, total, unit=None):
     """Yield a function `advance(n)` that reports `n` more of `total` done.
 
-    On a terminal a bar is drawn on standard error; otherwise a line goes to the logger "cfgen_dist" at most every ten
-    seconds, and one at the end.
+    On a terminal a bar with the time left is drawn on standard error; otherwise a line goes to the logger "cfgen_dist"
+    at most every ten seconds, and one at the end. With a `unit` ("cells") both tell the units a second.
     """
     console = Console(stderr=True)
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        columns += [_RateColumn(unit)] if unit else []
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(description, total=total)
             yield lambda n=1: bar.advance(task, n)
@@ -31,9 +46,13 @@ def progress(description, total):
     def advance(n=1):
         nonlocal done, spoken
         done += n
-        if time.monotonic() - spoken > SECONDS_BETWEEN_LINES:
-            spoken = time.monotonic()
-            logger.info("%s: %s of %s", description, f"{done:,}", f"{total:,}")
+        now = time.monotonic()
+        if now - spoken > SECONDS_BETWEEN_LINES:
+            spoken = now
+            rate = done / (now - begin)
+            left = timedelta(seconds=round((total - done) / rate)) if rate else "?"
+            speed = f", {rate:,.0f} {unit}/s" if unit else ""
+            logger.info("%s: %s of %s%s, %s left", description, f"{done:,}", f"{total:,}", speed, left)
 
     yield advance
     logger.info("%s: %s in %.1f s", description, f"{done:,}", time.monotonic() - begin)

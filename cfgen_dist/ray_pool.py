@@ -1,0 +1,146 @@
+"""The Ray layer: join or start a cluster, and map a function over actors that are replaced when they die."""
+
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from cfgen_dist.pool import WINDOW
+from data_loaders.errors import BadInput
+
+OBJECT_STORE = 128 << 20  # bytes: only small results pass through it
+TRIES = 20  # of one item; an item that kills every worker must end the run some time
+
+
+@contextmanager
+def connect(address="auto", workers=None):
+    """Be connected to a Ray cluster for as long as the block lasts.
+
+    Parameters
+    ----------
+    address : {"auto", "local"} or str
+        "local" starts a cluster in this machine and stops it at the end, dashboard off, everything on 127.0.0.1, closed
+        to whoever lacks its random token. "auto" joins the cluster that the environment variable RAY_ADDRESS names (as
+        inside `ray job submit`) and starts a local one when there is none. Anything else is the address of a cluster.
+        A connection that exists already is used, and left open.
+    workers : int, optional
+        CPUs of a local cluster; by default the cores of this machine.
+
+    Raises
+    ------
+    BadInput
+        Ray is not installed, or there is no cluster at the address.
+    """
+    local = address == "local" or (address == "auto" and not os.environ.get("RAY_ADDRESS"))
+    _settle_environment(local)
+    try:
+        import ray
+    except ImportError:
+        raise BadInput("--ray: Ray is not installed; pip install 'cfgen-dist[ray]'") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    folder = None
+    try:
+        if local:
+            # Sockets live in this folder and their paths are limited to 107 characters: no long TMPDIR.
+            folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if Path("/tmp").is_dir() else None)
+            ray.init(
+                "local", num_cpus=workers, include_dashboard=False, object_store_memory=OBJECT_STORE,
+                _temp_dir=folder, _node_ip_address="127.0.0.1", **quiet,
+            )  # fmt: skip
+        else:
+            _join(ray, address, quiet)
+        yield ray
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settle_environment(local):
+    """What Ray reads when it is imported: no reports to its makers; a token where there is one to be had."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if "ray" in sys.modules:  # its settings stand; a token that it did not see would only lock us out
+        return
+    known = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if local and not known:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if local or known or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # clients of a cluster do not switch themselves on
+
+
+def _join(ray, address, quiet):
+    address = os.environ["RAY_ADDRESS"] if address == "auto" else address
+    try:
+        if address != "auto":  # "auto" is for Ray to find; it waits for minutes where nobody listens, so look first
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(address, **quiet)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"--ray {address}: no Ray cluster can be joined there ({reason})") from error
+
+
+def map_actors(function, items, setup, workers=None):
+    """`cfgen_dist.pool.map_threads` over actors of the cluster that is connected.
+
+    An actor gets its first item once it runs, so a cluster with room for fewer actors than asked does all the work. An
+    actor that dies is started again, elsewhere if its machine is gone, and its items are done again.
+
+    Raises
+    ------
+    Exception
+        The function's own, or Ray's when an item was lost with its worker too many times.
+    """
+    import ray
+
+    workers = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
+    cls = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES)(_Worker)
+    work = ray.put((function, setup))  # held here: an actor that starts again needs it again
+    actors = [cls.remote(work) for _ in range(workers)]
+    items, working = iter(items), 0
+    pending = {actor.ready.remote(): (actor, None) for actor in actors}  # reference -> (actor, item)
+    try:
+        while pending:
+            (reference,), _ = ray.wait(list(pending), num_returns=1)
+            actor, done = pending.pop(reference)
+            try:
+                result = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, BadInput) else error from None
+            for _ in range(WINDOW if done is None else 1):
+                if (item := next(items, None)) is not None:
+                    pending[actor.run.remote(item)] = actor, item
+                    working += 1
+            if done is not None:
+                working -= 1
+                yield done, result
+            if not working:
+                return  # no item is left, and an actor that never came up is not waited for
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+class _Worker:
+    """What an actor is: a state, built once, and a function."""
+
+    def __init__(self, work):
+        import torch
+
+        torch.set_num_threads(1)
+        self.function, setup = work
+        self.state = setup()
+
+    def ready(self):
+        """Return when the state is there."""
+
+    def run(self, item):
+        """The function's result for one item."""
+        return self.function(self.state, item)
