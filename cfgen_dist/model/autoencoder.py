@@ -1,4 +1,4 @@
-"""The autoencoder: counts to a latent vector and back to gene proportions (CFGen, equation 2 and section C.1; no KL)."""
+"""The autoencoder: counts to a latent and back to gene proportions (CFGen, equation 2 and section C.1; no KL)."""
 
 from itertools import pairwise
 

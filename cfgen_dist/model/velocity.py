@@ -1,4 +1,4 @@
-"""The velocity network v(z, t, attributes, size factor) and its flow-matching loss (CFGen, sections 4.3, B.2 and C.2)."""
+"""The velocity network v(z, t, attributes, size factor) and its flow-matching loss (CFGen, 4.3, B.2 and C.2)."""
 
 import math
 
