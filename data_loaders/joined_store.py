@@ -5,7 +5,7 @@ import pandas as pd
 
 from data_loaders.buffers import Buffers
 from data_loaders.errors import BadInput
-from data_loaders.reader import CsrReader
+from data_loaders.reader import CsrReader, WideCounts
 from data_loaders.rows import SparseRows, offsets
 
 JOINS = ("same", "inner", "outer")
@@ -111,7 +111,11 @@ class JoinedReader:
             if len(mine[number]) == 0:
                 continue
             targets = indptr[mine[number]]
-            reader.fill(rows[mine[number]] - self._starts[number], targets, data, indices)
+            try:
+                reader.fill(rows[mine[number]] - self._starts[number], targets, data, indices)
+            except WideCounts:
+                self._dtypes[0] = np.result_type(self._dtypes[0], *(each.widen() for each in self._readers))
+                return self.read(rows)
             if self._maps[number] is not None:
                 kept[mine[number]] = map_columns(data, indices, targets, lengths[mine[number]], self._maps[number])
         whole = SparseRows(data, indices, indptr, self.n_features)

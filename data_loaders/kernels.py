@@ -77,6 +77,29 @@ def scatter_pieces(values, base, starts, stops, targets, out, limit):
 
 
 @numba.njit(nogil=True, cache=True)
+def scatter_counts(values, base, starts, stops, targets, out):
+    """As `scatter_pieces`, of counts kept in a wide type, to `out`, uint16.
+
+    Returns
+    -------
+    bool
+        Whether a value is no whole number from 0 to 65,535.
+    """
+    wrong = False
+    for i in range(len(starts)):
+        low = max(starts[i], base)
+        high = min(stops[i], base + len(values))
+        piece = values[low - base : high - base]
+        target = out[targets[i] + low - starts[i] : targets[i] + high - starts[i]]
+        for k in range(len(piece)):
+            fits = (piece[k] >= 0) & (piece[k] <= 65535)
+            target[k] = np.uint16(piece[k]) if fits else np.uint16(0)
+        for k in range(len(piece)):
+            wrong |= target[k] != piece[k]
+    return wrong
+
+
+@numba.njit(nogil=True, cache=True)
 def map_columns(data, indices, starts, lengths, columns):
     """Rename the columns of rows in place and close the gaps that dropped ones (-1) leave.
 

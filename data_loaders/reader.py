@@ -15,6 +15,7 @@ from data_loaders.errors import BadInput
 from data_loaders.rows import DenseRows, SparseRows, offsets
 from data_loaders.threads import run_all
 
+NARROW = np.dtype(np.uint16)  # counts in wider types are narrowed to it while they all fit
 INCOMPLETE = "the store is damaged or still being written"
 
 
@@ -51,6 +52,11 @@ class CsrReader:
     indptr : int64 array (n + 1,)
     row_bytes : float
         Mean bytes of a row in memory.
+
+    Notes
+    -----
+    Stores of others keep counts as float32 or int64. Whole numbers up to 65,535 are returned as uint16, all of them or,
+    from the first read on that meets another value, none.
     """
 
     def __init__(self, group, source, name):
@@ -68,7 +74,8 @@ class CsrReader:
         self._check(n)
         self._indices.zeros_expected = self._one_a_row
         self._index_dtype = np.dtype(np.uint16 if self.n_features <= 1 << 16 else np.uint32)
-        self.row_bytes = self.indptr[-1] / max(n, 1) * (self._data.dtype.itemsize + self._index_dtype.itemsize) + 8
+        self._count_dtype = self._narrowest()
+        self.row_bytes = self.indptr[-1] / max(n, 1) * (self._count_dtype.itemsize + self._index_dtype.itemsize) + 8
 
     def _check(self, n):
         indptr, nnz = self.indptr, self._data.n
@@ -79,6 +86,13 @@ class CsrReader:
             raise BadInput(
                 f"{self.name}: indptr ends at {indptr[-1]}, data at {nnz}, indices at {self._indices.n}; {INCOMPLETE}"
             )
+
+    def _narrowest(self):
+        """uint16 for wide counts, judged by the first chunk; the type of the store where that will not do."""
+        if self._data.dtype.itemsize <= NARROW.itemsize or self._data.n == 0:
+            return self._data.dtype
+        first = self._data.read(0, 1)
+        return NARROW if np.array_equal(np.clip(first, 0, 65535).astype(NARROW), first) else self._data.dtype
 
     def _one_a_row(self, start, stop):
         """Whether values [start, stop) are of as many rows: only then can all of them be in column 0."""
@@ -91,7 +105,12 @@ class CsrReader:
     @property
     def dtypes(self):
         """Types of the counts and of the columns, as `read` returns them."""
-        return self._data.dtype, self._index_dtype
+        return self._count_dtype, self._index_dtype
+
+    def widen(self):
+        """Return counts in the type of the store from now on, and that type."""
+        self._count_dtype = self._data.dtype
+        return self._count_dtype
 
     def read(self, rows):
         """Read rows, int64 (B,), any order: SparseRows.
@@ -102,13 +121,23 @@ class CsrReader:
             When a chunk is missing or damaged.
         """
         indptr = offsets(self.indptr[rows + 1] - self.indptr[rows])
-        data, indices = (self._buffers.empty(indptr[-1], dtype) for dtype in self.dtypes)
-        self.fill(rows, indptr[:-1], data, indices)
+        try:
+            data, indices = (self._buffers.empty(indptr[-1], dtype) for dtype in self.dtypes)
+            self.fill(rows, indptr[:-1], data, indices)
+        except WideCounts:
+            self.widen()
+            return self.read(rows)
         return SparseRows(data, indices, indptr, self.n_features)
 
     def fill(self, rows, targets, data, indices):
-        """Read rows to where `targets` (B,) says that each begins in `data` and `indices`."""
-        from data_loaders.kernels import scatter_pieces
+        """Read rows to where `targets` (B,) says that each begins in `data` and `indices`.
+
+        Raises
+        ------
+        WideCounts
+            When `data` is uint16 and a count does not fit.
+        """
+        from data_loaders.kernels import scatter_counts, scatter_pieces
 
         starts, stops = self.indptr[rows], self.indptr[rows + 1]
         order = np.argsort(starts, kind="stable")
@@ -118,13 +147,21 @@ class CsrReader:
         def load(chunks, out, limit, first, stop, low, high):
             values = chunks.read(first, stop)
             base = first * chunks.chunk_len
-            if scatter_pieces(values, base, starts[low:high], stops[low:high], targets[low:high], out, limit):
+            where = starts[low:high], stops[low:high], targets[low:high]
+            if limit == 0 and out.dtype == NARROW and values.dtype.itemsize > NARROW.itemsize:
+                if scatter_counts(values, base, *where, out):
+                    raise WideCounts
+            elif scatter_pieces(values, base, *where, out, limit):
                 raise BadInput(f"{chunks.name}: chunks {first} to {stop - 1} name columns beyond {limit}; {INCOMPLETE}")
 
         tasks = []
         for chunks, out, limit in ((self._data, data, 0), (self._indices, indices, self.n_features)):
             tasks += [(chunks, out, limit, *run) for run in plan_runs(chunks, starts, stops, self._run_bytes)]
         run_all(load, tasks, self._threads)
+
+
+class WideCounts(Exception):
+    """A count that is no whole number from 0 to 65,535 was met while narrowing. Never leaves the readers."""
 
 
 class DenseReader:

@@ -53,8 +53,32 @@ def test_zarr_v2_and_types(tmp_path, dtype):
     counts = random_counts(dtype=np.uint8).astype(dtype)
     atlas = open_atlas(write_anndata(tmp_path / "a.zarr", counts))
     for rows in any_rows(counts.shape[0]):
-        assert assert_rows(atlas, counts, rows).data.dtype == dtype
+        assert assert_rows(atlas, counts, rows).data.dtype == min(np.dtype(dtype), np.dtype(np.uint16), key=by_size)
     assert atlas.read(np.array([1])).indices.dtype == np.uint16
+
+
+def by_size(dtype):
+    return dtype.itemsize
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 70_000.0, np.nan, 1e30])
+def test_values_that_are_no_small_counts_are_read_as_they_are(tmp_path, value):
+    for at in (0, 2_500):  # seen when the store is opened, or only when it is read
+        counts = COUNTS.astype(np.float32)
+        counts.data[at] = value
+        path = write_v3(tmp_path / f"{at}.zarr", counts, chunk=300)
+        atlas = open_atlas(path)
+        plain = write_v3(tmp_path / f"{at} plain.zarr", COUNTS.astype(np.float32))
+        joined = open_atlas([plain, path])
+        low, rows = np.arange(10), np.arange(500)
+        assert atlas.read(low).data.dtype == (np.uint16 if at else np.float32)
+        for _ in range(2):
+            read = atlas.read(rows)
+            assert read.data.dtype == np.float32
+            np.testing.assert_array_equal(read.to_scipy().toarray(), counts.toarray())
+        np.testing.assert_array_equal(joined.read(rows).to_scipy().toarray(), COUNTS.toarray())
+        np.testing.assert_array_equal(joined.read(rows + 500).to_scipy().toarray(), counts.toarray())
+        np.testing.assert_array_equal(atlas.read(low).to_scipy().toarray(), counts[low].toarray())
 
 
 def test_h5ad(tmp_path):
