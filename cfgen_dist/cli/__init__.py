@@ -19,6 +19,8 @@ COMMANDS = {
     "describe": "print the card of an atlas, a run or a model bundle",
     "train": "train autoencoder and flow on an atlas",
     "generate": "draw synthetic cells from a model bundle",
+    "augment": "add generated cells of rare types to an atlas",
+    "classify": "ask whether cell-type classifiers gain from augmentation",
     "evaluate": "compare generated cells with real ones",
     "export": "write an atlas, real or generated, as h5ad",
 }

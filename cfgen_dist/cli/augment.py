@@ -1,0 +1,41 @@
+"""`cfgen-dist augment`."""
+
+from cfgen_dist.cli.generate import add_sampling, add_workers, print_summary, sampling_options
+
+
+def configure(parser):
+    """Add the arguments."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="model bundle, or a run that holds one")
+    parser.add_argument("atlas", metavar="ATLAS", help="the atlas it was trained on")
+    parser.add_argument("out", metavar="OUT", help="atlas store to write: all real cells and the generated ones")
+    parser.add_argument(
+        "--total", type=int, required=True, metavar="N", help="training cells wanted, real and generated together"
+    )
+    parser.add_argument(
+        "--balance", default="cell_type", metavar="NAME",
+        help="label whose rare categories get most generated cells (default cell_type)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T",
+        help="share of type k is proportional to (1/n_k)^(1/T); larger is nearer to equal shares (default 1)",
+    )  # fmt: skip
+    add_sampling(parser)
+    add_workers(parser)
+
+
+def run(args):
+    """Augment and show what each type got."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cfgen_dist.augment import augment
+
+    summary = augment(
+        args.bundle, args.atlas, args.out, args.total, balance=args.balance, temperature=args.temperature,
+        **sampling_options(args),
+    )  # fmt: skip
+    table = Table("type", "real", "generated")
+    for name, cells in summary["types"].items():
+        table.add_row(name, f"{cells['real']:,}", f"{cells['generated']:,}")
+    Console().print(table)
+    print_summary(summary)
