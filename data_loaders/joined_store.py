@@ -12,12 +12,12 @@ JOINS = ("same", "inner", "outer")
 
 
 class JoinedStore:
-    """Stores behind each other.
+    """Stores behind each other. The genes of X are matched by name, other modalities by position.
 
     Parameters
     ----------
     stores : list
-        At least two, each with one sparse modality.
+        At least two, with the same modalities, all sparse.
     join : str
         `same`: all have the same genes in the same order. `inner`: the genes that all have, in the order of the first.
         `outer`: the genes that any has, in the order of their first appearance; 0 where a store lacks one.
@@ -41,12 +41,23 @@ class JoinedStore:
         modality = next(iter(stores[0].readers))
         for store in stores:
             if not isinstance(store.readers.get(modality), CsrReader):
-                raise BadInput(f"{store.name}: no sparse matrix as modality {modality!r}; stores are joined by it")
+                raise BadInput(f"{store.name}: no sparse matrix as modality {modality!r}; only such stores are joined")
+            if list(store.readers) != list(stores[0].readers):
+                raise BadInput(
+                    f"{store.name}: modalities {', '.join(store.readers)}, but {', '.join(stores[0].readers)} in "
+                    f"{stores[0].name}; stores are joined when they have the same"
+                )
         genes = [store.var().index for store in stores]
         self._genes = _join_genes(genes, join, [store.name for store in stores])
         maps = [None if index.equals(self._genes) else self._genes.get_indexer(index) for index in genes]
         readers = [store.readers[modality] for store in stores]
         self.readers = {modality: JoinedReader(readers, maps, len(self._genes))}
+        for name in list(stores[0].readers)[1:]:
+            readers = [store.readers[name] for store in stores]
+            widths = {reader.n_features for reader in readers}
+            if len(widths) > 1:
+                raise BadInput(f"{self.name}: modality {name!r} has {sorted(widths)} columns; expected the same number")
+            self.readers[name] = JoinedReader(readers, [None] * len(readers), widths.pop())
 
     def obs(self, column):
         """Values of an obs column of all stores."""

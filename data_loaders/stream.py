@@ -231,7 +231,7 @@ class CellStream:
             raise BadInput("both balance and weights are given; expected one of them")
         if balance is not None:
             codes = self._of_selected(self._checked_codes(balance))
-            return (1 / np.bincount(codes))[codes]
+            return (1 / np.maximum(np.bincount(codes), 1))[codes]
         if weights is None:
             return None
         weights = np.asarray(weights, np.float64)

@@ -99,6 +99,24 @@ def test_several_stores_are_one_atlas(parts):
     np.testing.assert_array_equal(np.sort(np.concatenate(shown)), np.arange(len(whole)))
 
 
+def test_modalities_of_several_stores(tmp_path):
+    peaks = random_counts(g=90, seed=4)
+    halves = (slice(0, 240), slice(240, 500))
+    paths = [
+        write_anndata(tmp_path / f"{i}.zarr", COUNTS[half], obsm={"atac": peaks[half]}) for i, half in enumerate(halves)
+    ]
+    rows = np.random.default_rng(0).permutation(500)
+    np.testing.assert_array_equal(open_atlas(paths).read(rows, "atac").to_scipy().toarray(), peaks[rows].toarray())
+    other = write_anndata(tmp_path / "narrow.zarr", COUNTS, obsm={"atac": peaks[:, :80]})
+    with pytest.raises(BadInput, match=r"modality 'atac' has \[80, 90\] columns"):
+        open_atlas([*paths, other])
+    with pytest.raises(BadInput, match=r"plain.zarr: modalities rna, but rna, atac in"):
+        open_atlas([*paths, write_anndata(tmp_path / "plain.zarr", COUNTS)])
+    dense = write_anndata(tmp_path / "dense.zarr", COUNTS.toarray(), var=genes(60))
+    with pytest.raises(BadInput, match=r"dense.zarr: no sparse matrix as modality 'rna'"):
+        open_atlas([*paths, dense])
+
+
 def test_a_folder_of_stores_is_one_atlas(tmp_path):
     root = zarr.open_group(tmp_path / "folder.zarr", mode="w", zarr_format=2)
     for number, start in ((0, 0), (2, 100), (10, 300)):
