@@ -15,9 +15,10 @@ SMALLEST = 1 << 20  # bytes; smaller arrays come from the allocator, which recyc
 
 
 class Buffers:
-    """A pool of byte buffers. At most `KEEP` are kept; more are handed out if more are held at once."""
+    """A pool of byte buffers. About `keep` are kept; more are handed out if more are held at once."""
 
-    def __init__(self):
+    def __init__(self, keep=KEEP):
+        self._keep = keep
         self._buffers = []
         self._lock = threading.Lock()
 
@@ -30,7 +31,8 @@ class Buffers:
         with self._lock:
             buffer = self._find(size)
             if buffer is None:
-                self._buffers = [each for i, each in enumerate(self._buffers) if self._is_held(i)][-KEEP + 1 :]
+                if len(self._buffers) >= self._keep:  # those that are free are too small
+                    self._buffers = [each for i, each in enumerate(self._buffers) if self._is_held(i)][1 - self._keep :]
                 buffer = np.empty(size + size // 16, np.uint8)  # windows differ a little in size
                 self._buffers.append(buffer)
             return buffer[:size].view(dtype)

@@ -127,6 +127,7 @@ class SomaReader:
     def __init__(self, matrix, ids, var_ids, n_all, name):
         self.name, self._matrix, self._ids, self._buffers = name, matrix, ids, Buffers()
         self._kept = {}  # number of a run -> SparseRows
+        self._run_buffers = Buffers(keep=32)
         self.n_features = len(var_ids)
         self._dtype = matrix.schema.field("soma_data").type.to_pandas_dtype()
         self._index_dtype = np.uint16 if self.n_features <= 1 << 16 else np.uint32
@@ -202,7 +203,7 @@ class SomaReader:
         for rows, _, _ in parts:
             count_triples(rows, first, positions, lengths)
         indptr = offsets(lengths)
-        data, indices = np.empty(indptr[-1], self._dtype), np.empty(indptr[-1], self._index_dtype)
+        data, indices = (self._run_buffers.empty(indptr[-1], dtype) for dtype in (self._dtype, self._index_dtype))
         ends = indptr[:-1].copy()
         for rows, columns, values in parts:
             place_triples(rows, columns, values, first, positions, self._new_columns, ends, indices, data)
