@@ -7,6 +7,7 @@ import importlib
 
 _HOME = {
     "Atlas": "atlas",
+    "AtlasDataModule": "datamodule",
     "AtlasWriter": "writer",
     "BadInput": "errors",
     "CellBatch": "batch",
