@@ -3,6 +3,7 @@
 import logging
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from cfgen_dist.generate import (
     summarise,
     write_plan,
 )  # fmt: skip
+from cfgen_dist.parts import load_model
 from cfgen_dist.plan import SHARD_SIZE, make_plan
 from cfgen_dist.pool import open_pool
 from data_loaders import AtlasWriter, open_atlas
@@ -66,7 +68,8 @@ def augment(
         Genes or categories that the model does not know, a column that is missing, a total that is reached already, a
         temperature that is not positive, or what `generate` refuses.
     """
-    model = bundle if isinstance(bundle, CFGen) else CFGen.load(bundle)
+    bundle = bundle if isinstance(bundle, CFGen) else Path(bundle).absolute()  # workers have folders of their own
+    model = load_model(bundle)
     source = open_atlas(atlas)
     _check(source, model, balance, temperature)
     training = np.isin(np.asarray(source.obs("split")).astype(str), ("train", "val"))

@@ -15,7 +15,7 @@ import zarr
 from scipy import sparse
 
 from cfgen_dist.bundle import CFGen
-from cfgen_dist.parts import read_part, read_record, write_part
+from cfgen_dist.parts import load_model, read_part, read_record, write_part
 from cfgen_dist.plan import SHARD_SIZE, make_plan, read_plan
 from cfgen_dist.pool import map_threads, open_pool
 from cfgen_dist.sample import sample_shard
@@ -71,7 +71,7 @@ def generate(
         An impossible request, an output that exists, or parts of another plan.
     """
     bundle = bundle if isinstance(bundle, CFGen) else Path(bundle).absolute()  # workers have folders of their own
-    model = _load(bundle)
+    model = load_model(bundle)
     if plan is not None:
         plan = read_plan(plan, model)
     else:
@@ -117,7 +117,7 @@ def make_parts(bundle, plan, parts, pool):
     if missing and len(missing) < plan.n_shards:
         log.info("%s of %s shards are there already", f"{plan.n_shards - len(missing):,}", f"{plan.n_shards:,}")
     with progress("generate", sum(map(plan.shard_cells, missing)), "cells") as advance:
-        for shard, record in pool(partial(write_part, plan=plan, parts=parts), missing, partial(_load, bundle)):
+        for shard, record in pool(partial(write_part, plan=plan, parts=parts), missing, partial(load_model, bundle)):
             records[shard] = record
             advance(record["cells"])
     return [records[shard] for shard in range(plan.n_shards)], len(missing)
@@ -237,8 +237,3 @@ def finished(out, note, resume):
         raise BadInput(f"{out}: exists already, made by another plan")
     log.info("%s is complete already: nothing to do", out)
     return True
-
-
-def _load(bundle):
-    """The model of a bundle, in whatever process this runs."""
-    return bundle if isinstance(bundle, CFGen) else CFGen.load(bundle)

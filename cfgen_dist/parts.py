@@ -8,9 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from cfgen_dist.bundle import CFGen
 from cfgen_dist.sample import sample_shard
 from data_loaders import SparseRows
 from data_loaders.files import write_whole
+
+
+def load_model(bundle):
+    """The model of a bundle (a path, or a CFGen already), in whatever process this runs."""
+    return bundle if isinstance(bundle, CFGen) else CFGen.load(bundle)
 
 
 def part_path(parts, shard):

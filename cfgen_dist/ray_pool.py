@@ -1,6 +1,7 @@
 """The Ray layer: join or start a cluster, and map a function over actors that are replaced when they die."""
 
 import os
+import pickle
 import secrets
 import shutil
 import socket
@@ -13,6 +14,7 @@ from cfgen_dist.pool import WINDOW
 from data_loaders.errors import BadInput
 
 OBJECT_STORE = 128 << 20  # bytes: only small results pass through it
+INLINE = 64 << 10  # bytes that an actor's own description may hold
 TRIES = 20  # of one item; an item that kills every worker must end the run some time
 
 
@@ -102,7 +104,10 @@ def map_actors(function, items, setup, workers=None):
 
     workers = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
     cls = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES)(_Worker)
-    work = ray.put((function, setup))  # held here: an actor that starts again needs it again
+    # An actor that starts again needs this again. Small, it is part of the actor; large, an object that is held here.
+    work = ray.cloudpickle.dumps((function, setup))
+    if len(work) > INLINE:
+        work = ray.put(work)
     actors = [cls.remote(work) for _ in range(workers)]
     items, working = iter(items), 0
     pending = {actor.ready.remote(): (actor, None) for actor in actors}  # reference -> (actor, item)
@@ -135,7 +140,7 @@ class _Worker:
         import torch
 
         torch.set_num_threads(1)
-        self.function, setup = work
+        self.function, setup = pickle.loads(work)
         self.state = setup()
 
     def ready(self):

@@ -1,6 +1,7 @@
-"""From a store to an h5ad file, slice by slice."""
+"""From a store to an h5ad file or a SOMA experiment, slice by slice."""
 
 import os
+import shutil
 from pathlib import Path
 
 import h5py
@@ -12,9 +13,10 @@ from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output, refuse_existing
 from data_loaders.matrices import readable
 from data_loaders.progress import progress
+from data_loaders.soma_export import write_soma
 
 SLICE = 1 << 22  # values copied at a time
-FORMATS = ("h5ad",)
+FORMATS = ("h5ad", "soma")
 
 
 def export(store, out, *, to="h5ad"):
@@ -27,9 +29,10 @@ def export(store, out, *, to="h5ad"):
     store : path-like
         AnnData-Zarr store.
     out : path-like
-        File to write; must not exist.
-    to : {"h5ad"}
-        Format. The h5ad file is compressed with gzip level 1.
+        File or folder to write; must not exist.
+    to : {"h5ad", "soma"}
+        Format. The h5ad file is compressed with gzip level 1; the SOMA experiment has obs and the measurement RNA with
+        var and the counts (X/data), and no uns.
 
     Raises
     ------
@@ -46,6 +49,13 @@ def export(store, out, *, to="h5ad"):
         raise BadInput(f"{store}: no AnnData-Zarr store there ({' '.join(str(error).split())})") from error
     folder = begin_output(out)
     built = folder / out.name
+    if to == "soma":
+        try:
+            write_soma(store, built)
+            finish_output(built, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
     try:
         with h5py.File(built, "w") as target:
             target.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})

@@ -7,7 +7,7 @@ import pytest
 from small_data import small_adata
 
 from cfgen_dist.cli import main
-from data_loaders import BadInput, export, exporting, ingest, simulate
+from data_loaders import BadInput, export, exporting, ingest, open_atlas, simulate, soma_export
 
 
 def test_h5ad_is_the_store(tmp_path, monkeypatch):
@@ -72,3 +72,20 @@ def test_command(tmp_path, capsys):
     assert main(["export", str(tmp_path / "a.zarr"), str(tmp_path / "a.h5ad"), "--to", "h5ad"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "a.h5ad")
     assert ad.read_h5ad(tmp_path / "a.h5ad").shape == (50, 10)
+
+
+def test_soma_is_the_store(tmp_path, monkeypatch):
+    pytest.importorskip("tiledbsoma", reason="TILEDBSOMA ABSENT: export to SOMA has not run")
+    monkeypatch.setattr(soma_export, "ROWS", 100)  # several slices
+    simulate(tmp_path / "a.zarr", cells=250, genes=40, density=0.2, seed=2)
+    assert main(["export", str(tmp_path / "a.zarr"), str(tmp_path / "a.soma"), "--to", "soma"]) == 0
+    store, soma = open_atlas(tmp_path / "a.zarr"), open_atlas(tmp_path / "a.soma")
+    assert (soma.n_cells, list(soma.genes)) == (250, list(store.genes))
+    rows = np.arange(250)
+    assert (soma.read(rows).to_scipy() != store.read(rows).to_scipy()).nnz == 0
+    assert list(soma.obs_names()) == list(store.obs_names())
+    for name in ("cell_type", "donor", "split"):
+        assert list(np.asarray(soma.obs(name))) == list(np.asarray(store.obs(name)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.soma", "a.zarr"]
+    with pytest.raises(BadInput, match="exists already"):
+        export(tmp_path / "a.zarr", tmp_path / "a.soma", to="soma")

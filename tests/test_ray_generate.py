@@ -47,7 +47,7 @@ def expected(tiny_run, tmp_path_factory):
     return generate(tiny_run, out, CELLS, seed=7, shard_size=SHARD_SIZE, workers=1)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 3])  # 2 are the ones that get killed below
 def test_actors_make_the_same_bytes(ray_local, expected, tiny_run, tmp_path, workers):
     summary = generate(
         tiny_run, tmp_path / "cells.zarr", CELLS, seed=7, shard_size=SHARD_SIZE, ray="local", workers=workers
@@ -114,8 +114,8 @@ def test_mistakes_found_in_actors_arrive_in_one_line(ray_local):
 
 
 def test_more_actors_than_the_cluster_has_room_for(ray_local):
-    """Three fit; the other two never start and nobody waits for them."""
-    with open_pool("local", 5) as pool:
+    """Three fit; the fourth never starts and nobody waits for it."""
+    with open_pool("local", 4) as pool:
         done = list(pool(lambda state, item: item * item, range(20), dict))
     assert sorted(done) == [(i, i * i) for i in range(20)]
 

@@ -1,4 +1,4 @@
-"""`cfgen-dist export`: write an atlas, real or generated, as h5ad."""
+"""`cfgen-dist export`: write an atlas, real or generated, as h5ad or SOMA."""
 
 import data_loaders
 
@@ -6,8 +6,8 @@ import data_loaders
 def configure(parser):
     """Add the arguments."""
     parser.add_argument("store", metavar="STORE", help="an atlas")
-    parser.add_argument("out", metavar="OUT", help="the file to write; must not exist")
-    parser.add_argument("--to", default="h5ad", metavar="FORMAT", help="h5ad (default)")
+    parser.add_argument("out", metavar="OUT", help="the file or folder to write; must not exist")
+    parser.add_argument("--to", default="h5ad", metavar="FORMAT", help="h5ad (default) or soma")
 
 
 def run(args):
