@@ -181,13 +181,14 @@ class CellStream:
             ahead = pool.submit(self._read_window, plan, first)
             for window in range(first, plan.n_windows):
                 rows, counts = ahead.result()
-                ahead = None
-                for start, stop in _edges(plan.window_sizes(window))[skip:]:
+                edges = _edges(plan.window_sizes(window))[skip:]
+                for i, (start, stop) in enumerate(edges):
+                    if i == min(1, len(edges) - 1) and window + 1 < plan.n_windows:
+                        # a consumer that asks for the second batch has let go of the window before, whose memory the
+                        # next one takes over
+                        ahead = pool.submit(self._read_window, plan, window + 1)
                     number += 1
                     yield number, self._batch_of({k: v[start:stop] for k, v in counts.items()}, rows[start:stop])
-                    if ahead is None and window + 1 < plan.n_windows:
-                        # only now has the consumer let go of the last window, whose memory the next one takes over
-                        ahead = pool.submit(self._read_window, plan, window + 1)
                 skip = 0
 
     def _read_window(self, plan, window):
