@@ -87,6 +87,7 @@ class CFGen:
                 "genes": list(self.genes),
                 "sha256": {name: _sha256(built / name) for name in FILES[1:]},
             }
+            card["sha256"]["card"] = _digest(card)
             (built / "card.json").write_text(json.dumps(card, indent=1))
             finish_output(built, path)
         except BaseException:
@@ -112,7 +113,8 @@ class CFGen:
         if (path / "bundle" / "card.json").is_file():
             path = path / "bundle"
         card = read_card(path)
-        for name, expected in card["sha256"].items():
+        for name in FILES[1:]:
+            expected = card["sha256"][name]
             if not (path / name).is_file():
                 raise BadInput(f"bundle {path}: {name} is missing")
             if _sha256(path / name) != expected:
@@ -184,13 +186,24 @@ def read_card(path):
     try:
         card = json.loads((path / "card.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise BadInput(f"{path} is not a model bundle: it has no card.json") from None
+        unfinished = (path / "config.yaml").is_file()
+        why = "a run that has not finished: `cfgen-dist train --resume` goes on" if unfinished else "no card.json there"
+        raise BadInput(f"{path}: {why}; expected a model bundle") from None
     except ValueError as error:
         raise BadInput(f"bundle {path}: card.json is not valid JSON ({error})") from None
-    if card.get("model") != "CFGen" or card.get("format", 0) > FORMAT:
-        found = f"format {card.get('format')} of {card.get('model')!r}"
+    known = isinstance(card, dict) and card.get("model") == "CFGen" and card.get("format") == FORMAT
+    if not known:
+        found = f"format {card.get('format')} of {card.get('model')!r}" if isinstance(card, dict) else "no keys"
         raise BadInput(f"{path}/card.json: {found}, expected format {FORMAT} of 'CFGen'")
+    if (card.get("sha256") or {}).get("card") != _digest(card):
+        raise BadInput(f"{path}/card.json was changed after it was written: its SHA-256 is not the one it holds")
     return card
+
+
+def _digest(card):
+    """SHA-256 of a card without its own checksums: labels and genes must belong to the weights."""
+    rest = {key: value for key, value in card.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
 def _sha256(path):

@@ -1,6 +1,7 @@
 """The one typed tree of settings, for YAML files, presets, the command line and the saved config."""
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Literal
 import yaml
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.files import write_whole
 
 
 @dataclass
@@ -120,7 +122,7 @@ def load_config(source=None, overrides=None):
         values, where = _read(source), str(source)
     config = _build(Config, values, where, "")
     for key, value in (overrides or {}).items():
-        _override(config, key, yaml.safe_load(value) if isinstance(value, str) else value)
+        _override(config, key, _scalar(key, value) if isinstance(value, str) else value)
     _check(config)
     return config
 
@@ -132,7 +134,7 @@ def to_dict(config):
 
 def save_config(config, path):
     """Write the config as YAML that `load_config` reads back."""
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    write_whole(path, lambda file: file.write(yaml.safe_dump(to_dict(config), sort_keys=False).encode()))
 
 
 def all_keys(cls=Config, prefix=""):
@@ -150,7 +152,10 @@ def _read(source):
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise BadInput(f"config file {path} does not exist")
-        text = path.read_text()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise BadInput(f"config file {path} is not UTF-8 text") from None
     elif str(source) in presets():
         text = resources.files("cfgen_dist").joinpath("presets", f"{source}.yaml").read_text()
     else:
@@ -178,6 +183,13 @@ def _build(cls, values, where, prefix):
         else:
             setattr(built, key, _typed(value, hints[key], prefix + key, where))
     return built
+
+
+def _scalar(key, text):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BadInput(f"command line: {key} is {text!r}, which YAML cannot read") from None
 
 
 def _override(config, dotted, value):
@@ -225,26 +237,26 @@ def _typed(value, hint, key, where):
         return value
     if isinstance(value, bool):
         raise wrong
+    if hint is int and isinstance(value, int):
+        return value
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise wrong from None
-    if hint is int:
-        if number != int(number):
-            raise wrong
-        return int(number)
-    return number
+    if not math.isfinite(number) or (hint is int and number != int(number)):
+        raise wrong
+    return int(number) if hint is int else number
 
 
 # name of a key → (test, what it must be); the names mean the same in every group
-_COUNTS = ("latent_dim", "batch_size", "max_epochs", "patience", "blocks", "embedding", "max_steps", "steps")
+_COUNTS = ("latent_dim", "batch_size", "max_epochs", "patience", "blocks", "max_steps", "steps")
 _RANGES = {
     **dict.fromkeys((*_COUNTS, "checkpoint_every_n_steps"), (lambda value: value >= 1, "at least 1")),
     **dict.fromkeys(("lr", "theta_lr", "theta_start", "grad_clip"), (lambda value: value > 0, "a positive number")),
-    **dict.fromkeys(
-        ("weight_decay", "latent_noise", "gene_penalty", "seed"), (lambda value: value >= 0, "zero or more")
-    ),
+    **dict.fromkeys(("weight_decay", "latent_noise", "gene_penalty"), (lambda value: value >= 0, "zero or more")),
     **dict.fromkeys(("dropout", "input_dropout", "ema"), (lambda value: 0 <= value < 1, "at least 0 and below 1")),
+    "seed": (lambda value: 0 <= value < 2**63, "0 to 2**63 - 1"),
+    "embedding": (lambda value: value >= 2, "at least 2"),
     "p_cond": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "hidden": (lambda value: min(value, default=0) >= 1 if isinstance(value, list) else value >= 1, "at least 1"),
 }

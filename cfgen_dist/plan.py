@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from cfgen_dist.model.solvers import ADAPTIVE, SOLVERS
 from data_loaders.errors import BadInput, nearest
 
 SHARD_SIZE = 4096
+MOST_CELLS = 10**12
 SIZE_FACTOR_LAWS = ("lognormal", "resample")
 
 
@@ -123,15 +125,23 @@ def make_plan(
     _check_settings(solver, steps, size_factor, shard_size, seed)
     if isinstance(labels, pd.DataFrame):
         codes, counts = _from_table(model, labels)
+        if n is not None and n != counts.sum():
+            raise BadInput(
+                f"number of cells is {n}, but the label table asks for {counts.sum()}: leave one of them out"
+            )
     else:
-        if n is None or n < 1:
-            raise BadInput(f"number of cells is {n}, expected at least 1")
+        if n is None:
+            raise BadInput("number of cells: none given; expected --cells N, or a label table")
+        if not 1 <= n <= MOST_CELLS:
+            raise BadInput(f"number of cells is {n}, expected 1 to {MOST_CELLS:,}")
         codes, counts = _from_proportions(model, n, labels or {}, seed)
+    weights = _weights(model, guidance)
+    _refuse_unseen(model, codes, weights)
     return Plan(
         bundle=model.digest,
         codes=codes.tolist(),
         counts=counts.tolist(),
-        weights=_weights(model, guidance),
+        weights=weights,
         size_factor=size_factor,
         solver=solver,
         steps=steps,
@@ -150,8 +160,22 @@ def _check_settings(solver, steps, size_factor, shard_size, seed):
         raise BadInput(f"unknown size factor law {size_factor!r}, {nearest(size_factor, SIZE_FACTOR_LAWS)}")
     if shard_size < 1:
         raise BadInput(f"shard size is {shard_size}, expected at least 1")
-    if seed < 0:
-        raise BadInput(f"seed is {seed}, expected zero or more")
+    if solver in ADAPTIVE and importlib.util.find_spec("torchdyn") is None:
+        raise BadInput(f"solver {solver} needs torchdyn: install cfgen-dist[paper], or take midpoint")
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"seed is {seed}, expected 0 to 2**63 - 1")
+
+
+def _refuse_unseen(model, codes, weights):
+    """A category that no fitted cell had has an embedding that was never trained."""
+    weights = weights * len(model.labels) if model.config.flow.conditioning == "joint" else weights
+    for k, (name, categories) in enumerate(model.labels.items()):
+        unseen = np.setdiff1d(codes[:, k], model.combinations[:, k])
+        if len(unseen) and weights[k] != 0:
+            raise BadInput(
+                f"{name}: no training cell was {categories[unseen[0]]!r}, so the model has not learned it; "
+                f"guidance {name}=0 leaves {name} out"
+            )
 
 
 def _from_table(model, table):
@@ -164,13 +188,13 @@ def _from_table(model, table):
             raise BadInput(f"label table: column {name!r} is missing, found {', '.join(map(str, table.columns))}")
     codes = model.codes(table.astype(dict.fromkeys(model.labels, str)))
     counts = pd.to_numeric(table["n"], errors="coerce").to_numpy() if "n" in table else np.ones(len(table))
-    wrong = ~(counts >= 0) | (counts != np.floor(counts))
+    wrong = ~((counts >= 0) & (counts <= MOST_CELLS)) | (counts != np.floor(counts))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         found = table["n"].tolist()[row]
         raise BadInput(f"label table: n is {found!r} in row {row}, expected a whole number, zero or more")
-    if counts.sum() < 1:
-        raise BadInput("label table: it asks for no cells")
+    if not 1 <= counts.sum() <= MOST_CELLS:
+        raise BadInput(f"label table: it asks for {counts.sum():.0f} cells, expected 1 to {MOST_CELLS:,}")
     return codes, counts.astype(np.int64)
 
 
@@ -180,6 +204,8 @@ def _from_proportions(model, n, fixed, seed):
     for name in fixed:
         if name not in names:
             raise BadInput(f"the model has no attribute {name!r}, {nearest(name, names)}")
+        if not isinstance(fixed[name], str):
+            raise BadInput(f"label {name} is {fixed[name]!r}, expected one category; a table asks for several")
     codes = model.combinations.copy()
     weights = model.counts.astype(np.float64)
     wanted = {names.index(name): int(model.codes_of(name, value)[0]) for name, value in fixed.items()}
@@ -219,7 +245,11 @@ def _weights(model, guidance):
 def read_label_table(path):
     """Read a CSV or Parquet table of labels; BadInput when it cannot be read."""
     try:
-        return pd.read_parquet(path) if str(path).endswith(".parquet") else pd.read_csv(path)
+        return (
+            pd.read_parquet(path)
+            if str(path).endswith(".parquet")
+            else pd.read_csv(path, dtype=str, keep_default_na=False)
+        )
     except FileNotFoundError:
         raise BadInput(f"label table {path} does not exist") from None
     except (ValueError, OSError) as error:

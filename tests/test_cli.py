@@ -45,7 +45,7 @@ def test_every_command_has_help(capsys):
         (["evaluate", "no-such.zarr", "no-such-2.zarr", "--out", "report"], "no-such.zarr"),
         (["export", "no-such.zarr", "out.h5ad", "--to", "h5ad"], "no-such.zarr"),
         (["ingest", "no-such.h5ad", "out.zarr"], "no-such.h5ad"),
-        (["analyse"], "invalid choice: 'analyse'"),
+        (["trian"], "unknown command 'trian', did you mean 'train'?"),
         ([], "COMMAND"),
     ],
 )

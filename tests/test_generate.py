@@ -48,7 +48,8 @@ def test_fixed_labels_and_unseen_combinations(model):
     cells = model.generate(50, labels={"cell_type": types[1]})
     assert set(cells.obs["cell_type"]) == {types[1]}
     assert len(set(cells.obs["donor"])) > 1
-    unseen = CFGen(**{**vars(model), "combinations": model.combinations[:1], "counts": model.counts[:1]})
+    diagonal = {"combinations": np.array([[0, 1], [1, 0], [2, 0]]), "counts": np.array([5, 5, 5])}
+    unseen = CFGen(**{**vars(model), **diagonal})
     cells = unseen.generate(10, labels={"cell_type": types[2], "donor": donors[-1]})
     assert set(cells.obs["cell_type"]) == {types[2]}
     assert set(cells.obs["donor"]) == {donors[-1]}
@@ -143,16 +144,18 @@ def test_a_finished_generation_is_left_alone(tiny_run, tmp_path):
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"n": 0}, "number of cells is 0, expected at least 1"),
+        ({"n": 0}, "number of cells is 0, expected 1 to"),
         ({"n": -5}, "number of cells is -5"),
-        ({"n": None}, "number of cells is None"),
+        ({"n": None}, "number of cells: none given; expected --cells N"),
         ({"n": 5, "labels": {"celltype": "x"}}, "no attribute 'celltype', did you mean 'cell_type'?"),
         ({"n": 5, "labels": {"cell_type": "type_99"}}, "cell_type: unknown category 'type_99', did you mean"),
         ({"n": 5, "guidance": {"tissue": 1.0}}, "guidance for 'tissue', but the model has no such attribute"),
         ({"n": 5, "guidance": {"donor": float("nan")}}, "guidance of donor is nan, expected a finite number"),
         ({"n": 5, "solver": "dopri"}, "unknown solver 'dopri', did you mean 'dopri5'?"),
         ({"n": 5, "steps": 0}, "steps is 0, expected at least 1"),
-        ({"n": 5, "seed": -1}, "seed is -1, expected zero or more"),
+        ({"n": 5, "seed": -1}, "seed is -1, expected 0 to 2**63 - 1"),
+        ({"n": 10**13}, "number of cells is 10000000000000, expected 1 to"),
+        ({"n": 5, "labels": {"cell_type": ["type_0", "type_1"]}}, "expected one category; a table asks for several"),
         ({"n": 5, "shard_size": 0}, "shard size is 0, expected at least 1"),
     ],
 )
@@ -169,7 +172,9 @@ def test_impossible_requests(model, request_, message):
         (lambda t: t.rename(columns={"n": "cells"}), "label table: unknown column 'cells'"),
         (lambda t: t.assign(n=[1, -2]), "label table: n is -2 in row 1, expected a whole number, zero or more"),
         (lambda t: t.assign(n=[1.5, 2]), "label table: n is 1.5 in row 0"),
-        (lambda t: t.assign(n=0), "it asks for no cells"),
+        (lambda t: t.assign(n=0), "it asks for 0 cells"),
+        (lambda t: t.assign(n=[np.inf, 1]), "n is inf in row 0"),
+        (lambda t: t.assign(n=[9e18, 9e18]), "in row 0"),
         (lambda t: t.assign(donor="nobody"), "donor: unknown category 'nobody'"),
     ],
 )
@@ -190,7 +195,7 @@ def test_unreadable_label_tables(tmp_path):
 
 
 def test_bundles_that_cannot_be_trusted(tiny_run, tmp_path):
-    with pytest.raises(BadInput, match=r"is not a model bundle: it has no card.json"):
+    with pytest.raises(BadInput, match=r"no card.json there; expected a model bundle"):
         CFGen.load(tmp_path)
 
     def broken(name, change):
@@ -216,3 +221,34 @@ def test_bundle_survives_a_round_trip(model, tmp_path):
     assert (copy.generate(20, seed=9).X != model.generate(20, seed=9).X).nnz == 0
     with pytest.raises(BadInput, match="exists already"):
         model.save(tmp_path / "copy")
+
+
+def test_a_category_that_was_never_trained_is_refused(model):
+    types, donors = model.labels["cell_type"], model.labels["donor"]
+    held_out = model.combinations[:, 1] == 0
+    partial = CFGen(**{**vars(model), "combinations": model.combinations[held_out], "counts": model.counts[held_out]})
+    with pytest.raises(BadInput, match=f"donor: no training cell was '{donors[1]}', so the model has not learned it"):
+        partial.generate(5, labels={"donor": donors[1]})
+    cells = partial.generate(5, labels={"donor": donors[1]}, guidance={"cell_type": 1.0})
+    assert set(cells.obs["donor"]) == {donors[1]}
+    assert set(cells.obs["cell_type"]) <= set(types)
+
+
+def test_a_table_and_a_number_must_agree(model):
+    table = pd.DataFrame({"cell_type": model.labels["cell_type"][:1], "donor": model.labels["donor"][:1], "n": [7]})
+    with pytest.raises(BadInput, match="number of cells is 8, but the label table asks for 7"):
+        model.generate(8, labels=table)
+
+
+def test_labels_of_a_table_are_read_as_text(tmp_path):
+    (tmp_path / "table.csv").write_text("cell_type,n\n001,3\nNA,4\n")
+    assert read_label_table(tmp_path / "table.csv")["cell_type"].tolist() == ["001", "NA"]
+
+
+def test_a_card_that_was_edited_is_refused(tiny_run, tmp_path):
+    shutil.copytree(tiny_run / "bundle", tmp_path / "bundle")
+    card = json.loads((tmp_path / "bundle" / "card.json").read_text())
+    card["labels"] = dict(reversed(card["labels"].items()))
+    (tmp_path / "bundle" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(BadInput, match=r"card.json was changed after it was written"):
+        CFGen.load(tmp_path / "bundle")

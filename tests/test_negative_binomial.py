@@ -30,6 +30,18 @@ def test_likelihood_equals_scipy(per_cell):
     np.testing.assert_allclose(nll, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("log_theta", [8.0, 12.0, 15.0])
+def test_float32_likelihood_keeps_its_digits_at_large_theta(log_theta):
+    counts = torch.tensor(np.random.default_rng(0).poisson(2.0, (1, 300)).astype(np.float32))
+    rows, columns = counts.nonzero(as_tuple=True)
+    theta = torch.full((300,), log_theta, requires_grad=True)
+    nll = negative_log_likelihood(torch.full((1, 300), 0.7), theta, counts[rows, columns], rows, columns)
+    nll.sum().backward()
+    expected = -scipy_nb(np.exp(0.7), np.exp(log_theta)).logpmf(counts.numpy()).sum()
+    assert nll.item() == pytest.approx(expected, rel=1e-4)
+    assert theta.grad.abs().max() < 1e-2, "a Poisson by now: theta has nothing to gain"
+
+
 def test_likelihood_gradient_equals_the_dense_formula():
     rng = np.random.default_rng(1)
     counts = torch.tensor(rng.poisson(rng.lognormal(-1, 1.5, (5, 30))).astype(float))

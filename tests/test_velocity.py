@@ -80,7 +80,7 @@ def test_a_model_without_attributes_runs():
 
 
 def test_the_flow_learns_two_conditional_gaussians():
-    """Trained on N(+-3, 0.5) by label, it generates the right mean and spread for each, and their mixture without one."""
+    """Trained on N(+-3, 0.5) by label: the right mean and spread for each, and their mixture without one."""
     torch.manual_seed(0)
     network = Velocity(1, [2], hidden=64, blocks=2, embedding=32)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 bad input or arguments, 1 anything else, 130 interrupted.
 """
 
 import argparse
+import errno
 import importlib
 import importlib.metadata
 import logging
@@ -12,6 +13,7 @@ import sys
 
 from data_loaders.errors import BadInput, nearest
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # no mistake in the arguments
 COMMANDS = {
     "demo": "train, generate and evaluate on the built-in data",
     "simulate": "write a synthetic atlas of any size with known truth",
@@ -44,6 +46,8 @@ def main(argv=None):
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules, commands = {}, {}
     named = next((word for word in argv if not word.startswith("-")), None)
+    if named is not None and named not in COMMANDS:
+        parser.error(f"unknown command {named!r}, {nearest(named, COMMANDS)}")
     for name, summary in COMMANDS.items():
         commands[name] = subparsers.add_parser(
             name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
@@ -61,6 +65,11 @@ def main(argv=None):
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        print(f"error: {error.filename or args.command}: {error.strerror or error}", file=sys.stderr)
+        return 1 if error.errno in FULL else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

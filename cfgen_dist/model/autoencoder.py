@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from cfgen_dist.model.negative_binomial import negative_log_likelihood
 
+LOG_THETA_RANGE = (-10.0, 15.0)  # beyond, the law is a Poisson's, or all but zero: nothing to learn, only to overflow
 INPUTS = ("log1p_cp10k", "log1p", "proportions")
 
 
@@ -116,11 +117,12 @@ class Autoencoder(nn.Module):
 
     def dispersion(self, category=None):
         """Log theta: (G,) when there is one a gene, else (B, G) for `category` (B,) int64."""
-        if self.log_theta.shape[0] == 1:
-            return self.log_theta[0]
+        log_theta = self.log_theta.clamp(*LOG_THETA_RANGE)
+        if log_theta.shape[0] == 1:
+            return log_theta[0]
         if category is None:
             raise ValueError("one theta per gene and category: the category of each cell is needed")
-        return self.log_theta[category]
+        return log_theta[category]
 
     def loss(self, counts, size_factor, category=None):
         """Mean over cells of the negative log-likelihood summed over genes.

@@ -40,12 +40,10 @@ def negative_log_likelihood(log_mu, log_theta, values, rows, columns):
     flat = rows * log_mu.shape[1] + columns
     theta_at = theta.expand_as(log_mu).reshape(-1)[flat] if theta.dim() == 2 else theta[columns]
     log_ratio_at = log_ratio.reshape(-1).gather(0, flat)
-    at_counts = (
-        torch.lgamma(values + theta_at)
-        - torch.lgamma(theta_at)
-        - torch.lgamma(values + 1)
-        + values * F.logsigmoid(log_ratio_at)
-    )
+    # lgamma(x + theta) - lgamma(theta) loses the digits of a float32 at large theta: both are large and nearly equal.
+    exact = theta_at.double()
+    ratio = (torch.lgamma(values + exact) - torch.lgamma(exact)).to(values.dtype)
+    at_counts = ratio - torch.lgamma(values + 1) + values * F.logsigmoid(log_ratio_at)
     return nll.index_add(0, rows, at_counts, alpha=-1)
 
 

@@ -103,7 +103,19 @@ def train_autoencoder(atlas, config, directory):
         )
     else:
         task.load_state_dict(state)
+    _fill_unseen_dispersions(task.autoencoder, atlas, config)
     return task.autoencoder.eval().cpu()
+
+
+def _fill_unseen_dispersions(autoencoder, atlas, config):
+    """Give categories without training cells the mean log theta of the others, in place of the start value."""
+    covariate = config.autoencoder.theta_covariate
+    if covariate is None:
+        return
+    seen = np.unique(atlas.codes(covariate)[atlas.rows(split="train")])
+    unseen = np.setdiff1d(np.arange(len(atlas.categories(covariate))), seen)
+    with torch.no_grad():
+        autoencoder.log_theta[unseen] = autoencoder.log_theta[seen].mean(dim=0)
 
 
 def _task(atlas, config, n_cells):

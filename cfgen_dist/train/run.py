@@ -1,5 +1,6 @@
 """The whole training as one function of (atlas, run directory, config): autoencoder, latents, flow, bundle."""
 
+import copy
 import importlib.metadata
 import json
 import logging
@@ -23,6 +24,7 @@ from data_loaders.files import write_whole
 
 log = logging.getLogger("cfgen_dist")
 WEIGHTS = "weights.safetensors"
+MAY_CHANGE = ("accelerator", "checkpoint_every_n_steps")  # on resume: they do not touch the result
 FLOW_EPOCHS, FLOW_STEPS = 30, (2000, 100_000)  # when the config leaves the steps open
 
 
@@ -61,13 +63,13 @@ def train(atlas, out, config=None, *, resume=False):
             log.info("%s is finished: nothing to do", out)
             return CFGen.load(out / "bundle")
     else:
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and (not out.is_dir() or any(entry.name != "atlas.json" for entry in out.iterdir())):
             raise BadInput(f"{out} exists and is not a run: give a directory that does not exist")
-        config = config or load_config()
+        config = copy.deepcopy(config) if config else load_config()
         _settle(config, source)
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "atlas.json", lambda file: file.write(json.dumps(_identity(source)).encode()))
-        save_config(config, out / "config.yaml")
+        save_config(config, out / "config.yaml")  # last: with it the run exists
     labels = {name: source.categories(name) for name in config.labels}
     autoencoder = _autoencoder(source, config, out / "autoencoder")
     latents = encode(source, autoencoder, out / "latents.zarr", _device(config))
@@ -86,6 +88,10 @@ def _settle(config, atlas):
     """Fill in what depends on the atlas and refuse what does not fit it, before anything is written."""
     known = list(atlas.labels)
     config.labels = known if config.labels is None else config.labels
+    if len(set(config.labels)) < len(config.labels):
+        raise BadInput(f"labels names a column twice: {', '.join(config.labels)}")
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise BadInput("accelerator is gpu, but torch finds no GPU here; expected auto or cpu")
     auto = config.size_factor.covariate == "auto"
     if auto:
         config.size_factor.covariate = config.labels[0] if config.labels else None
@@ -119,11 +125,14 @@ def _resumed_config(out, config, atlas, resume):
     if identity["fingerprint"] != _identity(atlas)["fingerprint"]:
         raise BadInput(f"{out} was trained on {identity['path']}, whose cells differ from those of {atlas.name}")
     if config is not None:
+        config = copy.deepcopy(config)
         _settle(config, atlas)
         asked, kept = _flat(to_dict(config)), _flat(to_dict(saved))
         for key, value in asked.items():
-            if kept[key] != value:
+            if key not in MAY_CHANGE and kept[key] != value:
                 raise BadInput(f"{out} was started with {key} = {kept[key]}, not {value}: resume it without changes")
+        for key in MAY_CHANGE:
+            setattr(saved, key, getattr(config, key))
     return saved
 
 

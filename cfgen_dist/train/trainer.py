@@ -11,10 +11,22 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from data_loaders.files import write_whole
 
 log = logging.getLogger("cfgen_dist")
 LAST = "last.ckpt"
+STAGES = ("autoencoder", "autoencoder, refit", "flow")
 LOG_EVERY = 10  # steps; written at once, so that a killed run keeps its metrics up to its last checkpoint
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all: the one before stays until the new one is on disk."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        """Write a checkpoint."""
+        write_whole(path, lambda file: torch.save(checkpoint, file))
 
 
 class SeedEveryStep(Callback):
@@ -25,7 +37,7 @@ class SeedEveryStep(Callback):
     """
 
     def __init__(self, seed, stage):
-        self.seed, self.stage = seed, sum(map(ord, stage))
+        self.seed, self.stage = seed, STAGES.index(stage)
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         """Seed this step."""
@@ -87,7 +99,6 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
     directory.mkdir(parents=True, exist_ok=True)
     last = directory / LAST
     resume = last.exists()
-    logger = _logger(directory, last if resume else None)
     terminal = sys.stderr.isatty()
     # Validation runs before the periodic save, so the last checkpoint knows the early stopping's count.
     place = {"dirpath": directory, "enable_version_counter": False}
@@ -102,7 +113,9 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
         warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
+        warnings.filterwarnings("ignore", ".*Previous log files in this directory.*")  # `_logger` has read them
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        logger = _logger(directory, last if resume else None)
         trainer = L.Trainer(
             default_root_dir=directory,
             accelerator=config.accelerator,
@@ -115,6 +128,7 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
                 RichProgressBar() if terminal else PlainProgress(stage, metric),
                 *kept,
             ],
+            plugins=[WholeCheckpoints()],
             enable_progress_bar=terminal,
             enable_model_summary=False,
             use_distributed_sampler=False,
