@@ -321,3 +321,8 @@ def test_judgement(better, relative, value, floor, sd, verdict):
 def test_numbers_in_words():
     found = [number(x) for x in (None, float("nan"), 0.0, 0.00213, 0.0123, 1.0, 9.347, 21.51, 321.9, -0.5)]
     assert found == ["-", "-", "0", "0.0021", "0.0123", "1.00", "9.35", "21.5", "322", "-0.500"]
+
+
+def test_an_atlas_is_not_compared_with_itself(tiny_atlas):
+    with pytest.raises(BadInput, match="these are the real cells themselves; expected generated ones"):
+        evaluate(tiny_atlas, tiny_atlas, label="cell_type")

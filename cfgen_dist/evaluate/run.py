@@ -154,6 +154,9 @@ def _open_generated(source, real, number):
     cells = open_cells(source, real.label, f"generated set {number + 1}")
     if not len(cells):
         raise BadInput(f"{cells.name}: no cells in it")
+    cards = [each.provenance["card"] for each in (real, cells)]
+    if all(cards) and cards[0]["fingerprint"] == cards[1]["fingerprint"]:
+        raise BadInput(f"{cells.name}: these are the real cells themselves; expected generated ones")
     cells = cells.in_order_of(real.genes)
     known = np.unique(real.labels)
     unknown = np.setdiff1d(cells.labels, known).tolist()
