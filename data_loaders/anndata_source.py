@@ -71,34 +71,52 @@ def _table(path, root, key):
 
 
 def _choose(path, root, layer, raw):
-    """Label and key of the matrix that holds the counts: the one named, or the first that looks like counts."""
+    """Label and key of the matrix that holds the counts: the one named, or the one that can only be meant."""
     layers = list(root["layers"]) if "layers" in root else []
     if layer is not None:
         if layer not in layers:
             raise BadInput(f"{path}: no layer {layer!r}; " + (nearest(layer, layers) if layers else "it has none"))
         return f"layers[{layer!r}]", f"layers/{layer}"
     if raw:
-        if "raw/X" not in root:
+        if not _has(root, "raw/X"):
             raise BadInput(f"{path}: --raw was asked for, but it has no raw")
         return "raw.X", "raw/X"
-    candidates = [("X", "X")] if "X" in root else []
-    candidates += [
-        (f"layers[{name!r}]", f"layers/{name}") for name in sorted(layers, key=lambda name: name != "counts")
-    ]
-    candidates += [("raw.X", "raw/X")] if "raw/X" in root else []
-    found = []
-    for label, key in candidates:
-        try:
-            matrix = open_matrix(f"{path}: {label}", root[key])
-        except BadInput as error:
-            if label == "X":
-                raise
-            found.append(str(error))
-            continue
-        problem = fault(next((block.data for _, block in matrix.blocks()), np.zeros(0)))
-        if problem is None:
-            return label, key
-        found.append(f"{label} has {problem}")
-    if not found:
+    usual = [("X", "X"), ("layers['counts']", "layers/counts"), ("raw.X", "raw/X")]
+    usual = [(label, key) for label, key in usual if _has(root, key)]
+    others = [(f"layers[{name!r}]", f"layers/{name}") for name in sorted(layers) if name != "counts"]
+    if not usual + others:
         raise BadInput(f"{path}: no X, layers or raw in it; {EXPECTED}")
+    found = []
+    for label, key in usual:
+        problem, numbers = _problem(path, root, label, key)
+        if problem is None or (numbers and len(usual + others) == 1):  # reading the only one says where its fault is
+            return label, key
+        found.append(problem)
+    problems = {(label, key): _problem(path, root, label, key)[0] for label, key in others}
+    whole = [place for place, problem in problems.items() if problem is None]
+    if len(whole) == 1:
+        return whole[0]
+    if whole:  # spliced and ambiguous counts, or binary values: only the user knows which are meant
+        names = ", ".join(label for label, _ in whole)
+        found.append(f"whole numbers are in {names}")
+        raise BadInput(f"{path}: {'; '.join(found)}; expected one of them, choose by --layer NAME")
+    found += problems.values()
     raise BadInput(f"{path}: no counts: {'; '.join(found)}; {EXPECTED} in X, a layer (--layer NAME) or raw (--raw)")
+
+
+def _has(root, key):
+    """Whether an element is there; anndata writes an X of None as an element of encoding "null"."""
+    return key in root and root[key].attrs.get("encoding-type") != "null"
+
+
+def _problem(path, root, label, key):
+    """What keeps the first block of a matrix from being counts, None if nothing; and whether it holds numbers."""
+    try:
+        matrix = open_matrix(f"{path}: {label}", root[key])
+    except BadInput as error:
+        if label == "X":
+            raise
+        return str(error), False
+    values = next((block.data for _, block in matrix.blocks()), np.zeros(0))
+    problem = fault(values)
+    return problem and f"{label} has {problem}", values.dtype.kind in "biuf"

@@ -27,7 +27,7 @@ def build_card(*, n_cells, genes, nnz, labels, splits, size_factor, fingerprint,
     size_factor : dict
         As `statistics.SizeFactorLaw.summary` returns it.
     fingerprint : str
-        Equal for equal cells in equal order.
+        Equal for equal cells in equal order, with equal labels and splits.
     provenance : dict
         Written as it is: `sources`, `options`, `dropped`, `notes`, whatever the maker of the store knows.
 

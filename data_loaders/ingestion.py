@@ -26,7 +26,7 @@ from data_loaders.parallel import ordered_map, reduce_items
 from data_loaders.progress import progress
 from data_loaders.sources import open_source
 from data_loaders.spill import Spill
-from data_loaders.splits import holdout_split, random_split
+from data_loaders.splits import check_seed, holdout_split, random_split
 from data_loaders.statistics import GeneMoments
 from data_loaders.writer import AtlasWriter
 
@@ -73,8 +73,8 @@ def ingest(
     val_fraction : float
         Share of the other cells that validate, random within each category of the first label.
     layer, raw : str, bool
-        Where the counts of AnnData sources are; the first of X, layers["counts"], other layers and raw that holds whole
-        numbers by default.
+        Where the counts of AnnData sources are; by default the first of X, layers["counts"] and raw that holds whole
+        numbers, or else the only other layer that does.
     join : {None, "inner", "outer"}
         What to do when sources differ in their genes: refuse, keep the shared ones, or keep all (missing means zero).
     obs_files : path or list of paths, optional
@@ -100,6 +100,7 @@ def ingest(
     """
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     refuse_existing(out)
+    check_seed(seed)
     _check_options(paths, min_cells, test_fraction, val_fraction, holdout, join)
     genes = None if genes is None else str(genes)
     n_hvg = parse_hvg(genes) if genes else None
@@ -170,6 +171,11 @@ def _open(files, paths, layer, raw, obs_files):
         tables *= len(paths)
     if len(tables) != len(paths):
         raise BadInput(f"--obs: {len(tables)} tables for {len(paths)} sources; expected one, or one for each")
+    seen = set()
+    for path in paths:
+        if (place := Path(path).resolve()) in seen:
+            raise BadInput(f"{path}: given more than once; expected each source once")
+        seen.add(place)
     opened = []
     for path, table in zip(paths, tables, strict=True):
         opened.append(open_source(path, layer=layer, raw=raw, obs_file=table))

@@ -23,11 +23,13 @@ DAMAGED = "the file is damaged or cut short"
 
 @contextmanager
 def readable(name):
-    """Turn what readers raise on a damaged file into `BadInput`."""
+    """Turn what readers raise on a damaged or forbidden file into `BadInput`."""
     try:
         yield
     except BadInput:
         raise
+    except PermissionError as error:
+        raise BadInput(f"{name} cannot be read: permission denied") from error
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, UnicodeDecodeError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"{name} cannot be read, {DAMAGED} ({reason})") from error
@@ -71,7 +73,7 @@ class CompressedMatrix:
             stop = max(stop, start + 1)
             first, last = self._indptr[start], self._indptr[stop]
             with readable(f"{self.name}, {'rows' if self.by_row else 'columns'} {start} to {stop}"):
-                data, indices = self._data[first:last], self._indices[first:last].astype(np.int64)
+                data, indices = _native(self._data[first:last]), self._indices[first:last].astype(np.int64)
             if len(indices) and not 0 <= indices.min() <= indices.max() < n_minor:
                 raise BadInput(f"{self.name}: index {indices.max()} is outside 0..{n_minor - 1}; {DAMAGED}")
             lengths = np.diff(self._indptr[start : stop + 1])
@@ -99,7 +101,7 @@ class DenseMatrix:
         for start in range(0, self.shape[0], step):
             stop = min(start + step, self.shape[0])
             with readable(f"{self.name}, rows {start} to {stop}"):
-                values = self._array[start:stop]
+                values = _native(self._array[start:stop])
             yield np.arange(start, stop), csr_matrix(values)
 
 
@@ -140,6 +142,11 @@ class MatrixMarket:
 
     def _open(self):
         return gzip.open(self._path, "rt") if str(self._path).endswith(".gz") else open(self._path)
+
+
+def _native(values):
+    """Values in a type that scipy.sparse takes: this machine's byte order, no half precision."""
+    return values.astype(np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False)
 
 
 def partial_rows(cells, features, values, n_features):

@@ -8,6 +8,8 @@ import pandas as pd
 from data_loaders.errors import BadInput, nearest
 
 OURS = ("split", "size_factor", "source", "source_row")
+TAKEN = ("_index", "split", "size_factor", "source_row", "shard", "is_generated", "n", "row")  # atlases, label tables
+MOST_CATEGORIES = 100  # that a column may have when most of them are single cells
 
 
 def merge_obs(sources, labels, also=()):
@@ -36,8 +38,10 @@ def merge_obs(sources, labels, also=()):
     keys = source_keys(sources)
     wanted = list(dict.fromkeys([*labels, *also]))
     for name in wanted:
-        if "/" in name or name in ("_index", "split", "size_factor", "source_row"):
+        if "/" in name or name in TAKEN:
             raise BadInput(f"label {name!r}: this name cannot be a label column; rename it")
+        if list(labels).count(name) > 1:
+            raise BadInput(f"label {name!r}: given more than once; expected each label once")
     tables = []
     for source, key in zip(sources, keys, strict=True):
         table = source.obs.copy(deep=False)
@@ -53,6 +57,8 @@ def merge_obs(sources, labels, also=()):
         table["source_row"] = np.arange(len(table), dtype=np.int64)
         tables.append(table)
     merged, lost = _concatenate(tables, wanted)
+    for name in wanted:
+        _refuse_measurement(name, merged[name].cat, ", ".join(source.path for source in sources))
     if lost:
         notes.append(f"obs columns left out (not in every source, of no simple type, or with '/' in the name): {lost}")
     if merged.index.has_duplicates:
@@ -90,6 +96,17 @@ def _as_label(table, name, source):
         column = column.astype(pd.CategoricalDtype(sorted(column.unique())))
     column = column.cat.remove_unused_categories()
     return column.cat.rename_categories([str(value) for value in column.cat.categories])
+
+
+def _refuse_measurement(name, column, paths):
+    """Refuse a label whose categories are mostly single cells: whole-number measurements and cell names."""
+    cells = np.bincount(column.codes, minlength=len(column.categories))
+    single = int((cells == 1).sum())
+    if len(cells) > MOST_CATEGORIES and 2 * single > len(cells):
+        raise BadInput(
+            f"{paths}: obs column {name!r} has {len(cells):,} categories in {cells.sum():,} cells, {single:,} of them "
+            "with a single cell; expected a label, not a measurement"
+        )
 
 
 def _concatenate(tables, wanted):

@@ -21,7 +21,7 @@ from scipy.sparse import csr_matrix, vstack
 from data_loaders.errors import BadInput
 from data_loaders.parallel import ordered_map
 from data_loaders.progress import progress
-from data_loaders.splits import random_split
+from data_loaders.splits import check_seed, random_split
 from data_loaders.writer import AtlasWriter
 
 BLOCK = 1024  # cells made from one random stream; part of the definition of the data
@@ -63,6 +63,7 @@ def simulate(out, *, cells, genes, types=8, donors=4, density=0.07, seed=0, in_o
     for name, value in {"cells": cells, "genes": genes, "types": types, "donors": donors}.items():
         if value < 1:
             raise BadInput(f"--{name} {value}: expected at least 1")
+    check_seed(seed)
     if not 0 < density <= 0.5:
         raise BadInput(f"--density {density}: expected a share above 0 and at most 0.5")
     if max(types, donors) > cells:

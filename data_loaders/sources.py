@@ -11,7 +11,9 @@ import pandas as pd
 
 from data_loaders import anndata_source, tenx_source
 from data_loaders.errors import BadInput
+from data_loaders.matrices import readable
 
+NUMBER = r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?"  # no leading zero, and few enough digits for a float to keep
 KINDS = "an .h5ad file, an AnnData-Zarr store, a 10x .h5 file or a folder with matrix.mtx"
 
 
@@ -74,7 +76,9 @@ def open_source(path, *, layer=None, raw=False, obs_file=None):
         When it cannot be used: missing, of no known kind, damaged, without counts.
     """
     place = Path(path)
-    if not place.exists():
+    with readable(path):
+        exists = place.exists()
+    if not exists:
         raise BadInput(f"{path}: no such file or folder; expected {KINDS}")
     if place.is_dir() and any((place / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs")):
         parts = anndata_source.open_zarr(place, layer, raw)
@@ -127,10 +131,13 @@ def _join_obs(source, obs_file):
     """Add the columns of a table to obs, matched by cell name."""
     separator = "\t" if ".tsv" in Path(obs_file).name else ","
     try:
-        table = pd.read_csv(obs_file, sep=separator, index_col=0)
+        table = pd.read_csv(obs_file, sep=separator, dtype=str, keep_default_na=False)  # "01" and "NA" are names too
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise BadInput(f"{obs_file}: cannot be read as a table ({error})") from error
-    table.index = table.index.astype(str)
+    if table.empty:
+        raise BadInput(f"{obs_file}: a table without cells; expected cell names in its first column")
+    if isinstance(table.index, pd.RangeIndex):  # pandas takes the names itself where the header has no word for them
+        table = table.set_index(table.columns[0])
     if table.index.has_duplicates:
         name = table.index[table.index.duplicated()][0]
         raise BadInput(f"{obs_file}: cell {name!r} has more than one row; expected one")
@@ -142,5 +149,13 @@ def _join_obs(source, obs_file):
         )
     if not known.all():
         source.notes.append(f"{source.path}: {int((~known).sum()):,} cells are not in {obs_file}")
-    table = table.reindex(source.obs.index)
+    table = table.apply(_numbers).reindex(source.obs.index)
     source.obs = source.obs.drop(columns=[name for name in table if name in source.obs]).join(table)
+
+
+def _numbers(column):
+    """A column of text as numbers, NaN where it is empty, if all of it is numbers; as it is otherwise."""
+    filled = column != ""
+    if not filled.any() or not column[filled].str.fullmatch(NUMBER).all():
+        return column
+    return pd.to_numeric(column.where(filled))

@@ -117,7 +117,8 @@ class AtlasWriter:
             known = self._label_counts[name]
             counts[:, : known.shape[1]] += known
             self._label_counts[name] = counts
-        self._hash.update(np.stack([np.diff(indptr), size_factor], axis=1).tobytes())
+        facts = [np.diff(indptr), size_factor, codes["split"], *(codes[name] for name in self.labels)]
+        self._hash.update(np.stack(facts, axis=1).tobytes())
 
     def close(self, *, uns=None, provenance=None):
         """Write what is left and the card, and give the store its name.
@@ -144,6 +145,7 @@ class AtlasWriter:
         var["n_cells"] = self._moments.nonzero
         var["mean"], var["variance"] = self._moments.mean(), self._moments.variance()
         categories = {name: self._obs.categories(name) for name in self.labels}
+        self._hash.update(json.dumps(categories).encode())
         labels = {
             name: {"categories": categories[name], "counts": counts[0].tolist(), "train_counts": counts[1].tolist()}
             for name, counts in self._label_counts.items()

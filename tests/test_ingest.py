@@ -210,8 +210,33 @@ def test_obs_columns_of_every_type(source, tmp_path):
     assert merged["text"].iloc[0] == ""
     assert merged["group"].isna().sum() == 1
     assert any("['when', 'mixed', 'part/whole']" in note for note in notes)
-    with pytest.raises(BadInput, match="label 'split': this name cannot be a label column"):
-        merge_obs([opened], ["split"])
+    for name in ("split", "n", "row", "shard", "is_generated", "size_factor", "source_row"):
+        with pytest.raises(BadInput, match=f"label '{name}': this name cannot be a label column; rename it"):
+            merge_obs([opened], [name])
+    with pytest.raises(BadInput, match="label 'ranked': given more than once; expected each label once"):
+        merge_obs([opened], ["ranked", "ranked"])
+
+
+def test_measurements_are_no_labels(tmp_path):
+    adata = small_adata(400)
+    adata.obs["n_genes"] = np.where(np.arange(400) < 150, np.arange(400), 1000)
+    adata.obs["clone"] = np.arange(400) // 2  # many, but of two cells each
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    message = refused(tmp_path / "a.h5ad", labels=["n_genes"])
+    assert "a.h5ad: obs column 'n_genes' has 151 categories in 400 cells, 150 of them with a single cell;" in message
+    assert message.endswith("expected a label, not a measurement")
+    _, card = ingested(tmp_path / "a.h5ad", labels=["clone"])
+    assert len(card["labels"]["clone"]["categories"]) == 200
+
+
+def test_a_source_given_twice(source):
+    again = source.parent / "." / ".." / source.parent.name / source.name
+    assert refused([source, again]) == f"{again}: given more than once; expected each source once"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+def test_seeds_that_are_none(source, seed):
+    assert refused(source, seed=seed) == f"seed is {seed}, expected a whole number from 0 to 2**63-1"
 
 
 # ---- splits
@@ -342,7 +367,7 @@ def test_an_atlas_can_be_ingested_again(source):
 
 def test_command(source, capsys):
     out = source.with_name("out.zarr")
-    words = ["ingest", str(source), str(out), "--labels", "cell_type,donor", "--min-cells", "3", "--seed", "5"]
+    words = ["ingest", str(source), str(out), "--labels", "cell_type, donor", "--min-cells", "3", "--seed", "5"]
     assert main([*words, "--holdout", "donor=0.2"]) == 0
     printed = capsys.readouterr().out
     assert f"{source}: 60 cells x 25 genes, counts from X" in printed

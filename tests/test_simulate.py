@@ -40,6 +40,14 @@ def test_content_is_a_function_of_the_seed(tmp_path):
     assert (first.X != other.X).nnz > 0
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_are_none(tmp_path, seed, capsys):
+    words = ["--cells", "50", "--genes", "10", "--types", "2", "--seed", str(seed)]
+    assert main(["simulate", str(tmp_path / "a.zarr"), *words]) == 2
+    assert f"error: seed is {seed}, expected a whole number from 0 to 2**63-1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_content_does_not_depend_on_the_strips(monkeypatch):
     truth = make_truth(80, 2, 2, 0.1, seed=3)
     kinds = np.arange(300) % 2

@@ -1,5 +1,6 @@
 """Sources: every layout gives the same counts, and what cannot be used is refused with its reason."""
 
+import os
 import shutil
 import warnings
 
@@ -125,6 +126,31 @@ def test_obs_tables_are_refused_when_they_do_not_fit(tmp_path):
     assert "'donor' has no value in 5 cells, the first is row 0 ('cell0')" in message
 
 
+def test_obs_tables_keep_text_as_it_is(tmp_path):
+    adata = small_adata()
+    adata.obs_names = [f"{i:05d}" for i in range(60)]
+    write_10x_folder(tmp_path / "a", adata)
+    for corner in ("cell,", ""):  # R leaves the corner of the header out
+        lines = [f"{corner}code,kind,size,clone"]
+        lines += [f"{i:05d},{('001', '01')[i % 2]},{('NA', 'B')[i % 2]},{i % 7},{i % 3}" for i in range(60)]
+        (tmp_path / "obs.csv").write_text("\n".join(lines))
+        options = {"labels": ["code", "kind", "clone"], "obs_files": tmp_path / "obs.csv", "keep_order": True}
+        out, _ = ingested(tmp_path, tmp_path / "a", **options)
+        assert list(out.obs_names[:2]) == ["00000", "00001"]
+        assert list(out.obs["code"][:2]) == ["001", "01"]
+        assert list(out.obs["kind"][:2]) == ["NA", "B"]
+        assert list(out.obs["clone"].cat.categories) == ["0", "1", "2"]
+        assert out.obs["size"].dtype.kind == "i"
+        shutil.rmtree(tmp_path / "out.zarr")
+    (tmp_path / "obs.csv").write_text("\n".join(lines).replace("NA,0", ",0"))
+    message = refused(tmp_path, tmp_path / "a", **options)
+    assert "obs column 'kind' has no value in" in message
+    (tmp_path / "obs.csv").write_text("cell,kind\n")
+    assert "obs.csv: a table without cells; expected cell names in its first column" in refused(
+        tmp_path, tmp_path / "a", obs_files=tmp_path / "obs.csv"
+    )
+
+
 def test_counts_are_found_in_x_layers_or_raw(tmp_path):
     adata = small_adata()
     logged = np.log1p(adata.X.toarray())
@@ -159,6 +185,65 @@ def test_named_elements_that_are_not_there(tmp_path):
     assert "a 10x source has one" in refused(tmp_path, tmp_path / "b.h5", layer="counts")
 
 
+def test_only_the_usual_matrices_are_taken_before_others(tmp_path):
+    adata = small_adata()
+    logged = np.log1p(adata.X.toarray())
+    path = tmp_path / "a.h5ad"
+    changed = ad.AnnData(logged, obs=adata.obs, var=adata.var, layers={"binary": adata.X > 0})
+    changed.write_h5ad(path)
+    _, card = ingested(tmp_path, path)
+    assert card["sources"][0]["counts"] == "layers['binary']"  # the only whole numbers
+    shutil.rmtree(tmp_path / "out.zarr")
+
+    changed.raw = adata
+    changed.write_h5ad(path)
+    _, card = ingested(tmp_path, path)
+    assert card["sources"][0]["counts"] == "raw.X"
+    shutil.rmtree(tmp_path / "out.zarr")
+
+    layers = {"ambiguous": adata.X, "spliced": adata.X, "scaled": -logged}
+    ad.AnnData(logged, obs=adata.obs, var=adata.var, layers=layers).write_h5ad(path)
+    message = refused(tmp_path, path)
+    assert "X has fractional values" in message
+    assert "whole numbers are in layers['ambiguous'], layers['spliced']; expected one of them" in message
+    assert message.endswith("choose by --layer NAME")
+
+
+def test_an_empty_x_is_none(tmp_path):
+    adata = small_adata()
+    counts, adata.X = adata.X, None
+    adata.layers["spliced"] = counts
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    write_zarr(adata, tmp_path / "a.zarr", 3)
+    for name in ("a.h5ad", "a.zarr"):
+        out, card = ingested(tmp_path, tmp_path / name, keep_order=True)
+        assert card["sources"][0]["counts"] == "layers['spliced']"
+        np.testing.assert_array_equal(out.X.toarray(), counts.toarray())
+        shutil.rmtree(tmp_path / "out.zarr")
+    del adata.layers["spliced"]
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert "no X, layers or raw in it; expected raw counts" in refused(tmp_path, tmp_path / "a.h5ad")
+
+
+@pytest.mark.parametrize("dtype", ["float16", ">f4", ">i4"])
+@pytest.mark.parametrize("kind", ["dense", "csr", "csc"])
+def test_types_that_scipy_does_not_take(tmp_path, dtype, kind):
+    adata = small_adata()
+    path = tmp_path / "a.h5ad"
+    (adata if kind != "csc" else ad.AnnData(adata.X.tocsc(), obs=adata.obs, var=adata.var)).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        if kind == "dense":
+            del file["X"]
+            file["X"] = adata.X.toarray().astype(dtype)
+            file["X"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        else:
+            values = file["X/data"][:].astype(dtype)
+            del file["X/data"]
+            file["X/data"] = values
+    out, _ = ingested(tmp_path, path)
+    assert same_counts(out, adata)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -172,7 +257,8 @@ def test_named_elements_that_are_not_there(tmp_path):
 def test_no_counts_anywhere(tmp_path, change, expected):
     adata = small_adata()
     values = change(adata.X.toarray())
-    ad.AnnData(values, obs=adata.obs, var=adata.var).write_h5ad(tmp_path / "a.h5ad")
+    layers = {"scaled": -np.log1p(adata.X.toarray())}
+    ad.AnnData(values, obs=adata.obs, var=adata.var, layers=layers).write_h5ad(tmp_path / "a.h5ad")
     message = refused(tmp_path, tmp_path / "a.h5ad")
     assert message.startswith(f"{tmp_path / 'a.h5ad'}: no counts: ")
     assert expected.format(top=np.nanmax(values)) in message
@@ -182,17 +268,21 @@ def test_no_counts_anywhere(tmp_path, change, expected):
 @pytest.mark.parametrize(
     ("bad", "problem"), [(-2.0, "negative values"), (2.5, "fractional values"), (np.nan, "NaN"), (2.0**40, "above")]
 )
-@pytest.mark.parametrize("kind", [csr_matrix, csc_matrix])
-def test_one_bad_value_is_found_wherever_it_is(tmp_path, bad, problem, kind):
+@pytest.mark.parametrize("kind", [csr_matrix, csc_matrix, np.asarray])
+@pytest.mark.parametrize(("row", "column"), [(57, 24), (1, 2)])  # the search for counts looks at the first block
+def test_one_bad_value_is_found_wherever_it_is(tmp_path, bad, problem, kind, row, column):
     adata = small_adata()
     dense = adata.X.toarray().astype(float)
-    dense[57, 24] = bad  # not in the first block, where the search for counts looks
+    dense[row, column] = bad
     adata.X = kind(dense)
     adata.write_h5ad(tmp_path / "a.h5ad")
-    for options in ({}, {"layer": None}):
-        message = refused(tmp_path, tmp_path / "a.h5ad", **options)
-        assert problem in message
-        assert "the first in cell 'cell57', gene 'g24'" in message
+    message = refused(tmp_path, tmp_path / "a.h5ad")
+    assert problem in message
+    assert f"the first in cell 'cell{row}', gene 'g{column}': {bad:.6g}" in message
+    adata.layers["counts"] = adata.X
+    adata.X = np.log1p(np.nan_to_num(np.abs(dense)))
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert f"the first in cell 'cell{row}', gene 'g{column}'" in refused(tmp_path, tmp_path / "a.h5ad", layer="counts")
 
 
 def test_names_that_repeat(tmp_path):
@@ -245,6 +335,16 @@ def test_truncated_files(tmp_path):
     matrix = tmp_path / "plain" / "matrix.mtx"
     matrix.write_text("".join(matrix.read_text().splitlines(keepends=True)[:-7]))
     assert "entries, its header promises" in refused(tmp_path, tmp_path / "plain")
+
+
+def test_files_without_permission(tmp_path):
+    small_adata().write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(BadInput, match=r"^it cannot be read: permission denied$"), matrices.readable("it"):
+        raise PermissionError
+    (tmp_path / "a.h5ad").chmod(0)
+    if os.access(tmp_path / "a.h5ad", os.R_OK):
+        pytest.skip("RUN AS ROOT: everything may be read; this test has not run")
+    assert refused(tmp_path, tmp_path / "a.h5ad") == f"{tmp_path / 'a.h5ad'} cannot be read: permission denied"
 
 
 def test_overwritten_bytes_in_a_chunk(tmp_path):

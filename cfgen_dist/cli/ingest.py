@@ -40,7 +40,7 @@ def run(args):
     card = data_loaders.ingest(
         args.sources,
         args.out,
-        labels=[name for name in args.labels.split(",") if name],
+        labels=[name.strip() for name in args.labels.split(",") if name.strip()],
         min_cells=args.min_cells,
         genes=args.genes,
         test_fraction=args.test_fraction,
