@@ -1,8 +1,11 @@
 """Outputs that appear whole or not at all: made beside their place, flushed to disk, then renamed."""
 
 import os
+import platform
+import re
 import shutil
 import tempfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +24,7 @@ def refuse_existing(path):
 
 def begin_output(path):
     """Make a new hidden folder beside `path` to build it in."""
-    path = refuse_existing(path).absolute()
-    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    return _hidden_folder(refuse_existing(path).absolute(), ".partial")
 
 
 def finish_output(built, path):
@@ -40,12 +42,36 @@ def finish_output(built, path):
 @contextmanager
 def temporary_folder(beside):
     """A folder for intermediate files on the disk of `beside`, removed at the end whatever happens."""
-    beside = Path(beside).absolute()
-    folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent))
+    folder = _hidden_folder(Path(beside).absolute(), ".tmp")
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hidden_folder(path, suffix):
+    """A new folder beside `path`, named after it and this process; those of killed processes are removed first.
+
+    A process number means something on one machine only, so the name has the machine too: other machines may write to
+    the same shared disk.
+    """
+    prefix = f".{path.name}.{zlib.crc32(platform.node().encode()):08x}-"
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\..+\.(partial|tmp)")
+    for entry in path.parent.iterdir():
+        match = pattern.fullmatch(entry.name)
+        if match and not _is_running(int(match[1])):
+            shutil.rmtree(entry, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}.", suffix=suffix, dir=path.parent))
+
+
+def _is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def _umask():

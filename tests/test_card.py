@@ -66,9 +66,26 @@ def test_describe_a_bundle_or_run(tiny_run, tmp_path, capsys):
     assert main(["describe", str(unfinished)]) == 2
     assert "a run without a model yet (finished: autoencoder)" in capsys.readouterr().err
     (unfinished / "bundle").mkdir()
-    (unfinished / "bundle" / "card.json").write_text("{")
-    assert main(["describe", str(unfinished)]) == 2
-    assert "card.json: not JSON" in capsys.readouterr().err
+    card = json.loads((tiny_run / "bundle" / "card.json").read_text())
+    for content, expected in [
+        ("{", "card.json is not valid JSON"),
+        ("[]", "expected format 1 of 'CFGen'"),
+        (json.dumps(card | {"format": 99}), "format 99 of 'CFGen', expected format 1 of 'CFGen'"),
+    ]:
+        (unfinished / "bundle" / "card.json").write_text(content)
+        assert main(["describe", str(unfinished)]) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_describe_prints_names_as_they_are(tmp_path, capsys):
+    adata = small_adata()
+    adata.obs["[b]kind"] = adata.obs["cell_type"].cat.rename_categories({"T": "T [naive]", "B": "B [x]"})
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    ingest(tmp_path / "a.h5ad", tmp_path / "[bold]a.zarr", labels=["[b]kind"], min_cells=0)
+    assert main(["describe", str(tmp_path / "[bold]a.zarr")]) == 0
+    printed = "".join(capsys.readouterr().out.split())
+    for text in ("[bold]a.zarr:anatlas", "[b]kind:3categories", "T[naive]", "B[x]"):
+        assert text in printed
 
 
 def test_describe_refuses_other_things(tmp_path, capsys):

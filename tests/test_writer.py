@@ -1,5 +1,8 @@
 """The store writer: what goes in comes out of anndata.read_zarr, whole or not at all."""
 
+import signal
+import subprocess
+import sys
 from itertools import pairwise
 
 import anndata as ad
@@ -13,6 +16,7 @@ from scipy.sparse import csr_matrix
 from small_data import same_counts, small_adata
 
 from data_loaders import AtlasWriter, BadInput, appender
+from data_loaders.files import begin_output
 
 
 def write(path, adata, bounds, **kwargs):
@@ -164,6 +168,22 @@ def test_rows_and_obs_must_match(tmp_path):
         writer.discard()
 
 
+def test_what_killed_processes_left_is_removed(tmp_path):
+    """Of the same output only, and not while its process runs."""
+    code = (
+        "import os, signal; from data_loaders.files import begin_output, temporary_folder; "
+        f"begin_output({str(tmp_path / 'a.zarr')!r}); begin_output({str(tmp_path / 'b.zarr')!r}); "
+        f"held = temporary_folder({str(tmp_path / 'a.zarr')!r}); held.__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    other = next(tmp_path.glob(".b.zarr.*.partial"))
+    assert {path.suffix for path in tmp_path.glob(".a.zarr.*")} == {".partial", ".tmp"}
+    running = begin_output(tmp_path / "a.zarr")
+    assert set(tmp_path.iterdir()) == {running, other}
+    assert begin_output(tmp_path / "a.zarr") != running
+    assert running.is_dir()
+
+
 def test_a_damaged_chunk_is_an_error(tmp_path):
     adata = small_adata()
     write(tmp_path / "a.zarr", adata, [0, 60])
@@ -182,3 +202,13 @@ def test_fingerprint_tells_stores_apart(tmp_path):
         for i, order in enumerate([np.arange(60), np.arange(60), np.arange(60)[::-1]])
     ]
     assert prints[0] == prints[1] != prints[2]
+    changed = []
+    for name, value in {"cell_type": "B", "split": "test"}.items():
+        other = adata.copy()
+        other.obs["split"] = pd.Categorical(["train"] * 60, categories=["train", "val", "test"])
+        other.obs.loc[other.obs[name] != value, name] = value
+        changed.append(write(tmp_path / f"{name}.zarr", other, [0, 60])["fingerprint"])
+    other = adata.copy()
+    other.obs["cell_type"] = other.obs["cell_type"].cat.rename_categories({"T": "T2"})
+    changed.append(write(tmp_path / "renamed.zarr", other, [0, 60])["fingerprint"])
+    assert len({prints[0], *changed}) == 4

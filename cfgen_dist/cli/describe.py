@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data_loaders.card import read_card
@@ -39,12 +40,11 @@ def find_card(path):
     path = Path(path)
     if (path / "zarr.json").is_file():
         return read_card(path), True
-    for candidate in (path / "card.json", path / "bundle" / "card.json"):
-        if candidate.is_file():
-            try:
-                return json.loads(candidate.read_text()), False
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise BadInput(f"{candidate}: not JSON ({error})") from error
+    for bundle in (path, path / "bundle"):
+        if (bundle / "card.json").is_file():
+            from cfgen_dist.bundle import read_card as read_bundle_card  # loads torch, which an atlas does not need
+
+            return read_bundle_card(bundle), False
     if (path / "config.yaml").is_file() and (path / "atlas.json").is_file():
         done = [name for name in ("autoencoder", "flow") if (path / name / "weights.safetensors").exists()]
         finished = f"finished: {', '.join(done)}" if done else "no stage is finished"
@@ -55,7 +55,7 @@ def find_card(path):
 
 def _print_atlas(console, path, card):
     splits = ", ".join(f"{n:,} {name}" for name, n in card["splits"].items())
-    console.print(f"[bold]{path}[/bold]: an atlas")
+    console.print(f"[bold]{escape(str(path))}[/bold]: an atlas")
     console.print(f"cells       {card['n_cells']:,} ({splits})")
     console.print(f"genes       {card['n_genes']:,}")
     console.print(f"non-zero    {card['nnz']:,} ({card['density']:.1%})")
@@ -72,15 +72,15 @@ def _print_atlas(console, path, card):
 
 
 def _print_label(console, name, label, laws):
-    table = Table(title=f"{name}: {len(label['categories'])} categories", title_justify="left")
-    table.add_column(name)
+    table = Table(title=f"{escape(name)}: {len(label['categories'])} categories", title_justify="left")
+    table.add_column(escape(name))
     for heading in ("cells", "train", "log size factor: mean", "sd"):
         table.add_column(heading, justify="right")
     rows = list(zip(label["categories"], label["counts"], label["train_counts"], strict=True))
     for category, n, n_train in rows[:MOST_ROWS]:
         law = laws[category]
         numbers = ["-" if law[key] is None else f"{law[key]:.3f}" for key in ("mean_log", "sd_log")]
-        table.add_row(category, f"{n:,}", f"{n_train:,}", *numbers)
+        table.add_row(escape(category), f"{n:,}", f"{n_train:,}", *numbers)
     if len(rows) > MOST_ROWS:
         table.add_row(f"... {len(rows) - MOST_ROWS} more", *[""] * 4)
     console.print(table)
@@ -89,16 +89,17 @@ def _print_label(console, name, label, laws):
 def _print_bundle(console, path, card):
     config, trained = card["config"], card["provenance"]
     law = card["size_factor"]
-    console.print(f"[bold]{path}[/bold]: a model")
+    console.print(f"[bold]{escape(str(path))}[/bold]: a model")
     console.print(f"genes       {len(card['genes']):,}, in {config['autoencoder']['latent_dim']} latent dimensions")
     for name, categories in card["labels"].items():
-        console.print(f"label       {name}: {len(categories)} categories ({', '.join(categories[:8])}", end="")
-        console.print(", ...)" if len(categories) > 8 else ")")
+        shown = ", ".join(categories[:8]) + (", ..." if len(categories) > 8 else "")
+        console.print(f"label       {name}: {len(categories)} categories ({shown})", markup=False)
     of = f"per {law['covariate']}" if law["covariate"] else "of all cells"
-    console.print(f"size factor {law['kind']} {of}")
+    console.print(f"size factor {law['kind']} {of}", markup=False)
     console.print(f"sampling    {config['sampling']['solver']}, {config['sampling']['steps']} steps")
     console.print(
-        f"trained on  {trained['atlas']['path']}, {trained['atlas']['n_cells']:,} cells with the held-out ones"
+        f"trained on  {trained['atlas']['path']}, {trained['atlas']['n_cells']:,} cells with the held-out ones",
+        markup=False,
     )
     for metric, value in trained["training"].items():
         console.print(f"{metric:11} {value:,.4g}")
