@@ -37,7 +37,8 @@ def export(store, out, *, to="h5ad"):
     Raises
     ------
     BadInput
-        `store` is no AnnData store, the format is unknown, or `out` exists.
+        `store` is no AnnData store, the format is unknown, `out` exists, or the disk has less free space than the store
+        takes. A disk that runs full later, for other reasons, can still crash HDF5.
     """
     if to not in FORMATS:
         raise BadInput(f"--to {to}: {nearest(to, FORMATS)}")
@@ -57,6 +58,7 @@ def export(store, out, *, to="h5ad"):
             shutil.rmtree(folder, ignore_errors=True)
         return
     try:
+        _refuse_full_disk(store, folder, out)
         with h5py.File(built, "w") as target:
             target.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             _copy(source, target, "X")
@@ -67,6 +69,14 @@ def export(store, out, *, to="h5ad"):
     finally:
         for leftover in (built, folder):
             _remove(leftover)
+
+
+def _refuse_full_disk(store, folder, out):
+    """Refuse to begin without room for about the size of the store: HDF5 crashes Python when a disk runs full."""
+    needed = sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BadInput(f"{out}: no space left on device: {free:,} bytes are free, expected about {needed:,}")
 
 
 def _copy(source, target, key):

@@ -1,5 +1,7 @@
 """Export: what scanpy opens is what the store holds."""
 
+from types import SimpleNamespace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -65,6 +67,14 @@ def test_refusals(tmp_path, capsys):
     with pytest.raises(BadInput, match=r"a\.zarr: X/data cannot be read"):
         export(tmp_path / "a.zarr", tmp_path / "a.h5ad")
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_disk_without_room_is_refused_before_writing(tmp_path, monkeypatch):
+    simulate(tmp_path / "a.zarr", cells=50, genes=10, types=2, density=0.2)
+    monkeypatch.setattr(exporting.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(BadInput, match=r"a\.h5ad: no space left on device: 100 bytes are free, expected about"):
+        export(tmp_path / "a.zarr", tmp_path / "a.h5ad")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
 def test_command(tmp_path, capsys):
