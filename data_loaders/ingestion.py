@@ -129,7 +129,7 @@ def ingest(
             "genes": genes,
             "join": join,
             "drop_empty": drop_empty,
-            "keep_order": keep_order,
+            "in_order": keep_order,
             "seed": seed,
             "val_fraction": val_fraction,
             **({"holdout": list(holdout), "held_out": held_out} if holdout else {"test_fraction": test_fraction}),

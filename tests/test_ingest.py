@@ -13,7 +13,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from small_data import same_counts, small_adata
 
 from cfgen_dist.cli import main
-from data_loaders import BadInput, ingest, matrices, spill
+from data_loaders import BadInput, ingest, matrices, open_atlas, spill
 from data_loaders.matrices import CompressedMatrix, DenseMatrix
 from data_loaders.splits import holdout_split, random_split
 
@@ -379,3 +379,11 @@ def test_command(source, capsys):
     shutil.rmtree(out)
     assert main([*words, "--holdout", "donor"]) == 2
     assert "--holdout donor: expected COLUMN=SHARE, such as donor=0.2" in capsys.readouterr().err
+
+
+def test_the_reader_knows_whether_cells_were_shuffled(source):
+    small_adata().write_h5ad(source)
+    for keep_order in (False, True):
+        out = source.with_name(f"{keep_order}.zarr")
+        ingest(source, out, labels=["cell_type"], min_cells=0, keep_order=keep_order)
+        assert open_atlas(out).is_shuffled is not keep_order
