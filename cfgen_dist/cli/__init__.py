@@ -24,7 +24,7 @@ COMMANDS = {
     "augment": "add generated cells of rare types to an atlas",
     "classify": "ask whether cell-type classifiers gain from augmentation",
     "evaluate": "compare generated cells with real ones",
-    "export": "write an atlas, real or generated, as h5ad",
+    "export": "write an atlas, real or generated, as h5ad or TileDB-SOMA",
 }
 
 
