@@ -343,7 +343,7 @@ def test_files_without_permission(tmp_path):
         raise PermissionError
     (tmp_path / "a.h5ad").chmod(0)
     if os.access(tmp_path / "a.h5ad", os.R_OK):
-        pytest.skip("RUN AS ROOT: everything may be read; this test has not run")
+        pytest.skip("RUN AS ROOT: everything may be read; reading a forbidden file has not been tested")
     assert refused(tmp_path, tmp_path / "a.h5ad") == f"{tmp_path / 'a.h5ad'} cannot be read: permission denied"
 
 

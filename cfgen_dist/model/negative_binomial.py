@@ -38,7 +38,7 @@ def negative_log_likelihood(log_mu, log_theta, values, rows, columns):
     theta = log_theta.exp()
     nll = (theta * softplus).sum(dim=1)
     flat = rows * log_mu.shape[1] + columns
-    theta_at = theta.expand_as(log_mu).reshape(-1)[flat] if theta.dim() == 2 else theta[columns]
+    theta_at = theta.reshape(-1)[flat] if theta.dim() == 2 else theta[columns]
     log_ratio_at = log_ratio.reshape(-1).gather(0, flat)
     # lgamma(x + theta) - lgamma(theta) loses the digits of a float32 at large theta: both are large and nearly equal.
     exact = theta_at.double()
