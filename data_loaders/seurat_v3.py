@@ -45,3 +45,43 @@ def standardised_variance(mean, expected, n_cells, total, squares):
 def top(score, n):
     """The `n` genes of highest score, as sorted positions; equal scores in the order of the genes."""
     return np.sort(np.argsort(-score, kind="stable")[:n])
+
+
+class ClippedSums:
+    """Sums of counts clipped per gene and of their squares, added block by block and merged."""
+
+    def __init__(self, clip):
+        self.clip = clip
+        self.total, self.squares = np.zeros(len(clip)), np.zeros(len(clip))
+
+    def add(self, block):
+        """Add a CSR block of counts (n, G)."""
+        add_clipped(block.indices, block.data, self.clip, self.total, self.squares)
+
+    def merge(self, other):
+        """Add the sums of other cells and return self."""
+        self.total += other.total
+        self.squares += other.squares
+        return self
+
+
+def choose(mean, variance, n_cells, clipped_sums, n):
+    """The `n` most variable genes, as sorted positions.
+
+    Parameters
+    ----------
+    mean, variance : float64 (G,)
+        Of the raw counts.
+    n_cells : int
+    clipped_sums : function
+        `clipped_sums(clip)` passes over the counts and returns the `ClippedSums`.
+    n : int
+
+    Raises
+    ------
+    ValueError
+        When the loess curve cannot be fitted.
+    """
+    expected = expected_variance(mean, variance)
+    sums = clipped_sums(clip_at(mean, expected, n_cells))
+    return top(standardised_variance(mean, expected, n_cells, sums.total, sums.squares), n)
