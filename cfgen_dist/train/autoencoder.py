@@ -7,8 +7,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from cfgen_dist.train.averaging import average_weights
 from cfgen_dist.train.build import build_autoencoder
+from cfgen_dist.train.held_out import mean_over_ranks
+from cfgen_dist.train.stream import TrainingStream, held_out_stream
 from cfgen_dist.train.trainer import best_state, fit
-from data_loaders import CellStream
 
 
 class AutoencoderTask(L.LightningModule):
@@ -25,6 +26,7 @@ class AutoencoderTask(L.LightningModule):
     def __init__(self, autoencoder, config, n_cells):
         super().__init__()
         self.autoencoder, self.config, self.n_cells = autoencoder, config, n_cells
+        self.held_out = mean_over_ranks()
 
     def _loss(self, batch):
         category = batch.labels[self.config.theta_covariate] if self.config.theta_covariate else None
@@ -38,7 +40,12 @@ class AutoencoderTask(L.LightningModule):
 
     def validation_step(self, batch):
         """Log the held-out negative log-likelihood."""
-        self.log("val_nll", self._loss(batch), batch_size=len(batch), on_epoch=True, prog_bar=True, sync_dist=True)
+        self.held_out.update(self._loss(batch), weight=len(batch))
+        self.log("val_nll", self.held_out, batch_size=len(batch), prog_bar=True)
+
+    def networks(self):
+        """What torch.compile is worth its while for."""
+        return [part for part in self.autoencoder.modules() if isinstance(part, torch.nn.Sequential)]
 
     def configure_optimizers(self):
         """AdamW; weight decay on matrices alone, and theta with its own learning rate."""
@@ -78,7 +85,7 @@ def train_autoencoder(atlas, config, directory):
     fit(
         task,
         _stream(atlas, config, cells["train"]),
-        _stream(atlas, config, cells["val"], shuffle=False),
+        held_out_stream(atlas, config.autoencoder.batch_size, rows=cells["val"], labels=_stream_labels(config)),
         directory=directory,
         stage="autoencoder",
         metric="val_nll",
@@ -127,10 +134,14 @@ def _task(atlas, config, n_cells):
     return AutoencoderTask(autoencoder, config.autoencoder, n_cells)
 
 
-def _stream(atlas, config, rows, shuffle=True):
-    labels = [name for name in [config.autoencoder.theta_covariate] if name]
-    batch_size = config.autoencoder.batch_size
-    return CellStream(atlas, batch_size, rows=rows, labels=labels, shuffle=shuffle, seed=config.seed)
+def _stream(atlas, config, rows):
+    return TrainingStream(
+        atlas, config.autoencoder.batch_size, rows=rows, labels=_stream_labels(config), seed=config.seed
+    )
+
+
+def _stream_labels(config):
+    return [name for name in [config.autoencoder.theta_covariate] if name]
 
 
 def _averaging(config):

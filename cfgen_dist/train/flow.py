@@ -9,8 +9,9 @@ import torch
 from cfgen_dist.model.velocity import drop_attributes, flow_matching_loss
 from cfgen_dist.train.averaging import average_weights
 from cfgen_dist.train.build import build_velocity
+from cfgen_dist.train.held_out import mean_over_ranks
+from cfgen_dist.train.stream import TrainingStream, held_out_stream
 from cfgen_dist.train.trainer import fit
-from data_loaders import CellStream
 
 WARM_UP = 100  # optimiser steps
 VALIDATIONS = 20  # per training
@@ -30,6 +31,7 @@ class FlowTask(L.LightningModule):
     def __init__(self, velocity, labels, config):
         super().__init__()
         self.velocity, self.labels, self.config = velocity, list(labels), config
+        self.held_out = mean_over_ranks()
 
     def _inputs(self, batch):
         z1 = self.velocity.standardise(batch.latent)
@@ -49,12 +51,20 @@ class FlowTask(L.LightningModule):
         return loss
 
     def validation_step(self, batch, batch_idx):
-        """Log the loss of held-out cells, with the same noise, times and dropped attributes at every validation."""
+        """Log the loss of held-out cells, with the same noise, times and dropped attributes at every validation.
+
+        Each rank draws its own, so the loss differs between numbers of ranks by the noise of that draw.
+        """
         z1, codes, log_size_factor = self._inputs(batch)
-        generator = torch.Generator(self.device).manual_seed(batch_idx)
+        generator = torch.Generator(self.device).manual_seed(batch_idx * self.trainer.world_size + self.global_rank)
         codes = drop_attributes(codes, self.config.p_cond, self.config.conditioning == "joint", generator)
         loss = flow_matching_loss(self.velocity, z1, codes, log_size_factor, generator)
-        self.log("val_loss", loss, batch_size=len(batch), on_epoch=True, prog_bar=True, sync_dist=True)
+        self.held_out.update(loss, weight=len(batch))
+        self.log("val_loss", self.held_out, batch_size=len(batch), prog_bar=True)
+
+    def networks(self):
+        """What torch.compile is worth its while for."""
+        return [self.velocity]
 
     def configure_optimizers(self):
         """AdamW with a short warm-up and a cosine to zero; the steps come from the config, never from the loader."""
@@ -95,9 +105,10 @@ def train_flow(latents, labels, config, directory):
     velocity.latent_mean.copy_(torch.from_numpy(mean))
     velocity.latent_std.copy_(torch.from_numpy(std))
     task = FlowTask(velocity, labels, stage)
-    train = _stream(latents, config, labels, fitted_rows(latents, config))
+    shown = {"labels": list(labels)}
+    train = TrainingStream(latents, stage.batch_size, rows=fitted_rows(latents, config), seed=config.seed, **shown)
     # Refitted on all cells there are none left to validate on.
-    val = None if config.refit else _stream(latents, config, labels, latents.rows(split="val"), shuffle=False)
+    val = None if config.refit else held_out_stream(latents, stage.batch_size, rows=latents.rows(split="val"), **shown)
     callbacks = [average_weights(stage.ema)] if stage.ema else []
     fit(
         task,
@@ -138,9 +149,3 @@ def fitted_rows(atlas, config):
     """Rows that the final model learns from: training cells, with `config.refit` validation cells too."""
     rows = atlas.rows(split="train")
     return np.union1d(rows, atlas.rows(split="val")) if config.refit else rows
-
-
-def _stream(latents, config, labels, rows, shuffle=True):
-    return CellStream(
-        latents, config.flow.batch_size, rows=rows, labels=list(labels), shuffle=shuffle, seed=config.seed
-    )

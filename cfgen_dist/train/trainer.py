@@ -1,32 +1,52 @@
 """What both training stages share: the Lightning trainer with its loggers, checkpoints, progress and seeds."""
 
-import csv
+import io
 import logging
 import sys
-import time
 import warnings
+from datetime import timedelta
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
+from cfgen_dist.train.batch_norm import over_all_ranks
+from cfgen_dist.train.loggers import open_loggers
+from cfgen_dist.train.monitor import Monitor
+from cfgen_dist.train.ranks import on_main, rank, world_size
 from data_loaders.files import write_whole
 
-log = logging.getLogger("cfgen_dist")
 LAST = "last.ckpt"
 STAGES = ("autoencoder", "autoencoder, refit", "flow")
-LOG_EVERY = 10  # steps; written at once, so that a killed run keeps its metrics up to its last checkpoint
+LOG_EVERY = 10  # steps
+# Few cells make few steps an epoch, the streams need no worker processes, the loggers have read what they replace, and
+# nobody reduces losses of the training step, which are each rank's own.
+NO_WARNING = (
+    "does not have many workers",
+    "number of training batches",
+    "Checkpoint directory .* exists and is not empty",
+    "LeafSpec",
+    "have no `val_dataloader`",
+    "Previous log files in this directory",
+    "recommended to use `self.log",
+)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all: the one before stays until the new one is on disk."""
+    """Checkpoints that appear whole or not at all, and that all ranks read through rank 0."""
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
-        """Write a checkpoint."""
-        write_whole(path, lambda file: torch.save(checkpoint, file))
+        """Write a checkpoint; the one before stays until the new one is on disk."""
+        buffer = io.BytesIO()  # torch.save hides what the disk says: "no space left" must reach the user
+        torch.save(checkpoint, buffer)
+        write_whole(path, lambda file: file.write(buffer.getbuffer()))
+
+    def load_checkpoint(self, path, map_location="cpu", weights_only=True):
+        """Read a checkpoint on rank 0, for all."""
+        return on_main(lambda: super(WholeCheckpoints, self).load_checkpoint(path, map_location, weights_only=True))
 
 
 class SeedEveryStep(Callback):
@@ -45,43 +65,28 @@ class SeedEveryStep(Callback):
         torch.manual_seed(int(np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0] >> 1))
 
 
-class PlainProgress(Callback):
-    """A line now and then, for logs that are not a terminal."""
+class HalfGradients(Callback):
+    """Ranks exchange gradients as bfloat16: half the traffic. Lightning's own option does so on GPUs only."""
 
-    def __init__(self, stage, metric, seconds=10):
-        self.stage, self.metric, self.seconds = stage, metric, seconds
-        self.cells, self.since = 0, time.monotonic()
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        """Count the cells, and speak when it is time."""
-        self.cells += len(batch)
-        passed = time.monotonic() - self.since
-        if passed < self.seconds or trainer.global_rank:
-            return
-        value = trainer.callback_metrics.get(self.metric)
-        log.info(
-            "%s: epoch %d, step %d%s, %s cells/s",
-            self.stage,
-            trainer.current_epoch,
-            trainer.global_step,
-            "" if value is None else f", {self.metric} {value:.4f}",
-            f"{self.cells / passed:,.0f}",
-        )
-        self.cells, self.since = 0, time.monotonic()
+    def on_train_start(self, trainer, module):
+        """Tell the wrapped module."""
+        trainer.model.register_comm_hook(None, bf16_compress_hook)
 
 
 def fit(module, train_stream, val_stream, *, directory, stage, metric, config, callbacks=(), **limits):
     """Train `module`, continuing from `directory/last.ckpt` if it exists.
 
+    In a process group every rank calls this, with its own streams; gradients are averaged over ranks.
+
     Parameters
     ----------
     module : lightning.LightningModule
-        Logs `metric` in validation.
-    train_stream : iterable of batches
+        Logs `metric` in validation; `networks()` says what to compile.
+    train_stream : TrainingStream
     val_stream : iterable of batches, or None
         Without it nothing is validated and there is no best checkpoint.
     directory : Path
-        Gets `metrics.csv`, `last.ckpt` and `best.ckpt`.
+        Gets `metrics.csv`, `tensorboard/`, `last.ckpt` and `best.ckpt`.
     stage : str
         Name for progress lines and seeds.
     metric : str
@@ -98,42 +103,36 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
     """
     directory.mkdir(parents=True, exist_ok=True)
     last = directory / LAST
-    resume = last.exists()
+    resume = on_main(last.exists)
     terminal = sys.stderr.isatty()
-    # Validation runs before the periodic save, so the last checkpoint knows the early stopping's count.
-    place = {"dirpath": directory, "enable_version_counter": False}
-    periodic = ModelCheckpoint(filename="last", every_n_train_steps=config.checkpoint_every_n_steps, **place)
-    kept = [periodic]
-    if val_stream is not None:
-        kept.insert(0, ModelCheckpoint(filename="best", monitor=metric, mode="min", **place))
+    if world_size() > 1:
+        over_all_ranks(module)
+        callbacks = [*callbacks, HalfGradients()] if config.all_reduce == "bfloat16" else callbacks
+    if config.compile:
+        for network in module.networks():
+            network.compile(dynamic=True)  # batches differ by a cell
     with warnings.catch_warnings():
-        # Few cells make few steps an epoch, and the streams need no worker processes: neither is worth a warning.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*number of training batches.*")
-        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-        warnings.filterwarnings("ignore", ".*LeafSpec.*")
-        warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
-        warnings.filterwarnings("ignore", ".*Previous log files in this directory.*")  # `_logger` has read them
+        for message in NO_WARNING:
+            warnings.filterwarnings("ignore", f".*{message}.*")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        logger = _logger(directory, last if resume else None)
         trainer = L.Trainer(
             default_root_dir=directory,
             accelerator=config.accelerator,
-            devices=1,
             precision=config.precision,
-            logger=logger,
+            logger=False if rank() else open_loggers(directory, last if resume else None, LOG_EVERY),
             callbacks=[
                 *callbacks,
                 SeedEveryStep(config.seed, stage),
-                RichProgressBar() if terminal else PlainProgress(stage, metric),
-                *kept,
+                Monitor(stage, metric, train_stream, LOG_EVERY, aloud=not terminal and not rank()),
+                *([RichProgressBar()] if terminal else []),
+                *_checkpoints(directory, metric if val_stream is not None else None, config),
             ],
-            plugins=[WholeCheckpoints()],
             enable_progress_bar=terminal,
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             log_every_n_steps=LOG_EVERY,
+            **_placement(),
             **limits,
         )
         try:
@@ -145,19 +144,35 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
 
 def best_state(directory):
     """The module's weights in `directory/best.ckpt`, and the epoch they are of, from 0."""
-    checkpoint = torch.load(directory / "best.ckpt", weights_only=True, map_location="cpu")
-    return checkpoint["state_dict"], checkpoint["epoch"]
+
+    def read():
+        checkpoint = torch.load(directory / "best.ckpt", weights_only=True, map_location="cpu")
+        return checkpoint["state_dict"], checkpoint["epoch"]
+
+    return on_main(read)
 
 
-def _logger(directory, checkpoint):
-    """A CSV logger; after an interruption it keeps the rows up to the checkpoint."""
-    path, rows = directory / "metrics.csv", []
-    if checkpoint is not None and path.exists():
-        step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
-        with open(path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
-    path.unlink(missing_ok=True)
-    logger = CSVLogger(save_dir=directory.parent, name=directory.name, version="", flush_logs_every_n_steps=LOG_EVERY)
-    for row in rows:
-        logger.log_metrics({k: float(v) for k, v in row.items() if k != "step" and v != ""}, int(row["step"]))
-    return logger
+def _placement():
+    """Arguments of the trainer that say on how many devices of which machines it runs."""
+    if world_size() == 1:
+        return {"devices": 1, "plugins": [WholeCheckpoints()]}
+    from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
+
+    return {
+        "devices": "auto",
+        # No buffer differs between ranks: BatchNorm sees all of them.
+        "strategy": RayDDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True),
+        "plugins": [WholeCheckpoints(), RayLightningEnvironment()],
+    }
+
+
+def _checkpoints(directory, metric, config):
+    """Callbacks that save; the best first, so that the last knows the early stopping's count."""
+    place = {"dirpath": directory, "enable_version_counter": False}
+    callbacks = [ModelCheckpoint(filename="last", every_n_train_steps=config.checkpoint_every_n_steps, **place)]
+    if config.checkpoint_every_minutes:
+        interval = timedelta(minutes=config.checkpoint_every_minutes)
+        callbacks.append(ModelCheckpoint(filename="last", train_time_interval=interval, **place))
+    if metric is not None:
+        callbacks.insert(0, ModelCheckpoint(filename="best", monitor=metric, mode="min", **place))
+    return callbacks

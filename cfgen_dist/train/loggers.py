@@ -1,0 +1,36 @@
+"""Where metrics go: a CSV file always, TensorBoard where it is installed; both survive interruptions."""
+
+import csv
+
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning_utilities.core.imports import RequirementCache
+
+TENSORBOARD = RequirementCache("tensorboard")
+
+
+def open_loggers(directory, checkpoint, every):
+    """The loggers of a stage, continuing after `checkpoint` (None: from the start).
+
+    Parameters
+    ----------
+    directory : Path
+        Gets `metrics.csv` and, with TensorBoard installed, `tensorboard/`.
+    checkpoint : Path or None
+        Rows after it were lost with the steps that wrote them, and are written again.
+    every : int
+        Steps between entries, each put on disk at once: a killed run keeps its metrics up to its last checkpoint.
+    """
+    path, rows, step = directory / "metrics.csv", [], None
+    if checkpoint is not None:
+        step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
+        if path.exists():
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    path.unlink(missing_ok=True)
+    table = CSVLogger(save_dir=directory.parent, name=directory.name, version="", flush_logs_every_n_steps=every)
+    for row in rows:
+        table.log_metrics({k: float(v) for k, v in row.items() if k != "step" and v != ""}, int(row["step"]))
+    if not TENSORBOARD:
+        return [table]
+    return [table, TensorBoardLogger(save_dir=directory, name="tensorboard", version="", purge_step=step)]

@@ -1,0 +1,107 @@
+"""The streams of training: each rank's share of the batches that the config names, on any number of ranks."""
+
+import time
+import zlib
+
+import numpy as np
+
+from cfgen_dist.train.ranks import rank, share_of, world_size
+from data_loaders import CellStream
+from data_loaders.errors import BadInput
+
+
+class TrainingStream:
+    """The training cells, shuffled, one iteration an epoch; a position saved on W ranks is continued on any number.
+
+    All ranks together show `batch_size` cells a step, whatever their number, so steps and epochs are the same. An epoch
+    that was begun on W ranks and is continued on others shows the cells that are left, dealt anew: none is repeated or
+    lost.
+
+    Parameters
+    ----------
+    atlas : Atlas
+    batch_size : int
+        Cells of a step over all ranks.
+    rows : integer array
+        Training cells, sorted.
+    labels : sequence of str
+    seed : int
+
+    Attributes
+    ----------
+    waited : float
+        Seconds that the training step has waited for batches.
+    """
+
+    def __init__(self, atlas, batch_size, *, rows, labels, seed):
+        self.atlas, self.batch_size, self.rows, self.labels, self.seed = atlas, batch_size, rows, labels, seed
+        self.waited = 0.0
+        self._whole = self._current = self._part(rows)
+        self._before = []  # [ranks, batches] of the parts of this epoch that other numbers of ranks have shown
+
+    def __len__(self):
+        """Batches in an epoch."""
+        return len(self._whole)
+
+    def __iter__(self):
+        batches = iter(self._current)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            if self._before and self._current.epoch > self._epoch:  # the last batch, and what comes next is whole again
+                self._whole.epoch = self._current.epoch
+                self._current, self._before = self._whole, []
+            yield batch
+
+    def state_dict(self):
+        """Position as plain values, the same on every rank."""
+        at = self._current.state_dict()
+        shown = [*self._before, [world_size(), at["batch"]]] if at["batch"] else self._before
+        return {"epoch": at["epoch"], "shown": shown, "seed": self.seed, "check": self._check}
+
+    def load_state_dict(self, state):
+        """Continue after the last batch that was shown when `state` was taken.
+
+        Raises
+        ------
+        BadInput
+            When the state is of other cells, another batch size or seed.
+        """
+        if (state["check"], state["seed"]) != (self._check, self.seed):
+            raise BadInput(f"{self.atlas.name}: the checkpoint's position is of other cells, batch size or seed")
+        before, self._epoch = [list(part) for part in state["shown"]], int(state["epoch"])
+        batch = before.pop()[1] if before and before[-1][0] == world_size() else 0
+        self._before = before
+        self._current = self._part(self._left(before)) if before else self._whole
+        self._current.load_state_dict(self._current.state_dict() | {"epoch": self._epoch, "batch": batch})
+
+    def _left(self, shown):
+        """Rows of the epoch that are left after parts of it were shown by other numbers of ranks."""
+        rows = self.rows
+        for ranks, batches in shown:
+            parts = [self._part(rows, r, ranks).first_rows(self._epoch, batches) for r in range(ranks)]
+            rows = np.setdiff1d(rows, np.concatenate(parts), assume_unique=True)
+        return rows
+
+    def _part(self, rows, of_rank=None, ranks=None):
+        ranks = ranks or world_size()
+        return CellStream(
+            self.atlas, share_of(self.batch_size, ranks), rows=rows, labels=self.labels, seed=self.seed,
+            rank=rank() if of_rank is None else of_rank, world_size=ranks,
+        )  # fmt: skip
+
+    @property
+    def _check(self):
+        """Checksum of what fixes the order besides seed, epoch and ranks."""
+        text = f"{self.atlas.fingerprint} {self.batch_size}".encode()
+        return zlib.crc32(np.ascontiguousarray(self.rows, dtype=np.int64), zlib.crc32(text))
+
+
+def held_out_stream(atlas, batch_size, *, rows, labels):
+    """A rank's share of held-out cells, in the order of the store."""
+    return CellStream(
+        atlas, share_of(batch_size), rows=rows, labels=labels, shuffle=False, rank=rank(), world_size=world_size()
+    )
