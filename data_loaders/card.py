@@ -10,6 +10,7 @@ from data_loaders.errors import BadInput
 
 FORMAT = 1  # of the card and the store; raised when a reader of the old one would go wrong
 SPLITS = ("train", "val", "test")
+ACCESSIBILITY = ("atac", "peaks")  # modalities where a count above 1 says little more than 1
 PACKAGES = ("cfgen-dist", "anndata", "numpy", "scipy", "zarr")
 
 
@@ -54,6 +55,31 @@ def build_card(*, n_cells, genes, nnz, labels, splits, size_factor, fingerprint,
         "fingerprint": fingerprint,
         **provenance,
         "versions": versions,
+    }
+
+
+def describe_modality(name, matrix):
+    """What the card says of a modality in a store that has several.
+
+    Parameters
+    ----------
+    name : str
+    matrix : matrix_writer.MatrixWriter
+
+    Returns
+    -------
+    dict
+        n_features, nnz, density, largest count, and the likelihood to model it by unless the user names another:
+        `bernoulli` for accessibility and for 0/1 values, `nb` (negative binomial) for the rest.
+    """
+    n_features = len(matrix.var)
+    binary = name in ACCESSIBILITY or matrix.largest <= 1
+    return {
+        "n_features": n_features,
+        "nnz": matrix.nnz,
+        "density": matrix.nnz / max(matrix.n_rows * n_features, 1),
+        "largest": matrix.largest,
+        "likelihood": "bernoulli" if binary else "nb",
     }
 
 
