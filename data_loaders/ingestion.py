@@ -49,6 +49,8 @@ def ingest(
     obs_files=None,
     drop_empty=False,
     keep_order=False,
+    measurement=None,
+    obs_filter=None,
     seed=0,
 ):
     """Write an atlas from one or many sources of counts.
@@ -56,7 +58,7 @@ def ingest(
     Parameters
     ----------
     sources : path or list of paths
-        h5ad files, AnnData-Zarr stores, 10x HDF5 files, 10x Matrix Market folders.
+        h5ad files, AnnData-Zarr stores, 10x HDF5 files, 10x Matrix Market folders, SOMA experiments (path or URI).
     out : path-like
         Store to write; must not exist.
     labels : sequence of str
@@ -74,7 +76,7 @@ def ingest(
         Share of the other cells that validate, random within each category of the first label.
     layer, raw : str, bool
         Where the counts of AnnData sources are; by default the first of X, layers["counts"] and raw that holds whole
-        numbers, or else the only other layer that does.
+        numbers, or else the only other layer that does. `layer` names an X layer of SOMA experiments too.
     join : {None, "inner", "outer"}
         What to do when sources differ in their genes: refuse, keep the shared ones, or keep all (missing means zero).
     obs_files : path or list of paths, optional
@@ -85,6 +87,10 @@ def ingest(
         Keep the cells in the order of the sources. By default they are shuffled once here, so that the reads of a
         shuffled stream can be large and contiguous and every batch is still a random sample; `obs["source_row"]` has
         the original rows.
+    measurement : str, optional
+        Of SOMA experiments; the only one, or RNA, by default.
+    obs_filter : str, optional
+        Value filter of SOMA experiments, such as `tissue == "lung"`: only these cells are read.
     seed : int
         Of the split and the shuffle.
 
@@ -106,7 +112,8 @@ def ingest(
     n_hvg = parse_hvg(genes) if genes else None
     with ExitStack() as files:
         folder = files.enter_context(temporary_folder(beside=out))
-        opened = _open(files, paths, layer, raw, obs_files)
+        chosen = {"layer": layer, "raw": raw, "measurement": measurement, "obs_filter": obs_filter}
+        opened = _open(files, paths, chosen, obs_files)
         var = join_genes(opened, join)
         listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
         obs, notes = merge_obs(opened, labels, also=[holdout[0]] if holdout else [])
@@ -130,6 +137,7 @@ def ingest(
             "join": join,
             "drop_empty": drop_empty,
             "in_order": keep_order,
+            **({"obs_filter": obs_filter} if obs_filter else {}),
             "seed": seed,
             "val_fraction": val_fraction,
             **({"holdout": list(holdout), "held_out": held_out} if holdout else {"test_fraction": test_fraction}),
@@ -165,7 +173,7 @@ def _check_options(paths, min_cells, test_fraction, val_fraction, holdout, join)
         raise BadInput(f"--join {join}: {nearest(join, ['inner', 'outer'])}")
 
 
-def _open(files, paths, layer, raw, obs_files):
+def _open(files, paths, chosen, obs_files):
     tables = [obs_files] if isinstance(obs_files, str | Path) else list(obs_files or [None])
     if len(tables) == 1:
         tables *= len(paths)
@@ -178,7 +186,7 @@ def _open(files, paths, layer, raw, obs_files):
         seen.add(place)
     opened = []
     for path, table in zip(paths, tables, strict=True):
-        opened.append(open_source(path, layer=layer, raw=raw, obs_file=table))
+        opened.append(open_source(path, obs_file=table, **chosen))
         files.callback(opened[-1].close)
     return opened
 

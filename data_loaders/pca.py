@@ -29,7 +29,7 @@ BLOCK = 2048  # cells read at a time
 PARTS = 16  # of the cells, each summed by one thread: fixed, so that sums do not depend on the number of cores
 SPARSE_SHARE = 0.1  # non-zeros below which products of pairs of them are faster than BLAS on dense rows
 EXTRA_VECTORS = 10
-PASSES = 6
+PASSES = 8
 START = 20  # purpose of the seed
 
 

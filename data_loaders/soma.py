@@ -1,12 +1,14 @@
 """TileDB-SOMA experiments read in place: no conversion, cells in SOMA's row order."""
 
 import itertools
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from data_loaders.buffers import Buffers
 from data_loaders.errors import BadInput, nearest
+from data_loaders.matrices import DAMAGED
 from data_loaders.rows import SparseRows, offsets
 from data_loaders.threads import run_all
 
@@ -22,6 +24,17 @@ RUN_ROWS = 2048  # rows of one query: the extent of SOMA's tiles, which are deco
 def is_soma(path):
     """Whether a local folder is a TileDB group."""
     return Path(str(path)).is_dir() and (Path(str(path)) / "__group").is_dir()
+
+
+@contextmanager
+def sound(name):
+    """Turn what tiledbsoma raises on damaged files into `BadInput`."""
+    import tiledbsoma
+
+    try:
+        yield
+    except tiledbsoma.SOMAError as error:
+        raise BadInput(f"{name} cannot be read, {DAMAGED} ({_one_line(error)})") from error
 
 
 class SomaStore:
@@ -72,22 +85,33 @@ class SomaStore:
         try:
             ids = self._read_obs(["soma_joinid"])["soma_joinid"].to_numpy()
         except (tiledbsoma.SOMAError, SyntaxError, ValueError) as error:
+            if obs_filter is None:
+                raise BadInput(f"{uri}: obs cannot be read, {DAMAGED} ({_one_line(error)})") from error
             raise BadInput(f"{uri}: obs filter {obs_filter!r} cannot be used ({_one_line(error)})") from error
         if len(ids) == 0:
             raise BadInput(f"{uri}: no cell passes the obs filter {obs_filter!r}")
         self._order = np.argsort(ids, kind="stable")
         ids = ids[self._order]
         self.n_cells = len(ids)
-        var_ids = self._measurement.var.read(column_names=["soma_joinid"]).concat()["soma_joinid"].to_numpy()
-        matrix = self._measurement.X[layer]
-        n_all = self._experiment.obs.count
-        self.readers = {"rna": SomaReader(matrix, ids, np.sort(var_ids), n_all, f"{uri}: ms/{measurement}/X/{layer}")}
+        self.n_all = self._experiment.obs.count
+        self.counts_from = f"ms/{measurement}/X/{layer}"
+        name = f"{uri}: {self.counts_from}"
+        with sound(name):
+            var_ids = self._measurement.var.read(column_names=["soma_joinid"]).concat()["soma_joinid"].to_numpy()
+            matrix = self._measurement.X[layer]
+            self.readers = {"rna": SomaReader(matrix, ids, np.sort(var_ids), self.n_all, name)}
 
     is_shuffled = False
 
     def obs(self, column):
         """Values of an obs column: array, or pandas Categorical."""
         return self._read_obs([column])[column].iloc[self._order].array
+
+    def obs_table(self):
+        """All obs columns of the atlas as a table, its index the names of the cells."""
+        table = self._read_obs(self.obs_columns).iloc[self._order]
+        table.index = self.obs_names().astype(str)
+        return table.drop(columns="obs_id", errors="ignore")
 
     def obs_names(self):
         """Names of the cells, where obs has them as `obs_id`, else their join ids."""
@@ -101,12 +125,17 @@ class SomaStore:
     def var(self):
         """The var table in the order of the join ids, its index the gene names (`var_id` or the join ids)."""
         var = self._measurement.var.read().concat().to_pandas().sort_values("soma_joinid")
-        return var.set_index("var_id" if "var_id" in var else "soma_joinid")
+        names = var.pop("var_id" if "var_id" in var else "soma_joinid")
+        return var.drop(columns="soma_joinid", errors="ignore").set_index(names.astype(str).to_numpy())
 
     def uns(self, key):
         """An entry of the measurement's uns that is text, or None."""
         uns = self._measurement.get("uns")
         return None if uns is None else uns.metadata.get(key)
+
+    def close(self):
+        """Close the experiment."""
+        self._experiment.close()
 
     def _read_obs(self, columns):
         """Obs columns of the cells that pass the filter, pandas DataFrame, in the order SOMA gives them."""
@@ -133,12 +162,16 @@ class SomaReader:
         self._index_dtype = np.uint16 if self.n_features <= 1 << 16 else np.uint32
         self._new_columns = np.zeros(int(var_ids.max(initial=-1)) + 1, self._index_dtype)
         self._new_columns[var_ids] = np.arange(len(var_ids))
-        self.row_bytes = (
-            matrix.nnz / max(n_all, 1) * (np.dtype(self._dtype).itemsize + np.dtype(self._index_dtype).itemsize)
-        )
+        self.n_values = matrix.nnz  # of all cells, those that the filter leaves out too
+        value_bytes = np.dtype(self._dtype).itemsize + np.dtype(self._index_dtype).itemsize
+        self.row_bytes = self.n_values / max(n_all, 1) * value_bytes
 
     def __len__(self):
         return len(self._ids)
+
+    def run_edges(self):
+        """First row of every run, a list: rows up to the next one are read by one query."""
+        return [0, *(np.flatnonzero(np.diff(self._ids // RUN_ROWS)) + 1).tolist()]
 
     def read(self, rows):
         """Read rows, int64 (B,), any order: SparseRows."""

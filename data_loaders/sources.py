@@ -1,4 +1,4 @@
-"""Where counts come from: h5ad files, AnnData-Zarr stores, 10x HDF5 files and 10x Matrix Market folders.
+"""Where counts come from: h5ad files, AnnData-Zarr stores, 10x files and folders, SOMA experiments.
 
 `open_source` looks only at shapes, obs and var; counts are read later, block by block.
 """
@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_loaders import anndata_source, tenx_source
+from data_loaders import anndata_source, soma_source, tenx_source
 from data_loaders.errors import BadInput
 from data_loaders.matrices import readable
+from data_loaders.soma import is_soma
 
 NUMBER = r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?"  # no leading zero, and few enough digits for a float to keep
-KINDS = "an .h5ad file, an AnnData-Zarr store, a 10x .h5 file or a folder with matrix.mtx"
+KINDS = "an .h5ad file, an AnnData-Zarr store, a 10x .h5 file, a folder with matrix.mtx or a SOMA experiment"
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Source:
         The matrix columns that the rows of `var` describe.
     counts_from : str
         The element that the counts are taken from, such as "X" or "layers['counts']".
-    file : h5py.File or None
+    file : h5py.File, SomaStore or None
         Open as long as the counts are read.
     notes : list of str
         What was changed or guessed, for the user to know.
@@ -53,18 +54,20 @@ class Source:
             self.file.close()
 
 
-def open_source(path, *, layer=None, raw=False, obs_file=None):
+def open_source(path, *, layer=None, raw=False, obs_file=None, measurement=None, obs_filter=None):
     """Open a source.
 
     Parameters
     ----------
     path : path-like
     layer : str, optional
-        Take the counts from this layer; AnnData only.
+        Take the counts from this layer of an AnnData, or this X layer of a SOMA experiment.
     raw : bool
         Take the counts from `raw`; AnnData only.
     obs_file : path-like, optional
         CSV or TSV table with cell names in the first column; its columns are added to obs.
+    measurement, obs_filter : str, optional
+        Of a SOMA experiment: which measurement, and a value filter that chooses the cells.
 
     Returns
     -------
@@ -76,6 +79,12 @@ def open_source(path, *, layer=None, raw=False, obs_file=None):
         When it cannot be used: missing, of no known kind, damaged, without counts.
     """
     place = Path(path)
+    if is_soma(path) or "://" in str(path):
+        parts = soma_source.open_soma(path, layer, raw, measurement, obs_filter)
+        return _finished(Source(str(path), **parts), obs_file)
+    if measurement is not None or obs_filter is not None:
+        option = "--measurement" if measurement is not None else "--obs-filter"
+        raise BadInput(f"{path}: {option} chooses within a SOMA experiment, which this is not")
     with readable(path):
         exists = place.exists()
     if not exists:
@@ -93,7 +102,11 @@ def open_source(path, *, layer=None, raw=False, obs_file=None):
     else:
         found = "a folder without a store or matrix.mtx" if place.is_dir() else f"a file ending in {place.suffix!r}"
         raise BadInput(f"{path}: {found}; expected {KINDS}")
-    source = Source(str(path), **parts)
+    return _finished(Source(str(path), **parts), obs_file)
+
+
+def _finished(source, obs_file):
+    """The source, checked and with the columns of the table."""
     try:
         _check(source)
         if obs_file is not None:

@@ -7,7 +7,7 @@ from data_loaders.errors import BadInput
 def configure(parser):
     """Add the arguments."""
     parser.add_argument(
-        "sources", nargs="+", metavar="SRC", help=".h5ad, AnnData-Zarr store, 10x .h5, or folder with matrix.mtx"
+        "sources", nargs="+", metavar="SRC", help=".h5ad, AnnData-Zarr, 10x .h5, folder with matrix.mtx, or SOMA"
     )
     parser.add_argument("out", metavar="OUT", help="the store to write; must not exist")
     parser.add_argument("--labels", default="", metavar="A,B", help="obs columns to condition on; the first stratifies")
@@ -24,8 +24,10 @@ def configure(parser):
         metavar="F",
         help="share of the other cells to validate on (default 0.1)",
     )
-    parser.add_argument("--layer", metavar="NAME", help="take the counts from this layer")
+    parser.add_argument("--layer", metavar="NAME", help="take the counts from this layer (SOMA: X layer)")
     parser.add_argument("--raw", action="store_true", help="take the counts from raw")
+    parser.add_argument("--measurement", metavar="NAME", help="of a SOMA experiment (default: the only one, or RNA)")
+    parser.add_argument("--obs-filter", metavar="TEXT", help="SOMA value filter, such as 'tissue == \"lung\"'")
     parser.add_argument("--join", choices=["inner", "outer"], help="keep shared genes, or all, when sources differ")
     parser.add_argument(
         "--obs", action="append", metavar="TABLE", help="CSV or TSV of obs columns; once, or once for each source"
@@ -52,6 +54,8 @@ def run(args):
         obs_files=args.obs,
         drop_empty=args.drop_empty,
         keep_order=args.keep_order,
+        measurement=args.measurement,
+        obs_filter=args.obs_filter,
         seed=args.seed,
     )
     for source in card["sources"]:
