@@ -21,10 +21,10 @@ class AutoencoderConfig:
 
     latent_dim: int = 50
     hidden: list[int] = field(default_factory=lambda: [256, 128])
-    input: Literal["log1p_cp10k", "log1p", "proportions"] = "log1p_cp10k"
+    input: Literal["log1p", "log1p_cp10k", "proportions"] = "log1p"
     dropout: float = 0.1
     input_dropout: float = 0.1
-    latent_noise: float = 0.2
+    latent_noise: float = 0.1
     theta_covariate: str | None = None  # a label column: one theta per gene and category instead of one per gene
     theta_start: float = 10.0
     theta_lr: float = 3e-2

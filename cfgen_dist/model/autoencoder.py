@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from cfgen_dist.model.negative_binomial import negative_log_likelihood
 
 LOG_THETA_RANGE = (-10.0, 15.0)  # beyond, the law is a Poisson's, or all but zero: nothing to learn, only to overflow
-INPUTS = ("log1p_cp10k", "log1p", "proportions")
+INPUTS = ("log1p", "log1p_cp10k", "proportions")
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -45,7 +45,7 @@ class Autoencoder(nn.Module):
     dropout, input_dropout : float
         After each hidden layer, and on the encoder's input.
     input : one of `INPUTS`
-        What the encoder sees: log1p(1e4 x / l), log1p(x), or x / l.
+        What the encoder sees: log1p(x), log1p(1e4 x / l), or x / l.
     latent_noise : float
         Standard deviation of Gaussian noise added to the latent while training.
     n_dispersions : int
@@ -61,8 +61,8 @@ class Autoencoder(nn.Module):
         hidden=(256, 128),
         dropout=0.1,
         input_dropout=0.1,
-        input="log1p_cp10k",
-        latent_noise=0.2,
+        input="log1p",
+        latent_noise=0.1,
         n_dispersions=1,
         theta=10.0,
     ):
