@@ -29,6 +29,15 @@ def real_data():
     return folder
 
 
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Several blocks and several buckets at ingest, although the data are small."""
+    from data_loaders import matrices, spill
+
+    monkeypatch.setattr(matrices, "BLOCK_VALUES", 100)
+    monkeypatch.setattr(spill, "BUCKET_VALUES", 200)
+
+
 @pytest.fixture(scope="session")
 def tiny_atlas(tmp_path_factory):
     """600 cells x 120 genes, labels cell_type (3) and donor (2)."""

@@ -1,49 +1,17 @@
-"""Sources: every layout gives the same counts, and what cannot be used is refused with its reason."""
+"""Sources: every layout gives the same counts."""
 
-import os
 import shutil
-import warnings
 
 import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import zarr
+from ingest_helpers import ingested, refused, write_zarr
 from scipy.sparse import csc_matrix, csr_matrix
 from small_data import same_counts, small_adata, write_10x_folder, write_10x_h5
 
-from data_loaders import BadInput, ingest, matrices, spill
-
-
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
-    """Several blocks and several buckets, although the data are small."""
-    monkeypatch.setattr(matrices, "BLOCK_VALUES", 100)
-    monkeypatch.setattr(spill, "BUCKET_VALUES", 200)
-
-
-def ingested(tmp_path, source, **options):
-    options = {"min_cells": 0} | options
-    card = ingest(source, tmp_path / "out.zarr", **options)
-    return ad.read_zarr(tmp_path / "out.zarr"), card
-
-
-def write_zarr(adata, path, version=2):
-    with ad.settings.override(zarr_write_format=version, auto_shard_zarr_v3=False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about defaults to come
-        adata.write_zarr(path)
-    (path / ".zmetadata").unlink(missing_ok=True)  # a copy of all metadata that would hide what tests change
-
-
-def refused(tmp_path, source, **options):
-    """The one-line message, after making sure that nothing is left behind."""
-    before = set(tmp_path.iterdir())
-    with pytest.raises(BadInput) as caught:
-        ingest(source, tmp_path / "out.zarr", **({"min_cells": 0} | options))
-    assert set(tmp_path.iterdir()) == before
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+pytestmark = pytest.mark.usefixtures("small_pieces")
 
 
 @pytest.mark.parametrize("kind", [csr_matrix, csc_matrix, lambda counts: counts.toarray()], ids=["csr", "csc", "dense"])
@@ -242,158 +210,6 @@ def test_types_that_scipy_does_not_take(tmp_path, dtype, kind):
             file["X/data"] = values
     out, _ = ingested(tmp_path, path)
     assert same_counts(out, adata)
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (lambda x: np.log1p(x), "X has fractional values (largest {top:.4g}, looks log-transformed)"),
-        (lambda x: x * 100.5, "X has fractional values (largest"),
-        (lambda x: x - 1, "X has negative values (smallest -1)"),
-        (lambda x: np.where(x == 0, np.nan, x), "X has NaN or infinite values"),
-    ],
-    ids=["log", "fractional", "negative", "nan"],
-)
-def test_no_counts_anywhere(tmp_path, change, expected):
-    adata = small_adata()
-    values = change(adata.X.toarray())
-    layers = {"scaled": -np.log1p(adata.X.toarray())}
-    ad.AnnData(values, obs=adata.obs, var=adata.var, layers=layers).write_h5ad(tmp_path / "a.h5ad")
-    message = refused(tmp_path, tmp_path / "a.h5ad")
-    assert message.startswith(f"{tmp_path / 'a.h5ad'}: no counts: ")
-    assert expected.format(top=np.nanmax(values)) in message
-    assert "in X, a layer (--layer NAME) or raw (--raw)" in message
-
-
-@pytest.mark.parametrize(
-    ("bad", "problem"), [(-2.0, "negative values"), (2.5, "fractional values"), (np.nan, "NaN"), (2.0**40, "above")]
-)
-@pytest.mark.parametrize("kind", [csr_matrix, csc_matrix, np.asarray])
-@pytest.mark.parametrize(("row", "column"), [(57, 24), (1, 2)])  # the search for counts looks at the first block
-def test_one_bad_value_is_found_wherever_it_is(tmp_path, bad, problem, kind, row, column):
-    adata = small_adata()
-    dense = adata.X.toarray().astype(float)
-    dense[row, column] = bad
-    adata.X = kind(dense)
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    message = refused(tmp_path, tmp_path / "a.h5ad")
-    assert problem in message
-    assert f"the first in cell 'cell{row}', gene 'g{column}': {bad:.6g}" in message
-    adata.layers["counts"] = adata.X
-    adata.X = np.log1p(np.nan_to_num(np.abs(dense)))
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    assert f"the first in cell 'cell{row}', gene 'g{column}'" in refused(tmp_path, tmp_path / "a.h5ad", layer="counts")
-
-
-def test_names_that_repeat(tmp_path):
-    adata = small_adata()
-    names = list(adata.var_names)
-    names[4] = names[5] = names[3]
-    adata.var_names = names
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    message = refused(tmp_path, tmp_path / "a.h5ad")
-    assert "1 gene names occur more than once, such as 'g3'; make them unique first" in message
-    adata = small_adata()
-    adata.obs_names = ["same"] * 60
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    out, card = ingested(tmp_path, tmp_path / "a.h5ad")
-    assert out.obs_names.is_unique
-    assert any("59 repeated cell names were numbered" in note for note in card["notes"])
-
-
-def test_files_of_no_known_kind(tmp_path):
-    assert "no such file or folder; expected an .h5ad file" in refused(tmp_path, tmp_path / "no.h5ad")
-    (tmp_path / "a.loom").write_text("x")
-    assert "a file ending in '.loom'; expected an .h5ad file" in refused(tmp_path, tmp_path / "a.loom")
-    (tmp_path / "folder").mkdir()
-    assert "a folder without a store or matrix.mtx" in refused(tmp_path, tmp_path / "folder")
-    small_adata().write_h5ad(tmp_path / "b.h5")
-    assert "an AnnData must end in .h5ad" in refused(tmp_path, tmp_path / "b.h5")
-    (tmp_path / "folder" / "matrix.mtx").write_text("hello\n")
-    assert "starts with 'hello'; expected a Matrix Market" in refused(tmp_path, tmp_path / "folder")
-
-
-def test_truncated_files(tmp_path):
-    adata = small_adata(400)
-    whole = tmp_path / "whole.h5ad"
-    adata.write_h5ad(whole, compression="gzip")
-    cut = tmp_path / "cut.h5ad"
-    for share in (0.3, 0.9):
-        cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
-        message = refused(tmp_path, cut)
-        assert "cut.h5ad cannot be read, the file is damaged or cut short" in message
-    cut.write_bytes(b"")
-    assert "cannot be read, the file is damaged or cut short" in refused(tmp_path, cut)
-
-    write_10x_folder(tmp_path / "tenx", adata, suffix=".gz")
-    matrix = tmp_path / "tenx" / "matrix.mtx.gz"
-    content = matrix.read_bytes()
-    matrix.write_bytes(content[: len(content) // 2])
-    assert "matrix.mtx.gz cannot be read, the file is damaged" in refused(tmp_path, tmp_path / "tenx")
-
-    write_10x_folder(tmp_path / "plain", adata)
-    matrix = tmp_path / "plain" / "matrix.mtx"
-    matrix.write_text("".join(matrix.read_text().splitlines(keepends=True)[:-7]))
-    assert "entries, its header promises" in refused(tmp_path, tmp_path / "plain")
-
-
-def test_files_without_permission(tmp_path):
-    small_adata().write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(BadInput, match=r"^it cannot be read: permission denied$"), matrices.readable("it"):
-        raise PermissionError
-    (tmp_path / "a.h5ad").chmod(0)
-    if os.access(tmp_path / "a.h5ad", os.R_OK):
-        pytest.skip("RUN AS ROOT: everything may be read; reading a forbidden file has not been tested")
-    assert refused(tmp_path, tmp_path / "a.h5ad") == f"{tmp_path / 'a.h5ad'} cannot be read: permission denied"
-
-
-def test_overwritten_bytes_in_a_chunk(tmp_path):
-    path = tmp_path / "a.h5ad"
-    small_adata(400).write_h5ad(path, compression="gzip")
-    with h5py.File(path) as file:
-        place = file["X/data"].id.get_chunk_info(0)
-    content = bytearray(path.read_bytes())
-    content[place.byte_offset : place.byte_offset + place.size] = bytes(place.size)
-    path.write_bytes(content)
-    assert "a.h5ad: X, rows 0 to" in refused(tmp_path, path, layer=None)
-
-
-def test_zarr_stores_with_lost_or_short_parts(tmp_path):
-    adata = small_adata()
-    for part in ("data", "indices"):
-        path = tmp_path / f"{part}.zarr"
-        write_zarr(adata, path)
-        (path / "X" / part / "0").unlink()
-        assert f"{part} has lost chunks; the file is damaged or cut short" in refused(tmp_path, path)
-    path = tmp_path / "short.zarr"
-    write_zarr(adata, path)
-    zarr.open_array(path / "X" / "data", mode="r+").resize((10,))
-    message = refused(tmp_path, path)
-    assert "for a shape of (60, 25) with 10 values" in message
-    path = tmp_path / "noobs.zarr"
-    write_zarr(adata, path)
-    shutil.rmtree(path / "obs")
-    assert "no obs in it; expected an AnnData" in refused(tmp_path, path)
-
-
-def test_indices_outside_the_matrix(tmp_path):
-    path = tmp_path / "a.h5ad"
-    small_adata().write_h5ad(path)
-    with h5py.File(path, "r+") as file:
-        file["X/indices"][50] = 99
-    assert "index 99 is outside 0..24" in refused(tmp_path, path)
-
-
-def test_matrix_market_numbers_outside(tmp_path):
-    write_10x_folder(tmp_path / "a", small_adata())
-    matrix = tmp_path / "a" / "matrix.mtx"
-    lines = matrix.read_text().splitlines()
-    matrix.write_text("\n".join([*lines[:-1], "99 1 1"]))
-    assert "a feature number is outside 1..25" in refused(tmp_path, tmp_path / "a")
-    matrix.write_text("\n".join([*lines[:-1], "1 1"]))
-    assert "fewer than three numbers" in refused(tmp_path, tmp_path / "a")
-    (tmp_path / "a" / "barcodes.tsv").unlink()
-    assert "no barcodes.tsv (or .gz) in it" in refused(tmp_path, tmp_path / "a")
 
 
 def test_real_files_come_through_unchanged(tmp_path, real_data):
