@@ -1,5 +1,7 @@
 """`cfgen-dist train`."""
 
+import sys
+
 from cfgen_dist.config import all_keys, load_config, presets
 
 
@@ -9,18 +11,35 @@ def configure(parser):
     parser.add_argument("--out", required=True, metavar="RUN", help="run directory; RUN/bundle will be the model")
     parser.add_argument("--config", metavar="FILE|PRESET", help=f"YAML file, or one of {', '.join(presets())}")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    ray = parser.add_argument_group("on a Ray cluster", "the workers share the batches; the result is the same")
+    ray.add_argument(
+        "--ray", metavar="auto|local|ADDRESS",
+        help="the cluster that RAY_ADDRESS names or else a local one, a local one, or the one at an address",
+    )  # fmt: skip
+    ray.add_argument("--workers", type=int, metavar="N", help="default 1")
+    ray.add_argument("--gpus-per-worker", type=int, metavar="N", help="default 1 where the cluster has GPUs")
+    ray.add_argument("--cpus-per-worker", type=int, metavar="N", help="default 1")
     settings = parser.add_argument_group("settings", "override one key of the config; lists as 512,256")
     for key, _, default in all_keys():
         settings.add_argument(f"--{key}", dest=f"config:{key}", metavar="VALUE", help=f"default {default}")
-    parser.usage = "cfgen-dist train ATLAS --out RUN [--config FILE|PRESET] [--resume] [--KEY VALUE ...]"
+    parser.usage = (
+        "cfgen-dist train ATLAS --out RUN [--config FILE|PRESET] [--resume] "
+        "[--ray auto|local|ADDRESS --workers N [--gpus-per-worker N]] [--KEY VALUE ...]"
+    )
 
 
 def run(args):
     """Train."""
+    from cfgen_dist.train.on_ray import WorkerError
     from cfgen_dist.train.run import train
 
     given = {key.removeprefix("config:"): value for key, value in vars(args).items() if key.startswith("config:")}
     overrides = {key: value for key, value in given.items() if value is not None}
     config = load_config(args.config, overrides) if args.config or overrides or not args.resume else None
-    train(args.atlas, args.out, config, resume=args.resume)
+    names = ("resume", "ray", "workers", "cpus_per_worker", "gpus_per_worker")
+    try:
+        train(args.atlas, args.out, config, **{name: getattr(args, name) for name in names})
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     print(f"{args.out}/bundle")

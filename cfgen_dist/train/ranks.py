@@ -38,12 +38,12 @@ def on_main(function):
     return result[0]
 
 
-def share_of(batch_size, ranks=None):
+def share_of(batch_size, among=None):
     """The cells of a batch that one rank sees, as an exact fraction: together the ranks see `batch_size`.
 
     Streams deal cells into batches that differ by at most one cell, so 128 cells on 3 ranks are batches of 42 and 43.
     """
-    return Fraction(batch_size, ranks or world_size())
+    return Fraction(batch_size, among or world_size())
 
 
 def check_workers(workers, sizes):

@@ -1,38 +1,35 @@
-"""The whole training as one function of (atlas, run directory, config): autoencoder, latents, flow, bundle."""
+"""The whole training as one function of (atlas, run directory, config), in this process or on a Ray cluster."""
 
 import copy
-import importlib.metadata
 import json
 import logging
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config, save_config, to_dict
-from cfgen_dist.model.size_factor import SizeFactorLaw
-from cfgen_dist.train.autoencoder import train_autoencoder
-from cfgen_dist.train.build import build_autoencoder, build_velocity
-from cfgen_dist.train.encode import encode
-from cfgen_dist.train.flow import fitted_rows, size_factor_range, train_flow
+from cfgen_dist.train.flow import fitted_rows
+from cfgen_dist.train.ranks import check_workers
+from cfgen_dist.train.stages import identity, run_stages
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
+from data_loaders.remote import is_remote
 
 log = logging.getLogger("cfgen_dist")
-WEIGHTS = "weights.safetensors"
-MAY_CHANGE = ("accelerator", "checkpoint_every_n_steps")  # on resume: they do not touch the result
+# on resume: they do not touch the result
+MAY_CHANGE = ("accelerator", "checkpoint_every_n_steps", "checkpoint_every_minutes")
 FLOW_EPOCHS, FLOW_STEPS = 30, (2000, 100_000)  # when the config leaves the steps open
 
 
-def train(atlas, out, config=None, *, resume=False):
+def train(atlas, out, config=None, *, resume=False, ray=None, workers=None, cpus_per_worker=None, gpus_per_worker=None):
     """Train a model and write it to `OUT/bundle`.
 
     Each stage leaves its result in the run directory: `autoencoder/`, `latents.zarr`, `flow/`, `bundle/`; a resumed run
-    skips the stages that are finished and goes on inside the one that is not, from its last checkpoint.
+    skips the stages that are finished and goes on inside the one that is not, from its last checkpoint. The number of
+    workers may differ from that of the interrupted run.
 
     Parameters
     ----------
@@ -44,6 +41,14 @@ def train(atlas, out, config=None, *, resume=False):
         The saved one when resuming, else the defaults.
     resume : bool
         Continue in an existing run directory.
+    ray : {None, "auto", "local"} or str
+        None: in this process. Else as in `cfgen_dist.ray_pool.connect`; `atlas` and `out` must then lie on a disk that
+        all machines see.
+    workers : int, optional
+        Processes under Ray, one by default. They share the batches of the config.
+    cpus_per_worker, gpus_per_worker : int, optional
+        What each worker gets; 1 CPU by default, and 1 GPU where the cluster has some and `config.accelerator` is not
+        `cpu`.
 
     Returns
     -------
@@ -53,44 +58,57 @@ def train(atlas, out, config=None, *, resume=False):
     ------
     BadInput
         A run directory that exists (without `resume`), another config or atlas than the run was started with, settings
-        that do not fit the atlas.
+        that do not fit the atlas or the number of workers.
+    WorkerError
+        A worker failed in a way that starting it again does not mend.
     """
-    started = time.monotonic()
-    source, out = open_atlas(atlas), Path(out)
+    if ray is None:
+        given = {"workers": workers, "cpus-per-worker": cpus_per_worker, "gpus-per-worker": gpus_per_worker}
+        for name, value in given.items():
+            if value is not None:
+                raise BadInput(
+                    f"--{name} is {value}, but only --ray has workers: expected --ray auto, local or HOST:PORT"
+                )
+    source, out = open_atlas(atlas), Path(out).absolute()
     if (out / "config.yaml").exists():
-        config = _resumed_config(out, config, source, resume)
+        config = _resumed_config(out, config, source, resume, here=ray is None)
         if (out / "bundle").exists():
             log.info("%s is finished: nothing to do", out)
             return CFGen.load(out / "bundle")
+        _check_shares(config, source, workers or 1)
     else:
         if out.exists() and (not out.is_dir() or any(entry.name != "atlas.json" for entry in out.iterdir())):
             raise BadInput(f"{out} exists and is not a run: give a directory that does not exist")
         config = copy.deepcopy(config) if config else load_config()
-        _settle(config, source)
+        _settle(config, source, here=ray is None)
+        _check_shares(config, source, workers or 1)
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "atlas.json", lambda file: file.write(json.dumps(_identity(source)).encode()))
+        write_whole(out / "atlas.json", lambda file: file.write(json.dumps(identity(source)).encode()))
         save_config(config, out / "config.yaml")  # last: with it the run exists
-    labels = {name: source.categories(name) for name in config.labels}
-    autoencoder = _autoencoder(source, config, out / "autoencoder")
-    latents = encode(source, autoencoder, out / "latents.zarr", _device(config))
-    velocity = _velocity(latents, labels, config, out / "flow")
-    combinations, counts = _combinations(source, config)
-    model = CFGen(
-        config, autoencoder, velocity, _size_factor_law(source, config), list(source.genes), labels,
-        combinations, counts, _provenance(source, out),
-    )  # fmt: skip
-    model.save(out / "bundle")
-    log.info("model written to %s after %.0f s", out / "bundle", time.monotonic() - started)
-    return model
+    if ray is None:
+        run_stages(source, out, config)
+    else:
+        from cfgen_dist.train.on_ray import train_on_ray
+
+        train_on_ray(
+            atlas if is_remote(atlas) else str(Path(atlas).absolute()),
+            out,
+            config,
+            address=ray,
+            workers=workers or 1,
+            cpus=cpus_per_worker or 1,
+            gpus=gpus_per_worker,
+        )
+    return CFGen.load(out / "bundle")
 
 
-def _settle(config, atlas):
+def _settle(config, atlas, here):
     """Fill in what depends on the atlas and refuse what does not fit it, before anything is written."""
     known = list(atlas.labels)
     config.labels = known if config.labels is None else config.labels
     if len(set(config.labels)) < len(config.labels):
         raise BadInput(f"labels names a column twice: {', '.join(config.labels)}")
-    if config.accelerator == "gpu" and not torch.cuda.is_available():
+    if here and config.accelerator == "gpu" and not torch.cuda.is_available():
         raise BadInput("accelerator is gpu, but torch finds no GPU here; expected auto or cpu")
     auto = config.size_factor.covariate == "auto"
     if auto:
@@ -116,17 +134,23 @@ def _settle(config, atlas):
         raise BadInput(f"atlas {atlas.name}: some training cells have no counts; ingest it with --drop-empty")
 
 
-def _resumed_config(out, config, atlas, resume):
+def _check_shares(config, atlas, workers):
+    sizes = {f"{stage}.batch_size": getattr(config, stage).batch_size for stage in ("autoencoder", "flow")}
+    sizes |= {f"the number of {split} cells": len(atlas.rows(split=split)) for split in ("train", "val")}
+    check_workers(workers, sizes)
+
+
+def _resumed_config(out, config, atlas, resume, here):
     """The run's own config, if the request agrees with it."""
     if not resume:
         raise BadInput(f"{out} holds a run already: --resume continues it, or give another directory")
     saved = load_config(out / "config.yaml")
-    identity = json.loads((out / "atlas.json").read_text())
-    if identity["fingerprint"] != _identity(atlas)["fingerprint"]:
-        raise BadInput(f"{out} was trained on {identity['path']}, whose cells differ from those of {atlas.name}")
+    trained_on = json.loads((out / "atlas.json").read_text())
+    if trained_on["fingerprint"] != identity(atlas)["fingerprint"]:
+        raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}")
     if config is not None:
         config = copy.deepcopy(config)
-        _settle(config, atlas)
+        _settle(config, atlas, here)
         asked, kept = _flat(to_dict(config)), _flat(to_dict(saved))
         for key, value in asked.items():
             if key not in MAY_CHANGE and kept[key] != value:
@@ -141,79 +165,3 @@ def _flat(tree, prefix=""):
     for key, value in tree.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat
-
-
-def _autoencoder(atlas, config, directory):
-    """The trained autoencoder, from its weights file if the stage is finished."""
-    if (directory / WEIGHTS).exists():
-        state = load_file(directory / WEIGHTS)
-        autoencoder = build_autoencoder(config.autoencoder, atlas.n_genes, state["log_theta"].shape[0])
-        autoencoder.load_state_dict(state)
-        return autoencoder.eval()
-    log.info(
-        "training the autoencoder on %s cells x %s genes", f"{len(atlas.rows(split='train')):,}", f"{atlas.n_genes:,}"
-    )
-    autoencoder = train_autoencoder(atlas, config, directory)
-    write_whole(directory / WEIGHTS, lambda file: file.write(save(autoencoder.state_dict())))
-    return autoencoder
-
-
-def _velocity(latents, labels, config, directory):
-    """The trained velocity network, from its weights file if the stage is finished."""
-    if (directory / WEIGHTS).exists():
-        velocity = build_velocity(config, [len(c) for c in labels.values()], size_factor_range(latents, config))
-        velocity.load_state_dict(load_file(directory / WEIGHTS))
-        return velocity.eval()
-    log.info("training the flow on latents of %d dimensions", config.autoencoder.latent_dim)
-    velocity = train_flow(latents, labels, config, directory)
-    write_whole(directory / WEIGHTS, lambda file: file.write(save(velocity.state_dict())))
-    return velocity
-
-
-def _device(config):
-    return "cpu" if config.accelerator == "cpu" or not torch.cuda.is_available() else "cuda"
-
-
-def _combinations(atlas, config):
-    """Label combinations of the fitted cells (M, K) and their counts (M,)."""
-    rows = fitted_rows(atlas, config)
-    columns = [atlas.codes(name)[rows] for name in config.labels]
-    codes = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
-    combinations, counts = np.unique(codes.astype(np.int64), axis=0, return_counts=True)
-    return combinations, counts.astype(np.int64)
-
-
-def _size_factor_law(atlas, config):
-    rows, covariate = fitted_rows(atlas, config), config.size_factor.covariate
-    codes = atlas.codes(covariate)[rows] if covariate else None
-    n_categories = len(atlas.categories(covariate)) if covariate else 1
-    return SizeFactorLaw.fit(
-        atlas.size_factor[rows], codes, n_categories, kind=config.size_factor.law, covariate=covariate
-    )
-
-
-def _identity(atlas):
-    return {
-        "path": str(atlas.name),
-        "fingerprint": atlas.card.get("fingerprint"),
-        "n_cells": atlas.n_cells,
-    }
-
-
-def _provenance(atlas, out):
-    versions = {
-        name: importlib.metadata.version(name) for name in ("cfgen-dist", "torch", "lightning", "anndata", "zarr")
-    }
-    return {"atlas": _identity(atlas), "training": _held_out(out), "versions": versions}
-
-
-def _held_out(out):
-    """The best held-out values of both stages, from their metrics files."""
-    import pandas as pd
-
-    best = {}
-    for stage, metric in (("autoencoder", "val_nll"), ("flow", "val_loss")):
-        metrics = pd.read_csv(out / stage / "metrics.csv")
-        if metric in metrics:
-            best[metric] = float(metrics[metric].min())
-    return best

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from cfgen_dist.train.ranks import rank, share_of, world_size
+from cfgen_dist.train import ranks
 from data_loaders import CellStream
 from data_loaders.errors import BadInput
 
@@ -26,6 +26,8 @@ class TrainingStream:
         Training cells, sorted.
     labels : sequence of str
     seed : int
+    rank, world_size : int, optional
+        By default those of this process.
 
     Attributes
     ----------
@@ -33,10 +35,12 @@ class TrainingStream:
         Seconds that the training step has waited for batches.
     """
 
-    def __init__(self, atlas, batch_size, *, rows, labels, seed):
+    def __init__(self, atlas, batch_size, *, rows, labels, seed, rank=None, world_size=None):
+        self.rank = ranks.rank() if rank is None else rank
+        self.world_size = ranks.world_size() if world_size is None else world_size
         self.atlas, self.batch_size, self.rows, self.labels, self.seed = atlas, batch_size, rows, labels, seed
         self.waited = 0.0
-        self._whole = self._current = self._part(rows)
+        self._whole = self._current = self._part(rows, self.rank, self.world_size)
         self._before = []  # [ranks, batches] of the parts of this epoch that other numbers of ranks have shown
 
     def __len__(self):
@@ -59,7 +63,7 @@ class TrainingStream:
     def state_dict(self):
         """Position as plain values, the same on every rank."""
         at = self._current.state_dict()
-        shown = [*self._before, [world_size(), at["batch"]]] if at["batch"] else self._before
+        shown = [*self._before, [self.world_size, at["batch"]]] if at["batch"] else self._before
         return {"epoch": at["epoch"], "shown": shown, "seed": self.seed, "check": self._check}
 
     def load_state_dict(self, state):
@@ -73,24 +77,24 @@ class TrainingStream:
         if (state["check"], state["seed"]) != (self._check, self.seed):
             raise BadInput(f"{self.atlas.name}: the checkpoint's position is of other cells, batch size or seed")
         before, self._epoch = [list(part) for part in state["shown"]], int(state["epoch"])
-        batch = before.pop()[1] if before and before[-1][0] == world_size() else 0
+        batch = before.pop()[1] if before and before[-1][0] == self.world_size else 0
         self._before = before
-        self._current = self._part(self._left(before)) if before else self._whole
+        self._current = self._part(self._left(before), self.rank, self.world_size) if before else self._whole
         self._current.load_state_dict(self._current.state_dict() | {"epoch": self._epoch, "batch": batch})
 
     def _left(self, shown):
         """Rows of the epoch that are left after parts of it were shown by other numbers of ranks."""
         rows = self.rows
-        for ranks, batches in shown:
-            parts = [self._part(rows, r, ranks).first_rows(self._epoch, batches) for r in range(ranks)]
+        for world_size, batches in shown:
+            parts = [self._part(rows, rank, world_size).first_rows(self._epoch, batches) for rank in range(world_size)]
             rows = np.setdiff1d(rows, np.concatenate(parts), assume_unique=True)
         return rows
 
-    def _part(self, rows, of_rank=None, ranks=None):
-        ranks = ranks or world_size()
+    def _part(self, rows, rank, world_size):
+        """One rank's stream over some of the rows."""
         return CellStream(
-            self.atlas, share_of(self.batch_size, ranks), rows=rows, labels=self.labels, seed=self.seed,
-            rank=rank() if of_rank is None else of_rank, world_size=ranks,
+            self.atlas, ranks.share_of(self.batch_size, world_size), rows=rows, labels=self.labels, seed=self.seed,
+            rank=rank, world_size=world_size,
         )  # fmt: skip
 
     @property
@@ -102,6 +106,5 @@ class TrainingStream:
 
 def held_out_stream(atlas, batch_size, *, rows, labels):
     """A rank's share of held-out cells, in the order of the store."""
-    return CellStream(
-        atlas, share_of(batch_size), rows=rows, labels=labels, shuffle=False, rank=rank(), world_size=world_size()
-    )
+    share, place = ranks.share_of(batch_size), {"rank": ranks.rank(), "world_size": ranks.world_size()}
+    return CellStream(atlas, share, rows=rows, labels=labels, shuffle=False, **place)
