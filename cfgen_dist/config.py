@@ -180,9 +180,9 @@ def _build(cls, values, where, prefix):
             known = [k for k, _, _ in all_keys()]
             raise BadInput(f"{where}: unknown key {prefix + str(key)!r}, {nearest(prefix + str(key), known)}")
         if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, dict):
+            if not isinstance(value, dict | None):
                 raise BadInput(f"{where}: {prefix}{key} is {value!r}, expected a group of keys")
-            setattr(built, key, _build(hints[key], value, where, f"{prefix}{key}."))
+            setattr(built, key, _build(hints[key], value or {}, where, f"{prefix}{key}."))  # `flow:` alone is empty
         else:
             setattr(built, key, _typed(value, hints[key], prefix + key, where))
     return built

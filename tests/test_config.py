@@ -15,6 +15,11 @@ def test_saved_config_reads_back(tmp_path):
     assert load_config(to_dict(config)) == config
 
 
+def test_a_group_may_be_empty(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 3\nflow:\n")  # as it looks when every key in it is commented out
+    assert load_config(tmp_path / "config.yaml") == load_config(overrides={"seed": 3})
+
+
 def test_presets_are_the_papers_datasets_and_load():
     assert presets() == ["dentate_gyrus", "hlca", "multiome", "neurips", "pbmc3k", "pbmc_covid", "tabula_muris"]
     for name in presets():
