@@ -18,7 +18,7 @@ def open_h5ad(path, layer, raw):
     with readable(path):
         root = h5py.File(path, "r")
     try:
-        return _open_root(path, root, layer, raw) | {"file": root}
+        return open_group(path, root, layer, raw) | {"file": root}
     except BadInput:
         root.close()
         raise
@@ -28,10 +28,11 @@ def open_zarr(path, layer, raw):
     """The parts of a `sources.Source` from an AnnData-Zarr store, version 2 or 3."""
     with readable(path):
         root = zarr.open_group(path, mode="r")
-    return _open_root(path, root, layer, raw)
+    return open_group(path, root, layer, raw)
 
 
-def _open_root(path, root, layer, raw):
+def open_group(path, root, layer, raw):
+    """The parts of a `sources.Source` from an open AnnData, a group of an HDF5 or Zarr file."""
     if layer is not None and raw:
         raise BadInput(f"{path}: --layer {layer} and --raw together; expected one of them")
     label, key = _choose(path, root, layer, raw)

@@ -87,6 +87,11 @@ class AnnDataStore:
         """The var table, its index the gene names."""
         return self._read("var")
 
+    def features(self, modality):
+        """The table of the features of a modality beside the first, or None where the store has none."""
+        key = f"uns/features/{modality}"
+        return self._read(key) if modality in ((self.root.get("uns") or {}).get("features") or {}) else None
+
     def uns(self, key):
         """An entry of uns, or None."""
         return self._read(f"uns/{key}") if key in (self.root.get("uns") or {}) else None

@@ -108,6 +108,21 @@ class Atlas:
         """Gene names, pandas Index (n_genes,)."""
         return self.var.index
 
+    def features(self, modality):
+        """The table of the features of a modality, indexed by name: `var` for the first one.
+
+        Raises
+        ------
+        BadInput
+            When the modality does not exist, or the store does not name its features.
+        """
+        self.reader(modality)
+        table = self.var if modality == self.modalities[0] else self._store.features(modality)
+        if table is None:
+            place = f"uns['features'][{modality!r}]"
+            raise BadInput(f"{self.name}: no table of the features of modality {modality!r}; expected {place}")
+        return table
+
     @cached_property
     def card(self):
         """The atlas card, a dict (see `data_loaders.card`); None in a store that this project did not write."""

@@ -1,4 +1,4 @@
-"""From a store to an h5ad file or a SOMA experiment, slice by slice."""
+"""From a store to an h5ad or h5mu file or a SOMA experiment, slice by slice."""
 
 import os
 import shutil
@@ -12,11 +12,12 @@ from anndata.io import read_elem, write_elem
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output, refuse_existing
 from data_loaders.matrices import readable
+from data_loaders.mudata_export import write_h5mu
 from data_loaders.progress import progress
 from data_loaders.soma_export import write_soma
 
 SLICE = 1 << 22  # values copied at a time
-FORMATS = ("h5ad", "soma")
+FORMATS = ("h5ad", "h5mu", "soma")
 
 
 def export(store, out, *, to="h5ad"):
@@ -30,8 +31,9 @@ def export(store, out, *, to="h5ad"):
         AnnData-Zarr store.
     out : path-like
         File or folder to write; must not exist.
-    to : {"h5ad", "soma"}
-        Format. The h5ad file is compressed with gzip level 1; the SOMA experiment has obs and the measurement RNA with
+    to : {"h5ad", "h5mu", "soma"}
+        Format. The h5ad file is compressed with gzip level 1, and keeps further modalities in obsm; the h5mu file has
+        every modality as an AnnData of its own; the SOMA experiment has obs and the measurement RNA with
         var and the counts (X/data), and no uns.
 
     Raises
@@ -59,6 +61,10 @@ def export(store, out, *, to="h5ad"):
         return
     try:
         _refuse_full_disk(store, folder, out)
+        if to == "h5mu":
+            write_h5mu(source, built, str(store), _copy)
+            finish_output(built, out)
+            return
         with h5py.File(built, "w") as target:
             target.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             _copy(source, target, "X")
@@ -79,26 +85,26 @@ def _refuse_full_disk(store, folder, out):
         raise BadInput(f"{out}: no space left on device: {free:,} bytes are free, expected about {needed:,}")
 
 
-def _copy(source, target, key):
-    """Copy an element: sparse matrices and large arrays in slices, groups of them one by one, the rest as it is."""
-    element = source[key]
+def _copy(source, target, key, name=None):
+    """Copy an element, as `name`: sparse matrices and large arrays in slices, groups one by one, the rest whole."""
+    element, name = source[key], name or key
     kind = element.attrs.get("encoding-type", "")
     if kind in ("csr_matrix", "csc_matrix"):
-        group = target.create_group(key)
-        group.attrs.update({name: element.attrs[name] for name in ("encoding-type", "encoding-version")})
+        group = target.create_group(name)
+        group.attrs.update({key: element.attrs[key] for key in ("encoding-type", "encoding-version")})
         group.attrs["shape"] = np.array(element.attrs["shape"])
         for part in ("data", "indices", "indptr"):
-            _copy_array(element[part], group, part, wide=part == "indices", description=f"{key}/{part}")
+            _copy_array(element[part], group, part, wide=part == "indices", description=f"{name}/{part}")
     elif kind == "array" and element.ndim:
-        dataset = _copy_array(element, target, key, wide=False, description=key)
+        dataset = _copy_array(element, target, name, wide=False, description=key)
         dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     elif kind == "dict" and key != "uns":
-        group = target.create_group(key)
+        group = target.create_group(name)
         group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-        for name in element:
-            _copy(element, group, name)
+        for part in element:
+            _copy(element, group, part)
     else:
-        write_elem(target, key, read_elem(element))
+        write_elem(target, name, read_elem(element))
 
 
 def _copy_array(array, group, name, *, wide, description):

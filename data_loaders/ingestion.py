@@ -15,19 +15,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_loaders import seurat_v3
-from data_loaders.counts import as_counts
-from data_loaders.csr import add_row_sums, choose_columns
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import refuse_existing, temporary_folder
-from data_loaders.genes import column_map, join_genes, parse_hvg, read_gene_list
+from data_loaders.gathering import gather
+from data_loaders.genes import join_genes, parse_hvg, read_gene_list
+from data_loaders.modalities import MAIN, match_cells, sources_by_modality
 from data_loaders.obs_table import merge_obs
-from data_loaders.parallel import ordered_map, reduce_items
 from data_loaders.progress import progress
 from data_loaders.sources import open_source
 from data_loaders.spill import Spill
 from data_loaders.splits import check_seed, holdout_split, random_split
-from data_loaders.statistics import GeneMoments
 from data_loaders.writer import AtlasWriter
 
 SHUFFLE = 2  # purpose of the seed
@@ -46,6 +43,7 @@ def ingest(
     layer=None,
     raw=False,
     join=None,
+    cells="same",
     obs_files=None,
     drop_empty=False,
     keep_order=False,
@@ -57,8 +55,11 @@ def ingest(
 
     Parameters
     ----------
-    sources : path or list of paths
-        h5ad files, AnnData-Zarr stores, 10x HDF5 files, 10x Matrix Market folders, SOMA experiments (path or URI).
+    sources : path or list of paths, or dict of str to either
+        h5ad and h5mu files, AnnData-Zarr stores, 10x HDF5 files, 10x Matrix Market folders, SOMA experiments (path or
+        URI). An h5mu file is all its modalities, `FILE.h5mu:NAME` one of them; a dict names the modality of each
+        path. `rna` must be among several: labels and size factors are its own, and `genes`, `layer` and `raw` choose
+        within it.
     out : path-like
         Store to write; must not exist.
     labels : sequence of str
@@ -79,6 +80,9 @@ def ingest(
         numbers, or else the only other layer that does. `layer` names an X layer of SOMA experiments too.
     join : {None, "inner", "outer"}
         What to do when sources differ in their genes: refuse, keep the shared ones, or keep all (missing means zero).
+    cells : {"same", "shared", "rna"}
+        What to do when modalities differ in their cells: refuse, keep those that all have, or keep all cells of rna,
+        without counts where another modality lacks them.
     obs_files : path or list of paths, optional
         CSV or TSV tables of obs columns, cell names first: one for all sources, or one for each.
     drop_empty : bool
@@ -104,7 +108,7 @@ def ingest(
     BadInput
         For anything about the sources or options that the user has to change; nothing is written then.
     """
-    paths = [sources] if isinstance(sources, str | Path) else list(sources)
+    paths = sources_by_modality(sources)
     refuse_existing(out)
     check_seed(seed)
     _check_options(paths, min_cells, test_fraction, val_fraction, holdout, join)
@@ -113,7 +117,8 @@ def ingest(
     with ExitStack() as files:
         folder = files.enter_context(temporary_folder(beside=out))
         chosen = {"layer": layer, "raw": raw, "measurement": measurement, "obs_filter": obs_filter}
-        opened = _open(files, paths, chosen, obs_files)
+        opened = _open(files, paths[MAIN], chosen, obs_files)
+        others = {name: _open(files, paths[name], {}, None) for name in paths if name != MAIN}
         var = join_genes(opened, join)
         listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
         obs, notes = merge_obs(opened, labels, also=[holdout[0]] if holdout else [])
@@ -122,19 +127,39 @@ def ingest(
 
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SHUFFLE,)))
         position = np.arange(len(obs)) if keep_order else rng.permutation(len(obs))
-        spill = Spill(folder, position, sum(source.matrix.n_values for source in opened), len(var))
+        # The same number for all modalities: then their buckets hold the same cells.
+        n_values = sum(source.matrix.n_values for source in [*opened, *(s for part in others.values() for s in part)])
+        ends = np.cumsum([len(source.obs) for source in opened])
+        rows_of = [np.arange(end - len(source.obs), end) for source, end in zip(opened, ends, strict=True)]
         looked = "" if layer or raw else "; name another matrix by --layer NAME or --raw"
-        _set_aside(opened, var.index, spill, looked)
-        moments, totals = _sum_up(spill, len(obs))
-        kept_genes, too_rare = _choose_genes(moments, totals, spill, min_cells, n_hvg, listed)
-        kept_cells = _nonempty(spill, totals, kept_genes, len(var)) > 0
+        rna = gather(
+            opened, rows_of, var, Spill(folder, position, n_values, len(var)),
+            min_cells=min_cells, n_hvg=n_hvg, listed=listed, looked=looked,
+        )  # fmt: skip
+        kept_cells = rna.totals > 0
         _refuse_empty(kept_cells, obs, opened, drop_empty)
+        gathered = {}
+        for name, part in others.items():
+            rows_of, measured, found = match_cells(name, part, opened, cells)
+            notes += found
+            features = join_genes(part, join)
+            own = folder / name
+            own.mkdir()
+            gathered[name] = gather(
+                part, rows_of, features, Spill(own, position, n_values, len(features)),
+                min_cells=min_cells, what=f"feature of modality {name!r}",
+            )  # fmt: skip
+            if cells != "rna":
+                kept_cells = kept_cells & measured
+                _refuse_empty((gathered[name].totals > 0) | ~kept_cells, obs, opened, drop_empty, f"{name} ")
+                kept_cells = kept_cells & (gathered[name].totals > 0)
         held_out = _split(obs, kept_cells, labels, test_fraction, holdout, val_fraction, seed)
         options = {
             "labels": list(labels),
             "min_cells": min_cells,
             "genes": genes,
             "join": join,
+            **({"cells": cells} if others else {}),
             "drop_empty": drop_empty,
             "in_order": keep_order,
             **({"obs_filter": obs_filter} if obs_filter else {}),
@@ -144,22 +169,26 @@ def ingest(
         }
         provenance = {
             "sources": [
-                {"path": s.path, "counts": s.counts_from, "n_cells": len(s.obs), "n_genes": len(s.var)} for s in opened
+                {"path": s.path, "counts": s.counts_from, "n_cells": len(s.obs), "n_genes": len(s.var)}
+                for part in [opened, *others.values()]
+                for s in part
             ],
             "options": options,
             "dropped": {
-                "empty_cells": int((~kept_cells).sum()),
-                "genes_below_min_cells": too_rare,
-                "genes_not_chosen": len(var) - too_rare - len(kept_genes),
+                "empty_cells": int((rna.totals == 0).sum()),
+                **({"cells_without_all_modalities": int((~kept_cells & (rna.totals > 0)).sum())} if others else {}),
+                "genes_below_min_cells": rna.dropped()[0],
+                "genes_not_chosen": rna.dropped()[1],
+                **{f"{name}_features_below_min_cells": part.dropped()[0] for name, part in gathered.items()},
             },
-            "notes": [note for source in opened for note in source.notes] + notes,
+            "notes": [note for part in [opened, *others.values()] for s in part for note in s.notes] + notes,
             "statistics": "var mean and variance and the size-factor law are over the training cells; n_cells over all",
         }
-        return _write(out, spill, var, obs, kept_genes, kept_cells, labels, provenance)
+        return _write(out, rna, gathered, obs, kept_cells, labels, provenance)
 
 
 def _check_options(paths, min_cells, test_fraction, val_fraction, holdout, join):
-    if not paths:
+    if not paths[MAIN]:
         raise BadInput("no sources; expected at least one")
     if min_cells < 0:
         raise BadInput(f"--min-cells {min_cells}: expected 0 or more")
@@ -191,106 +220,17 @@ def _open(files, paths, chosen, obs_files):
     return opened
 
 
-def _set_aside(opened, genes, spill, looked):
-    """Read all counts once: check them, rename their columns, add them to the buckets."""
-    offset = 0
-    with progress("read", sum(source.matrix.n_values for source in opened)) as advance:
-        for source in opened:
-            columns = column_map(source, genes)
-
-            def checked(item, source=source, columns=columns, offset=offset):
-                rows, block = item
-                n_values = block.nnz
-                block = as_counts(block, rows, source, looked)
-                block = choose_columns(block, columns, len(genes))
-                return spill.encode(rows + offset, block), n_values
-
-            for pieces, n_values in ordered_map(checked, source.matrix.blocks()):
-                spill.write(pieces)
-                advance(n_values)
-            offset += len(source.obs)
-
-
-def _sum_up(spill, n_rows):
-    """Gene moments over all cells, and the total of each cell."""
-    totals, one = np.zeros(n_rows), np.ones(spill.n_columns)
-
-    def moments(number):
-        sums = GeneMoments(spill.n_columns)
-        for rows, lengths, columns, counts in spill.frames(number):
-            sums.add(counts, columns, np.append(0, np.cumsum(lengths)))
-            add_row_sums(rows, lengths, columns, counts, one, totals)
-        return sums
-
-    merged = reduce_items(moments, range(spill.n_buckets), GeneMoments.merge)
-    merged.n_cells = int((totals > 0).sum())
-    return merged, totals
-
-
-def _choose_genes(moments, totals, spill, min_cells, n_hvg, listed):
-    """Positions of the chosen genes, and how many were seen in too few cells."""
-    if listed is not None:
-        return listed, 0
-    enough = np.flatnonzero(moments.nonzero >= min_cells)
-    too_rare = len(moments.nonzero) - len(enough)
-    if len(enough) == 0:
-        raise BadInput(
-            f"--min-cells {min_cells}: no gene is left of {len(moments.nonzero):,}; the most common one has counts in "
-            f"{int(moments.nonzero.max()):,} of {len(totals):,} cells"
-        )
-    if n_hvg is None:
-        return enough, too_rare
-    if n_hvg > len(enough):
-        raise BadInput(f"--genes hvg:{n_hvg}: only {len(enough):,} genes have counts in {min_cells} cells or more")
-    mean, variance, n = moments.mean()[enough], moments.variance()[enough], moments.n_cells
-    try:
-        expected = seurat_v3.expected_variance(mean, variance)
-    except ValueError as error:
-        raise BadInput(
-            f"--genes hvg:{n_hvg}: the loess curve cannot be fitted ({' '.join(str(error).split())})"
-        ) from error
-    clip = np.full(len(moments.nonzero), np.inf)
-    clip[enough] = seurat_v3.clip_at(mean, expected, n)
-
-    def clipped(number):
-        sums = np.zeros((2, len(clip)))
-        for _, _, columns, counts in spill.frames(number):
-            seurat_v3.add_clipped(columns, counts, clip, sums[0], sums[1])
-        return sums
-
-    total, squares = reduce_items(clipped, range(spill.n_buckets), np.add)[:, enough]
-    score = seurat_v3.standardised_variance(mean, expected, n, total, squares)
-    return enough[seurat_v3.top(score, n_hvg)], too_rare
-
-
-def _nonempty(spill, totals, kept_genes, n_genes):
-    """Total of each cell over the chosen genes."""
-    if len(kept_genes) == n_genes:
-        return totals
-    chosen = np.zeros(n_genes)
-    chosen[kept_genes] = 1.0
-    left = np.zeros_like(totals)
-
-    def add(number):
-        for rows, lengths, columns, counts in spill.frames(number):
-            add_row_sums(rows, lengths, columns, counts, chosen, left)
-        return 0
-
-    reduce_items(add, range(spill.n_buckets), lambda a, b: 0)
-    return left
-
-
-def _refuse_empty(kept_cells, obs, opened, drop_empty):
+def _refuse_empty(kept_cells, obs, opened, drop_empty, of=""):
     n_empty = int((~kept_cells).sum())
     if n_empty == len(kept_cells):
-        raise BadInput(f"{opened[0].path}: no cell has counts in the chosen genes")
+        raise BadInput(f"{opened[0].path}: no cell has {of}counts in the chosen genes")
     if n_empty and not drop_empty:
         row = int(np.flatnonzero(~kept_cells)[0])
         ends = np.cumsum([len(source.obs) for source in opened])
         source = opened[int(np.searchsorted(ends, row, side="right"))]
         raise BadInput(
-            f"{source.path}: cell {str(obs.index[row])!r} has no counts in the chosen genes, nor have {n_empty - 1:,} "
-            "others; --drop-empty leaves them out"
+            f"{source.path}: cell {str(obs.index[row])!r} has no {of}counts in the chosen genes, nor have "
+            f"{n_empty - 1:,} others; --drop-empty leaves them out"
         )
 
 
@@ -310,19 +250,17 @@ def _split(obs, kept_cells, labels, test_fraction, holdout, val_fraction, seed):
     return held_out
 
 
-def _write(out, spill, var, obs, kept_genes, kept_cells, labels, provenance):
+def _write(out, rna, others, obs, kept_cells, labels, provenance):
     """Write the buckets in order."""
-    columns = np.full(len(var), -1, np.int64)
-    columns[kept_genes] = np.arange(len(kept_genes))
     for name in labels:
         used = obs[name][kept_cells].cat.remove_unused_categories().cat.categories
         obs[name] = obs[name].cat.set_categories(used)
-    with AtlasWriter(out, var.iloc[kept_genes], labels=labels) as writer:
+    features = {name: part.var.iloc[part.chosen] for name, part in others.items()}
+    with AtlasWriter(out, rna.var.iloc[rna.chosen], labels=labels, modalities=features) as writer:
         with progress("write", int(kept_cells.sum())) as advance:
-            for number in range(spill.n_buckets):
-                rows, block = spill.assemble(number)
-                kept = kept_cells[rows]
-                block = choose_columns(block[kept], columns, len(kept_genes))
-                writer.append(block, obs.iloc[rows[kept]])
-                advance(int(kept.sum()))
+            for number in range(rna.spill.n_buckets):
+                rows, block = rna.read(number, kept_cells)
+                beside = {name: part.read(number, kept_cells)[1] for name, part in others.items()}
+                writer.append(block, obs.iloc[rows], beside)
+                advance(len(rows))
         return writer.close(provenance=provenance)

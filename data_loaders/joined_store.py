@@ -78,6 +78,10 @@ class JoinedStore:
         """The joined genes; no other column of var is the same in all stores."""
         return pd.DataFrame(index=self._genes)
 
+    def features(self, modality):
+        """The features of a modality as the first store names them: they are matched by position."""
+        return self._stores[0].features(modality)
+
     def uns(self, key):
         """None: each store has its own."""
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_loaders import anndata_source, soma_source, tenx_source
+from data_loaders import anndata_source, mudata_source, soma_source, tenx_source
 from data_loaders.errors import BadInput
 from data_loaders.matrices import readable
 from data_loaders.soma import is_soma
 
 NUMBER = r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?"  # no leading zero, and few enough digits for a float to keep
-KINDS = "an .h5ad file, an AnnData-Zarr store, a 10x .h5 file, a folder with matrix.mtx or a SOMA experiment"
+KINDS = "an .h5ad or .h5mu file, an AnnData-Zarr store, a 10x .h5 file, a folder with matrix.mtx or a SOMA experiment"
 
 
 @dataclass
@@ -85,6 +85,8 @@ def open_source(path, *, layer=None, raw=False, obs_file=None, measurement=None,
     if measurement is not None or obs_filter is not None:
         option = "--measurement" if measurement is not None else "--obs-filter"
         raise BadInput(f"{path}: {option} chooses within a SOMA experiment, which this is not")
+    if mudata_source.is_modality(path):
+        return _finished(Source(str(path), **mudata_source.open_modality(path, layer, raw)), obs_file)
     with readable(path):
         exists = place.exists()
     if not exists:

@@ -59,6 +59,12 @@ def _print_atlas(console, path, card):
     console.print(f"cells       {card['n_cells']:,} ({splits})")
     console.print(f"genes       {card['n_genes']:,}")
     console.print(f"non-zero    {card['nnz']:,} ({card['density']:.1%})")
+    for name, facts in list(card.get("modalities", {}).items())[1:]:
+        console.print(
+            f"modality    {name}: {facts['n_features']:,} features, {facts['nnz']:,} non-zero ({facts['density']:.1%}),"
+            f" up to {facts['largest']:,}; modelled as {facts['likelihood']} by default",
+            markup=False,
+        )
     law = card["size_factor"]
     if law["n_cells"]:
         console.print(
@@ -67,7 +73,7 @@ def _print_atlas(console, path, card):
         )
     for name, label in card["labels"].items():
         _print_label(console, name, label, law["by"][name])
-    skip = {"format", "n_cells", "n_genes", "nnz", "density", "labels", "splits", "size_factor"}
+    skip = {"format", "n_cells", "n_genes", "nnz", "density", "labels", "splits", "size_factor", "modalities"}
     _print_fields(console, {key: value for key, value in card.items() if key not in skip})
 
 

@@ -1,4 +1,4 @@
-"""`cfgen-dist export`: write an atlas, real or generated, as h5ad or SOMA."""
+"""`cfgen-dist export`: write an atlas, real or generated, as h5ad, h5mu or SOMA."""
 
 import data_loaders
 
@@ -7,7 +7,7 @@ def configure(parser):
     """Add the arguments."""
     parser.add_argument("store", metavar="STORE", help="an atlas")
     parser.add_argument("out", metavar="OUT", help="the file or folder to write; must not exist")
-    parser.add_argument("--to", default="h5ad", metavar="FORMAT", help="h5ad (default) or soma")
+    parser.add_argument("--to", default="h5ad", metavar="FORMAT", help="h5ad (default), h5mu or soma")
 
 
 def run(args):

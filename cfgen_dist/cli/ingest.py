@@ -7,9 +7,21 @@ from data_loaders.errors import BadInput
 def configure(parser):
     """Add the arguments."""
     parser.add_argument(
-        "sources", nargs="+", metavar="SRC", help=".h5ad, AnnData-Zarr, 10x .h5, folder with matrix.mtx, or SOMA"
+        "sources", nargs="*", metavar="SRC", help=".h5ad, AnnData-Zarr, 10x .h5, folder with matrix.mtx, or SOMA"
     )
     parser.add_argument("out", metavar="OUT", help="the store to write; must not exist")
+    parser.add_argument(
+        "--modality",
+        action="append",
+        metavar="NAME=PATH",
+        help="in place of SRC: a source of rna, atac, ...; again for each; FILE.h5mu:NAME is one modality of a file",
+    )
+    parser.add_argument(
+        "--cells",
+        default="same",
+        choices=["same", "shared", "rna"],
+        help="cells that modalities must share (same), cells to keep when they differ: shared ones, or all of rna",
+    )
     parser.add_argument("--labels", default="", metavar="A,B", help="obs columns to condition on; the first stratifies")
     parser.add_argument("--min-cells", type=int, default=20, metavar="N", help="drop genes seen in fewer (default 20)")
     parser.add_argument("--genes", metavar="hvg:N|FILE", help="the N most variable genes, or a list, one name a line")
@@ -40,7 +52,7 @@ def configure(parser):
 def run(args):
     """Write the atlas and say what was done."""
     card = data_loaders.ingest(
-        args.sources,
+        _sources(args.sources, args.modality),
         args.out,
         labels=[name.strip() for name in args.labels.split(",") if name.strip()],
         min_cells=args.min_cells,
@@ -51,6 +63,7 @@ def run(args):
         layer=args.layer,
         raw=args.raw,
         join=args.join,
+        cells=args.cells,
         obs_files=args.obs,
         drop_empty=args.drop_empty,
         keep_order=args.keep_order,
@@ -68,6 +81,23 @@ def run(args):
             print(f"dropped: {number:,} {what.replace('_', ' ')}")
     splits = ", ".join(f"{n:,} {name}" for name, n in card["splits"].items())
     print(f"{args.out}: {card['n_cells']:,} cells x {card['n_genes']:,} genes ({splits})")
+
+
+def _sources(paths, modalities):
+    """The sources as `data_loaders.ingest` takes them, of positional paths or --modality NAME=PATH options."""
+    if not modalities:
+        if not paths:
+            raise BadInput("no sources; expected SRC... OUT, or --modality NAME=PATH for each modality and OUT")
+        return paths
+    if paths:
+        raise BadInput(f"{paths[0]}: a source beside --modality; expected --modality NAME=PATH for every source")
+    named = {}
+    for text in modalities:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise BadInput(f"--modality {text}: expected NAME=PATH, such as atac=peaks.h5ad")
+        named.setdefault(name, []).append(path)
+    return named
 
 
 def _parse_holdout(text):
