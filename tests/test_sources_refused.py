@@ -10,7 +10,9 @@ import pytest
 import zarr
 from ingest_helpers import ingested, refused, write_zarr
 from scipy.sparse import csc_matrix, csr_matrix
-from small_data import small_adata, write_10x_folder, write_10x_h5
+from small_data import small_adata, write_10x_folder
+
+from data_loaders import BadInput, matrices
 
 pytestmark = pytest.mark.usefixtures("small_pieces")
 
@@ -73,9 +75,9 @@ def test_names_that_repeat(tmp_path):
 
 
 def test_files_of_no_known_kind(tmp_path):
-    assert "no such file or folder; expected an .h5ad file" in refused(tmp_path, tmp_path / "no.h5ad")
+    assert "no such file or folder; expected an .h5ad or .h5mu file" in refused(tmp_path, tmp_path / "no.h5ad")
     (tmp_path / "a.loom").write_text("x")
-    assert "a file ending in '.loom'; expected an .h5ad file" in refused(tmp_path, tmp_path / "a.loom")
+    assert "a file ending in '.loom'; expected an .h5ad or .h5mu file" in refused(tmp_path, tmp_path / "a.loom")
     (tmp_path / "folder").mkdir()
     assert "a folder without a store or matrix.mtx" in refused(tmp_path, tmp_path / "folder")
     small_adata().write_h5ad(tmp_path / "b.h5")
