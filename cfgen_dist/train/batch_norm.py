@@ -3,7 +3,7 @@
 Statistics of each rank's own part would make the model depend on the number of workers: a batch of 128 cells on 8
 workers would be normalised by 16, and the running statistics kept would be those of rank 0 alone. Here every rank uses
 the mean and variance of all 128, so gradients and running statistics are those of one process with the whole batch.
-`torch.nn.SyncBatchNorm` does the same on GPUs only; this one also serves gloo, so that tests without GPUs test what GPUs
+`torch.nn.SyncBatchNorm` does the same on GPUs only; this one also serves gloo, so tests without GPUs test what GPUs
 run. The price is an all-reduce of 2 F + 1 numbers a layer, and another one in the backward pass.
 """
 

@@ -3,8 +3,6 @@
 Everything here works without a process group: one process is rank 0 of 1.
 """
 
-from fractions import Fraction
-
 import torch.distributed as dist
 
 from data_loaders.errors import BadInput
@@ -36,14 +34,6 @@ def on_main(function):
     result = [function() if rank() == 0 else None]
     dist.broadcast_object_list(result, src=0)
     return result[0]
-
-
-def share_of(batch_size, among=None):
-    """The cells of a batch that one rank sees, as an exact fraction: together the ranks see `batch_size`.
-
-    Streams deal cells into batches that differ by at most one cell, so 128 cells on 3 ranks are batches of 42 and 43.
-    """
-    return Fraction(batch_size, among or world_size())
 
 
 def check_workers(workers, sizes):

@@ -2,6 +2,7 @@
 
 import time
 import zlib
+from fractions import Fraction
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from data_loaders.errors import BadInput
 class TrainingStream:
     """The training cells, shuffled, one iteration an epoch; a position saved on W ranks is continued on any number.
 
-    All ranks together show `batch_size` cells a step, whatever their number, so steps and epochs are the same. An epoch
-    that was begun on W ranks and is continued on others shows the cells that are left, dealt anew: none is repeated or
-    lost.
+    An epoch of n cells has ceil(n / batch_size) steps on any number of ranks. The cells are dealt evenly over steps and
+    ranks: batches differ by at most one cell. An epoch that was begun on W ranks and is continued on others shows the
+    cells that are left in the steps that are left: none is repeated or lost.
 
     Parameters
     ----------
@@ -40,7 +41,8 @@ class TrainingStream:
         self.world_size = ranks.world_size() if world_size is None else world_size
         self.atlas, self.batch_size, self.rows, self.labels, self.seed = atlas, batch_size, rows, labels, seed
         self.waited = 0.0
-        self._whole = self._current = self._part(rows, self.rank, self.world_size)
+        self._n_batches = -(-len(rows) // batch_size)
+        self._whole = self._current = self._part(rows, self.rank, self.world_size, self._n_batches)
         self._before = []  # [ranks, batches] of the parts of this epoch that other numbers of ranks have shown
 
     def __len__(self):
@@ -79,23 +81,24 @@ class TrainingStream:
         before, self._epoch = [list(part) for part in state["shown"]], int(state["epoch"])
         batch = before.pop()[1] if before and before[-1][0] == self.world_size else 0
         self._before = before
-        self._current = self._part(self._left(before), self.rank, self.world_size) if before else self._whole
+        self._current = self._rest(before) if before else self._whole
         self._current.load_state_dict(self._current.state_dict() | {"epoch": self._epoch, "batch": batch})
 
-    def _left(self, shown):
-        """Rows of the epoch that are left after parts of it were shown by other numbers of ranks."""
-        rows = self.rows
+    def _rest(self, shown):
+        """The rest of the epoch after parts of it were shown by other numbers of ranks: as many steps as were left."""
+        rows, left = self.rows, self._n_batches
         for world_size, batches in shown:
-            parts = [self._part(rows, rank, world_size).first_rows(self._epoch, batches) for rank in range(world_size)]
-            rows = np.setdiff1d(rows, np.concatenate(parts), assume_unique=True)
-        return rows
+            parts = [self._part(rows, rank, world_size, left) for rank in range(world_size)]
+            rows = np.setdiff1d(rows, np.concatenate([part.first_rows(self._epoch, batches) for part in parts]))
+            left -= batches
+        return self._part(rows, self.rank, self.world_size, left)
 
-    def _part(self, rows, rank, world_size):
-        """One rank's stream over some of the rows."""
+    def _part(self, rows, rank, world_size, n_batches):
+        """One rank's stream that shows these rows in so many batches."""
+        share = max(Fraction(len(rows), n_batches * world_size), 1)
         return CellStream(
-            self.atlas, ranks.share_of(self.batch_size, world_size), rows=rows, labels=self.labels, seed=self.seed,
-            rank=rank, world_size=world_size,
-        )  # fmt: skip
+            self.atlas, share, rows=rows, labels=self.labels, seed=self.seed, rank=rank, world_size=world_size
+        )
 
     @property
     def _check(self):
@@ -106,5 +109,5 @@ class TrainingStream:
 
 def held_out_stream(atlas, batch_size, *, rows, labels):
     """A rank's share of held-out cells, in the order of the store."""
-    share, place = ranks.share_of(batch_size), {"rank": ranks.rank(), "world_size": ranks.world_size()}
+    share, place = Fraction(batch_size, ranks.world_size()), {"rank": ranks.rank(), "world_size": ranks.world_size()}
     return CellStream(atlas, share, rows=rows, labels=labels, shuffle=False, **place)
