@@ -122,7 +122,7 @@ def make_plan(
     solver = solver or model.config.sampling.solver
     steps = model.config.sampling.steps if steps is None else steps
     size_factor = size_factor or model.size_factor.kind
-    _check_settings(solver, steps, size_factor, shard_size, seed)
+    check_settings(solver, steps, size_factor, shard_size, seed)
     if isinstance(labels, pd.DataFrame):
         codes, counts = _from_table(model, labels)
         if n is not None and n != counts.sum():
@@ -135,8 +135,8 @@ def make_plan(
         if not 1 <= n <= MOST_CELLS:
             raise BadInput(f"number of cells is {n}, expected 1 to {MOST_CELLS:,}")
         codes, counts = _from_proportions(model, n, labels or {}, seed)
-    weights = _weights(model, guidance)
-    _refuse_unseen(model, codes, weights)
+    weights = guidance_weights(model, guidance)
+    refuse_unseen(model, codes, weights)
     return Plan(
         bundle=model.digest,
         codes=codes.tolist(),
@@ -151,7 +151,8 @@ def make_plan(
     )
 
 
-def _check_settings(solver, steps, size_factor, shard_size, seed):
+def check_settings(solver, steps, size_factor, shard_size, seed):
+    """Raise `BadInput` for a solver, a size factor law or a number that cannot be."""
     if solver not in SOLVERS:
         raise BadInput(f"unknown solver {solver!r}, {nearest(solver, SOLVERS)}")
     if solver not in ADAPTIVE and steps < 1:
@@ -166,8 +167,8 @@ def _check_settings(solver, steps, size_factor, shard_size, seed):
         raise BadInput(f"seed is {seed}, expected 0 to 2**63 - 1")
 
 
-def _refuse_unseen(model, codes, weights):
-    """A category that no fitted cell had has an embedding that was never trained."""
+def refuse_unseen(model, codes, weights):
+    """Raise `BadInput` for codes (N, K) with a category that no fitted cell had: its embedding was never trained."""
     weights = weights * len(model.labels) if model.config.flow.conditioning == "joint" else weights
     for k, (name, categories) in enumerate(model.labels.items()):
         unseen = np.setdiff1d(codes[:, k], model.combinations[:, k])
@@ -223,7 +224,7 @@ def _from_proportions(model, n, fixed, seed):
     return codes[counts > 0], counts[counts > 0]
 
 
-def _weights(model, guidance):
+def guidance_weights(model, guidance):
     """Guidance weights in the order of the model's attributes."""
     names = list(model.labels)
     if guidance is None:
@@ -283,5 +284,5 @@ def read_plan(path, model):
         raise BadInput(f"plan {path} cannot be read: {' '.join(str(error).split())}") from error
     if plan.bundle != model.digest:
         raise BadInput(f"plan {path} is for bundle {plan.bundle[:12]}, this one is {model.digest[:12]}")
-    _check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed)
+    check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed)
     return plan

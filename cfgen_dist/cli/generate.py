@@ -24,8 +24,13 @@ def configure(parser):
 
 def add_sampling(parser):
     """Add the arguments that say how cells are drawn."""
-    parser.add_argument("--guidance", metavar="NAME=WEIGHT[,...]", help="weight of each attribute; left out means 0")
     parser.add_argument("--size-factor", metavar="LAW", help="lognormal or resample; the bundle's default otherwise")
+    add_flow(parser)
+
+
+def add_flow(parser):
+    """Add the arguments that say how the flow is integrated, and in what shards."""
+    parser.add_argument("--guidance", metavar="NAME=WEIGHT[,...]", help="weight of each attribute; left out means 0")
     parser.add_argument("--solver", help=f"one of {', '.join(SOLVERS)}; the bundle's default otherwise")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of a fixed-step solver")
     parser.add_argument("--seed", type=int, metavar="S", help="default 0")
@@ -44,9 +49,9 @@ def add_workers(parser):
 
 
 def sampling_options(args):
-    """The arguments of `add_sampling` and `add_workers` that were given, as keywords of `generate` and `augment`."""
+    """The arguments of `add_sampling` and `add_workers` that were given, as keywords of what they are for."""
     names = ("size_factor", "solver", "steps", "seed", "shard_size", "ray", "workers", "resume")
-    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    options = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     return options | ({"guidance": pairs(args.guidance, "--guidance", float)} if args.guidance else {})
 
 
