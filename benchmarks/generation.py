@@ -71,7 +71,7 @@ def ours(model, plan, workers):
     """Counts (CSR) and labels of a plan."""
     done = dict(map_threads(partial(sample_shard, plan=plan), range(plan.n_shards), lambda: model, workers))
     counts, codes = zip(*(done[shard] for shard in range(plan.n_shards)), strict=True)
-    return sparse.vstack(counts, format="csr"), np.concatenate(codes)
+    return sparse.vstack([part["rna"] for part in counts], format="csr"), np.concatenate(codes)
 
 
 def quality(model, atlas, label, sets, workers):

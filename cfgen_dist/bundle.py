@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,8 @@ class CFGen:
         Where it came from: atlas, held-out likelihood, versions.
     digest : str
         SHA-256 over the weights and the card.
+    features : dict of str to list of str
+        Names of the features of each modality beside rna.
     """
 
     config: Config
@@ -60,6 +62,7 @@ class CFGen:
     counts: np.ndarray
     provenance: dict
     digest: str = ""
+    features: dict = field(default_factory=dict)
 
     def save(self, path):
         """Write the bundle to a directory that appears whole or not at all.
@@ -85,6 +88,7 @@ class CFGen:
                 "config": to_dict(self.config),
                 "provenance": self.provenance,
                 "genes": list(self.genes),
+                **({"features": self.features} if self.features else {}),
                 "sha256": {name: _sha256(built / name) for name in FILES[1:]},
             }
             card["sha256"]["card"] = _digest(card)
@@ -127,14 +131,17 @@ class CFGen:
         except (SafetensorError, OSError) as error:
             raise BadInput(f"bundle {path}: {error}") from error
         labels = card["labels"]
-        autoencoder = build_autoencoder(config.autoencoder, len(card["genes"]), weights[0]["log_theta"].shape[0])
+        features = card.get("features", {})
+        n_features = {"rna": len(card["genes"])} | {name: len(names) for name, names in features.items()}
+        autoencoder = build_autoencoder(config, n_features, labels)
         autoencoder.load_state_dict(weights[0])
         velocity = build_velocity(config, [len(c) for c in labels.values()], card["size_factor_range"])
         velocity.load_state_dict(weights[1])
-        law = SizeFactorLaw(card["size_factor"]["kind"], card["size_factor"]["covariate"], **arrays)
+        others = {name: arrays.pop(f"values.{name}") for name in features if f"values.{name}" in arrays}
+        law = SizeFactorLaw(card["size_factor"]["kind"], card["size_factor"]["covariate"], **arrays, others=others)
         return cls(
             config, autoencoder.eval(), velocity.eval(), law, card["genes"], labels,
-            table["combinations"], table["counts"], card["provenance"], _sha256(path / "card.json"),
+            table["combinations"], table["counts"], card["provenance"], _sha256(path / "card.json"), features,
         )  # fmt: skip
 
     def codes_of(self, name, values):
@@ -172,7 +179,8 @@ class CFGen:
         Returns
         -------
         anndata.AnnData
-            Integer CSR counts, labels and size_factor in obs, provenance in uns.
+            Integer CSR counts, labels and size_factor in obs, provenance in uns. Further modalities are in obsm, the
+            names of their features in `uns["features"]`.
         """
         from cfgen_dist.generate import make_plan, sample_in_memory
 

@@ -14,6 +14,8 @@ import yaml
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
 
+LIKELIHOODS = ("nb", "bernoulli", "poisson")
+
 
 @dataclass
 class AutoencoderConfig:
@@ -36,6 +38,16 @@ class AutoencoderConfig:
     batch_size: int = 128
     max_epochs: int = 300
     patience: int = 10  # epochs without a better held-out likelihood
+
+
+@dataclass
+class ModalitiesConfig:
+    """Modalities beside rna: each has an encoder and a decoder of its own, and all share one latent."""
+
+    # modality: nb, bernoulli or poisson; one that is left out is modelled as the atlas's card proposes
+    likelihood: dict[str, str] = field(default_factory=dict)
+    hidden: list[int] = field(default_factory=lambda: [256, 128])
+    code_dim: int = 100  # of each modality's code (rna's too), before the shared layer makes the latent of them
 
 
 @dataclass
@@ -87,6 +99,7 @@ class Config:
     checkpoint_every_n_steps: int = 500
     checkpoint_every_minutes: float | None = None  # besides those every n steps
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    modalities: ModalitiesConfig = field(default_factory=ModalitiesConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     size_factor: SizeFactorConfig = field(default_factory=SizeFactorConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -216,6 +229,8 @@ def _typed(value, hint, key, where):
         return _typed(value, hint, key, where)
     if origin is Literal:
         expected = f"one of {', '.join(map(str, options))}"
+    elif origin is dict:
+        expected = "pairs such as atac=bernoulli"
     elif origin is list:
         expected = f"a list of {options[0].__name__}"
     else:
@@ -225,6 +240,11 @@ def _typed(value, hint, key, where):
         if value not in options:
             raise wrong
         return value
+    if origin is dict:
+        pairs = dict(item.partition("=")[::2] for item in value.split(",")) if isinstance(value, str) else value
+        if not isinstance(pairs, dict) or not all(isinstance(part, str) and part for part in [*pairs, *pairs.values()]):
+            raise wrong
+        return dict(pairs)
     if origin is list:
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
@@ -252,7 +272,7 @@ def _typed(value, hint, key, where):
 
 
 # name of a key → (test, what it must be); the names mean the same in every group
-_COUNTS = ("latent_dim", "batch_size", "max_epochs", "patience", "blocks", "max_steps", "steps")
+_COUNTS = ("latent_dim", "code_dim", "batch_size", "max_epochs", "patience", "blocks", "max_steps", "steps")
 _RANGES = {
     **dict.fromkeys((*_COUNTS, "checkpoint_every_n_steps"), (lambda value: value >= 1, "at least 1")),
     **dict.fromkeys(
@@ -261,6 +281,7 @@ _RANGES = {
     ),
     **dict.fromkeys(("weight_decay", "latent_noise", "gene_penalty"), (lambda value: value >= 0, "zero or more")),
     **dict.fromkeys(("dropout", "input_dropout", "ema"), (lambda value: 0 <= value < 1, "at least 0 and below 1")),
+    "likelihood": (lambda value: set(value.values()) <= set(LIKELIHOODS), f"one of {', '.join(LIKELIHOODS)} for each"),
     "seed": (lambda value: 0 <= value < 2**63, "0 to 2**63 - 1"),
     "embedding": (lambda value: value >= 2, "at least 2"),
     "p_cond": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),

@@ -29,7 +29,7 @@ def record_path(parts, shard):
     return Path(parts) / f"shard-{shard:06d}.json"
 
 
-def write_part(model, shard, plan, parts):
+def write_part(model, shard, plan, parts, sample=sample_shard):
     """Sample a shard and commit it: counts first, then the record, each written beside, flushed to disk and renamed.
 
     Doing it twice, even at the same time, is harmless: both write the same bytes.
@@ -37,17 +37,17 @@ def write_part(model, shard, plan, parts):
     Returns
     -------
     dict
-        The record: shard, plan (digest), cells, bytes of the file, sha256 over counts and labels, and sums that can be
-        added over shards: nnz, counts, log_counts and log_counts_squared (of each cell's total, cells without counts
-        left out).
+        The record: shard, plan (digest), cells, bytes of the file, sha256 over counts and labels, and sums over rna
+        that can be added over shards: nnz, counts, log_counts and log_counts_squared (of each cell's total, cells
+        without counts left out).
     """
-    counts, codes = sample_shard(model, shard, plan)
-    arrays = {
-        "data": counts.data.astype(np.min_scalar_type(counts.data.max(initial=0))),
-        "indices": counts.indices.astype(np.uint16 if counts.shape[1] <= 1 << 16 else np.uint32),
-        "indptr": counts.indptr.astype(np.int64),
-        "codes": codes.astype(np.int32),
-    }
+    drawn, codes = sample(model, shard, plan)
+    arrays = {"codes": codes.astype(np.int32)}
+    for name, matrix in drawn.items():
+        arrays[_key(name, "data")] = matrix.data.astype(np.min_scalar_type(matrix.data.max(initial=0)))
+        arrays[_key(name, "indices")] = matrix.indices.astype(np.uint16 if matrix.shape[1] <= 1 << 16 else np.uint32)
+        arrays[_key(name, "indptr")] = matrix.indptr.astype(np.int64)
+    counts = drawn["rna"]
     path = part_path(parts, shard)
     # Not compressed: the file lives until the store is put together, and zlib would take longer than the sampling.
     write_whole(path, lambda file: np.savez(file, **arrays))
@@ -78,21 +78,36 @@ def read_record(parts, shard, plan):
         return None
 
 
-def read_part(parts, shard, n_genes, sha256):
-    """Counts (SparseRows) and labels (n, K) of a shard; None when its bytes are not those that were written."""
+def read_part(parts, shard, n_features, sha256):
+    """Counts (modality → SparseRows) and labels (n, K) of a shard; None when its bytes are not those written.
+
+    `n_features` names the modalities, `rna` first, and their numbers of features.
+    """
+    keys = [_key(name, part) for name in n_features for part in ("data", "indices", "indptr")]
     try:
         with np.load(part_path(parts, shard)) as file:
-            arrays = {name: file[name] for name in ("data", "indices", "indptr", "codes")}
+            arrays = {key: file[key] for key in [*keys, "codes"]}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     if _digest(arrays) != sha256:
         return None
-    return SparseRows(arrays["data"], arrays["indices"], arrays["indptr"], n_genes), arrays["codes"]
+    counts = {
+        name: SparseRows(*(arrays[_key(name, part)] for part in ("data", "indices", "indptr")), n)
+        for name, n in n_features.items()
+    }
+    return counts, arrays["codes"]
+
+
+def _key(modality, part):
+    """Where an array of a modality stands in the file of a shard."""
+    return part if modality == "rna" else f"{modality}.{part}"
 
 
 def _digest(arrays):
     """SHA-256 over counts and labels in fixed types, whatever the types on disk."""
     digest = hashlib.sha256()
-    for name, kind in (("data", "<u4"), ("indices", "<u4"), ("indptr", "<i8"), ("codes", "<i4")):
-        digest.update(np.ascontiguousarray(arrays[name], dtype=kind))
+    kinds = {"data": "<u4", "indices": "<u4", "indptr": "<i8", "codes": "<i4"}
+    others = sorted(name for name in arrays if "." in name)
+    for name in [*kinds, *others]:
+        digest.update(np.ascontiguousarray(arrays[name], dtype=kinds[name.rpartition(".")[2]]))
     return digest.hexdigest()

@@ -7,7 +7,7 @@ import torch
 from scipy import sparse
 from torch.nn import functional as F
 
-from cfgen_dist.model.negative_binomial import draw
+from cfgen_dist.model.joint import branches
 from cfgen_dist.model.solvers import integrate
 from cfgen_dist.model.velocity import ABSENT, guided
 
@@ -28,7 +28,8 @@ def sample_shard(model, shard, plan):
 
     Returns
     -------
-    counts : scipy.sparse.csr_matrix (n, G), int32
+    counts : dict of str to scipy.sparse.csr_matrix (n, features), int32
+        Modality → counts.
     codes : (n, K) int64 array
         Labels.
     """
@@ -38,30 +39,37 @@ def sample_shard(model, shard, plan):
     z0 = rng.standard_normal((n, model.config.autoencoder.latent_dim), dtype=np.float32)
     law = dataclasses.replace(model.size_factor, kind=plan.size_factor)
     size_factor = law.draw(_category(model, law.covariate, codes), rng)
-    seeds = rng.integers(0, 2**64, n, dtype=np.uint64)
+    networks = branches(model.autoencoder)
+    seeds = {name: rng.integers(0, 2**64, n, dtype=np.uint64) for name in networks}
+    sizes = law.draw_others(size_factor, _category(model, law.covariate, codes), rng) | {"rna": size_factor}
     theta_category = _category(model, model.config.autoencoder.theta_covariate, codes)
-    blocks = []
+    blocks = {name: [] for name in networks}
     for start in range(0, n, plan.batch_size):
         rows = slice(start, start + plan.batch_size)
-        rho = generate_profiles(model, plan, z0[rows], codes[rows], size_factor[rows])
-        theta = model.autoencoder.dispersion(torch.from_numpy(theta_category[rows])).exp().numpy()
-        blocks.append(draw(rho, size_factor[rows], theta, seeds[rows], rng))
+        z = generate_latents(model, plan, z0[rows], codes[rows], size_factor[rows])
+        for name, network in networks.items():
+            own = sizes[name][rows] if name in sizes else None
+            blocks[name].append(network.draw(z, own, theta_category[rows], seeds[name][rows], rng))
+    return {name: _stacked(blocks[name], networks[name].n_genes) for name in networks}, codes
+
+
+def _stacked(blocks, n_features):
+    """The (data, indices, indptr) of consecutive rows as one CSR matrix."""
     data, indices, indptrs = zip(*blocks, strict=True)
     lengths = np.concatenate([np.diff(indptr) for indptr in indptrs])
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     data = np.concatenate(data).astype(np.int32)
-    counts = sparse.csr_matrix((data, np.concatenate(indices), indptr), shape=(n, len(model.genes)))
-    return counts, codes
+    return sparse.csr_matrix((data, np.concatenate(indices), indptr), shape=(len(lengths), n_features))
 
 
-def generate_profiles(model, plan, z0, codes, size_factor):
-    """Gene proportions rho (B, G) float32 array, of noise z0 (B, D), labels (B, K) and size factors (B,)."""
+def generate_latents(model, plan, z0, codes, size_factor):
+    """Latents (B, D) tensor, of noise z0 (B, D), labels (B, K) and size factors (B,)."""
     log_size_factor = torch.from_numpy(np.log(size_factor).astype(np.float32))
     joint = model.config.flow.conditioning == "joint"
     weights = plan.weights[0] if joint else plan.weights
     field = guided(PreparedVelocity(model.velocity), torch.from_numpy(codes), weights, joint, log_size_factor)
     z = integrate(field, torch.from_numpy(z0), solver=plan.solver, steps=plan.steps)
-    return torch.softmax(model.autoencoder.decoder(model.velocity.restore(z)), dim=1).numpy()
+    return model.velocity.restore(z)
 
 
 class PreparedVelocity:

@@ -1,6 +1,6 @@
 """Latents of cells on disk: an AnnData-Zarr store with a dense float32 X, opened and streamed like any atlas.
 
-Row i of the store is one cell; `obs` has `row` (the cell's row in the atlas), `size_factor`, `split` and the labels.
+Row i of the store is one cell; `obs` has `row` (the cell's row in the atlas), `size_factor` (and those of further modalities), `split` and the labels.
 """
 
 import shutil
@@ -94,6 +94,9 @@ class LatentWriter:
         rows = np.concatenate(self._rows or [np.empty(0, np.int64)])
         atlas = self.atlas
         obs = pd.DataFrame({"row": rows, "size_factor": atlas.size_factor[rows]}, index=rows.astype(str))
+        for name in [f"size_factor_{modality}" for modality in atlas.modalities[1:]]:
+            if name in atlas.obs_columns:
+                obs[name] = np.asarray(atlas.obs(name))[rows]
         for name in [*atlas.labels, *(["split"] if "split" in atlas.obs_columns else [])]:
             obs[name] = pd.Categorical.from_codes(atlas.codes(name)[rows], atlas.categories(name))
         write_small(self._root, "obs", obs)

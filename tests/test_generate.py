@@ -84,7 +84,7 @@ def test_a_shard_does_not_depend_on_the_others(model):
     for shard in (0, 1):
         sample_shard(model, shard, plan)
     again = sample_shard(model, 2, plan)
-    assert (alone[0] != again[0]).nnz == 0
+    assert (alone[0]["rna"] != again[0]["rna"]).nnz == 0
     assert (alone[1] == again[1]).all()
 
 
@@ -93,7 +93,7 @@ def test_the_store_holds_what_memory_holds(model, tiny_run, tmp_path):
     store = ad.read_zarr(tmp_path / "cells.zarr")
     memory = model.generate(250, seed=5)
     plan = make_plan(model, 250, seed=5, shard_size=100)
-    counts = np.concatenate([sample_shard(model, s, plan)[0].toarray() for s in range(plan.n_shards)])
+    counts = np.concatenate([sample_shard(model, s, plan)[0]["rna"].toarray() for s in range(plan.n_shards)])
     np.testing.assert_array_equal(store.X.toarray(), counts)
     assert store.obs["cell_type"].value_counts().to_dict() == memory.obs["cell_type"].value_counts().to_dict()
     assert store.obs_names.is_unique

@@ -201,6 +201,6 @@ def test_size_factor_laws(tiny_run):
     for law in ("lognormal", "resample"):
         plan = make_plan(model, 2000, size_factor=law, shard_size=2000)
         counts, _ = sample_shard(model, 0, plan)
-        assert np.log(np.asarray(counts.sum(1)).ravel() + 1).mean() == pytest.approx(
+        assert np.log(np.asarray(counts["rna"].sum(1)).ravel() + 1).mean() == pytest.approx(
             np.log(list(observed)).mean(), abs=0.2
         )

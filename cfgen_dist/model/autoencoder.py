@@ -2,22 +2,24 @@
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cfgen_dist.model.negative_binomial import negative_log_likelihood
+from cfgen_dist.model.likelihoods import NO_DISPERSION, bernoulli_nll, draw_bernoulli, poisson_nll
+from cfgen_dist.model.negative_binomial import draw, negative_log_likelihood
 
 LOG_THETA_RANGE = (-10.0, 15.0)  # beyond, the law is a Poisson's, or all but zero: nothing to learn, only to overflow
-INPUTS = ("log1p", "log1p_cp10k", "proportions")
+INPUTS = ("log1p", "log1p_cp10k", "proportions", "binary")
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm1d that uses its running statistics for a training batch of one cell, which has no variance."""
+    """BatchNorm1d that uses its running statistics for a training batch of one cell (or none), without variance."""
 
     def forward(self, x):
         """Normalise x (B, F)."""
-        if self.training and x.shape[0] == 1:
+        if self.training and x.shape[0] <= 1:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(x)
 
@@ -30,7 +32,11 @@ def _hidden_layers(sizes, dropout):
 
 
 class Autoencoder(nn.Module):
-    """Deterministic autoencoder with a negative binomial likelihood of the raw counts.
+    """Deterministic autoencoder of one modality, with a likelihood of the raw counts.
+
+    Negative binomial: mean l * rho, rho the softmax over genes of the decoder's output. Poisson: the same without
+    dispersion. Bernoulli: the probability that a peak is open is the sigmoid of the decoder's output; one more output
+    is added to the logits of all peaks, so that a cell's depth need not be learned peak by peak.
 
     What keeps it from learning its cells by heart: dropout on the input, noise on the latent (whose scale a
     BatchNorm without parameters fixes), and `gene_penalty` on the decoder's last weights, which start at zero, so that
@@ -45,13 +51,16 @@ class Autoencoder(nn.Module):
     dropout, input_dropout : float
         After each hidden layer, and on the encoder's input.
     input : one of `INPUTS`
-        What the encoder sees: log1p(x), log1p(1e4 x / l), or x / l.
+        What the encoder sees: log1p(x), log1p(1e4 x / l), x / l, or whether x > 0.
     latent_noise : float
         Standard deviation of Gaussian noise added to the latent while training.
     n_dispersions : int
         1 for one theta a gene; C for one theta a gene and category of a covariate.
     theta : float
         Start of every theta. A start near 10 trains; N(0, 1) in the log hardly moves.
+    likelihood : {"nb", "bernoulli", "poisson"}
+    decoded_dim : int, optional
+        Dimensions that the decoder starts from, when they are not those of the encoder's latent.
     """
 
     def __init__(
@@ -65,9 +74,11 @@ class Autoencoder(nn.Module):
         latent_noise=0.1,
         n_dispersions=1,
         theta=10.0,
+        likelihood="nb",
+        decoded_dim=None,
     ):
         super().__init__()
-        self.input = input
+        self.input, self.likelihood, self.n_genes = input, likelihood, n_genes
         self.latent_dim = latent_dim
         self.latent_noise = latent_noise
         self.encoder = nn.Sequential(
@@ -77,9 +88,13 @@ class Autoencoder(nn.Module):
             BatchNorm(latent_dim, affine=False),
         )
         widths = list(reversed(hidden))
-        self.decoder = nn.Sequential(*_hidden_layers([latent_dim, *widths], dropout), nn.Linear(widths[-1], n_genes))
+        n_outputs = n_genes + 1 if likelihood == "bernoulli" else n_genes
+        self.decoder = nn.Sequential(
+            *_hidden_layers([decoded_dim or latent_dim, *widths], dropout), nn.Linear(widths[-1], n_outputs)
+        )
         nn.init.zeros_(self.decoder[-1].weight)
-        self.log_theta = nn.Parameter(torch.full((n_dispersions, n_genes), float(theta)).log())
+        if likelihood == "nb":
+            self.log_theta = nn.Parameter(torch.full((n_dispersions, n_genes), float(theta)).log())
 
     def start_at(self, mean, n_cells):
         """Set the decoder's last bias to the log of the mean profile: training starts from the constant model.
@@ -92,7 +107,15 @@ class Autoencoder(nn.Module):
             How many they are; one count more is added to each gene.
         """
         with torch.no_grad():
-            self.decoder[-1].bias.copy_(((mean * n_cells + 1) / (mean.sum() * n_cells)).log())
+            if self.likelihood == "bernoulli":  # open in a share 1 - exp(-mean) of cells, if counts are Poisson
+                logits = torch.expm1((mean * n_cells + 1) / n_cells).log()
+                self.decoder[-1].bias.copy_(torch.cat([logits, logits.new_zeros(1)]))
+            else:
+                self.decoder[-1].bias.copy_(((mean * n_cells + 1) / (mean.sum() * n_cells)).log())
+
+    def dense(self, counts, device=None):
+        """What `encode` and `loss` take of a batch's `counts`, modality → SparseRows: those of `rna`, densified."""
+        return counts["rna"].to_dense(device)
 
     def encode(self, counts, size_factor):
         """Latents of dense counts.
@@ -106,14 +129,19 @@ class Autoencoder(nn.Module):
         -------
         (B, D) tensor
         """
+        if self.input == "binary":
+            return self.encoder((counts > 0).float())
         if self.input == "log1p":
             return self.encoder(counts.log1p())
         proportions = counts / size_factor.clamp_min(1.0)[:, None]
         return self.encoder(proportions if self.input == "proportions" else (1e4 * proportions).log1p())
 
     def decode(self, z):
-        """Log gene proportions log rho (B, G) of latents z (B, D)."""
-        return F.log_softmax(self.decoder(z).float(), dim=1)
+        """Log gene proportions log rho (B, G) of latents z (B, D); of a Bernoulli modality, the logits."""
+        decoded = self.decoder(z).float()
+        if self.likelihood == "bernoulli":
+            return decoded[:, :-1] + decoded[:, -1:]
+        return F.log_softmax(decoded, dim=1)
 
     def dispersion(self, category=None):
         """Log theta: (G,) when there is one a gene, else (B, G) for `category` (B,) int64."""
@@ -140,9 +168,43 @@ class Autoencoder(nn.Module):
         z = self.encode(counts, size_factor)
         if self.training and self.latent_noise > 0:
             z = z + self.latent_noise * torch.randn_like(z)
-        log_mu = self.decode(z) + size_factor.clamp_min(1.0).log()[:, None]
+        return self.nll(z, counts, size_factor, category).mean()
+
+    def nll(self, z, counts, size_factor, category=None):
+        """Negative log-likelihood (B,) of dense counts (B, G) under latents z (B, D), summed over genes."""
+        decoded = self.decode(z)
         rows, columns = counts.nonzero(as_tuple=True)
-        return negative_log_likelihood(log_mu, self.dispersion(category), counts[rows, columns], rows, columns).mean()
+        if self.likelihood == "bernoulli":
+            return bernoulli_nll(decoded, rows, columns)
+        log_mu = decoded + size_factor.clamp_min(1.0).log()[:, None]
+        if self.likelihood == "poisson":
+            return poisson_nll(log_mu, counts[rows, columns], rows, columns)
+        return negative_log_likelihood(log_mu, self.dispersion(category), counts[rows, columns], rows, columns)
+
+    def draw(self, z, size_factor, category, seeds, rng):
+        """Draw counts of latents z (B, D) straight into CSR; of a Bernoulli modality, zeros and ones.
+
+        Parameters
+        ----------
+        z : (B, D) tensor
+        size_factor : (B,) array
+            Not used by a Bernoulli modality.
+        category : (B,) int64 array
+            Whose theta; zeros when there is one a gene.
+        seeds, rng
+            As in `negative_binomial.draw`.
+
+        Returns
+        -------
+        data, indices, indptr : arrays
+        """
+        if self.likelihood == "bernoulli":
+            return draw_bernoulli(torch.sigmoid(self.decode(z)).numpy(), seeds)
+        rho = torch.softmax(self.decoder(z), dim=1).numpy()
+        if self.likelihood == "poisson":
+            return draw(rho, size_factor, np.full(self.n_genes, NO_DISPERSION), seeds, rng)
+        theta = self.dispersion(torch.from_numpy(category)).exp().numpy()
+        return draw(rho, size_factor, theta, seeds, rng)
 
     def gene_penalty(self):
         """Group lasso on the decoder's last weights, one group a gene: the sum over genes of the norm of its row.
@@ -150,4 +212,4 @@ class Autoencoder(nn.Module):
         Genes with too few counts to support a profile of their own stay at the mean profile; marker genes hardly
         shrink. Smoothed at zero, where the norm has no gradient.
         """
-        return (self.decoder[-1].weight.square().sum(dim=1) + 1e-4).sqrt().sum()
+        return (self.decoder[-1].weight[: self.n_genes].square().sum(dim=1) + 1e-4).sqrt().sum()

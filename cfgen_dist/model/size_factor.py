@@ -1,6 +1,7 @@
 """The law of the size factor l: log l ~ Normal(m, s) (CFGen, section C.4), or observed ones resampled; per category."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class SizeFactorLaw:
         Observed size factors, category after category, sorted within each.
     offsets : (C + 1,) int64 array
         Where each category starts in `values`.
+    others : dict of str to (V,) float64 array
+        Size factors of further modalities, of the same cells as `values`.
     """
 
     kind: str
@@ -30,9 +33,10 @@ class SizeFactorLaw:
     std: np.ndarray
     values: np.ndarray
     offsets: np.ndarray
+    others: dict = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, size_factor, codes=None, n_categories=1, *, kind="lognormal", covariate=None):
+    def fit(cls, size_factor, codes=None, n_categories=1, *, kind="lognormal", covariate=None, others=None):
         """Estimate from training cells.
 
         A category with one cell has s = 0; a category with none takes the law of all cells.
@@ -46,6 +50,8 @@ class SizeFactorLaw:
         n_categories : int
         kind, covariate
             Kept.
+        others : dict of str to (N,) array, optional
+            Size factors of further modalities, positive.
 
         Returns
         -------
@@ -53,16 +59,20 @@ class SizeFactorLaw:
         """
         size_factor = np.asarray(size_factor, dtype=np.float64)
         codes = np.zeros(len(size_factor), dtype=np.int64) if codes is None else codes
-        mean, std, values = np.zeros(n_categories), np.zeros(n_categories), []
+        mean, std, kept = np.zeros(n_categories), np.zeros(n_categories), []
         for category in range(n_categories):
-            own = size_factor[codes == category]
-            own = np.sort(own if len(own) else size_factor)
+            cells = np.flatnonzero(codes == category)
+            cells = cells if len(cells) else np.arange(len(size_factor))
+            cells = cells[np.argsort(size_factor[cells], kind="stable")]
+            own = size_factor[cells]
             mean[category], std[category] = np.log(own).mean(), np.log(own).std()
-            if len(own) > KEPT:
-                own = own[((np.arange(KEPT) + 0.5) * len(own) / KEPT).astype(np.int64)]
-            values.append(own)
-        offsets = np.concatenate([[0], np.cumsum([len(own) for own in values])])
-        return cls(kind, covariate, mean, std, np.concatenate(values), offsets.astype(np.int64))
+            if len(cells) > KEPT:
+                cells = cells[((np.arange(KEPT) + 0.5) * len(cells) / KEPT).astype(np.int64)]
+            kept.append(cells)
+        offsets = np.concatenate([[0], np.cumsum([len(cells) for cells in kept])])
+        kept = np.concatenate(kept)
+        others = {name: np.asarray(sizes, dtype=np.float64)[kept] for name, sizes in (others or {}).items()}
+        return cls(kind, covariate, mean, std, size_factor[kept], offsets.astype(np.int64), others)
 
     def draw(self, category, rng):
         """Draw one size factor a cell.
@@ -82,6 +92,34 @@ class SizeFactorLaw:
         start, end = self.offsets[category], self.offsets[category + 1]
         return self.values[start + (rng.random(len(category)) * (end - start)).astype(np.int64)]
 
+    def draw_others(self, size_factor, category, rng):
+        """Draw the size factors of further modalities, given those of the first: deep cells are deep in both.
+
+        log l_a = b log l + the residual of an observed cell of the category, b the least-squares slope in the category.
+
+        Parameters
+        ----------
+        size_factor : (B,) array
+            As `draw` gave them.
+        category : (B,) int array
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        dict of str to (B,) float64 array
+        """
+        log_first, drawn = np.log(self.values), {}
+        start, end = self.offsets[category], self.offsets[category + 1]
+        for name, values in self.others.items():
+            log_own, slope = np.log(values), np.zeros(len(self.mean))
+            for k, (first, last) in enumerate(pairwise(self.offsets)):
+                x, y = log_first[first:last], log_own[first:last]
+                slope[k] = np.cov(x, y, bias=True)[0, 1] / max(x.var(), 1e-12) if last - first > 1 else 0.0
+            cell = start + (rng.random(len(category)) * (end - start)).astype(np.int64)
+            drawn[name] = np.exp(log_own[cell] + slope[category] * (np.log(size_factor) - log_first[cell]))
+        return drawn
+
     def arrays(self):
         """The arrays to keep in a bundle."""
-        return {"mean": self.mean, "std": self.std, "values": self.values, "offsets": self.offsets}
+        own = {"mean": self.mean, "std": self.std, "values": self.values, "offsets": self.offsets}
+        return own | {f"values.{name}": values for name, values in self.others.items()}

@@ -5,8 +5,10 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
+from cfgen_dist.model.joint import branches
 from cfgen_dist.train.averaging import average_weights
 from cfgen_dist.train.build import build_autoencoder
+from cfgen_dist.train.features import model_features
 from cfgen_dist.train.held_out import mean_over_ranks
 from cfgen_dist.train.stream import TrainingStream, held_out_stream
 from cfgen_dist.train.trainer import best_state, fit
@@ -30,7 +32,7 @@ class AutoencoderTask(L.LightningModule):
 
     def _loss(self, batch):
         category = batch.labels[self.config.theta_covariate] if self.config.theta_covariate else None
-        return self.autoencoder.loss(batch.counts["rna"].to_dense(self.device), batch.size_factor, category)
+        return self.autoencoder.loss(self.autoencoder.dense(batch.counts, self.device), batch.size_factor, category)
 
     def training_step(self, batch):
         """Negative log-likelihood of a batch, nats per cell, and the penalty's share of one cell."""
@@ -50,11 +52,12 @@ class AutoencoderTask(L.LightningModule):
     def configure_optimizers(self):
         """AdamW; weight decay on matrices alone, and theta with its own learning rate."""
         network = [p for name, p in self.named_parameters() if not name.endswith("log_theta")]
+        theta = [p for name, p in self.named_parameters() if name.endswith("log_theta")]
         decay = self.config.weight_decay
         groups = [
             {"params": [p for p in network if p.dim() > 1], "lr": self.config.lr, "weight_decay": decay},
             {"params": [p for p in network if p.dim() <= 1], "lr": self.config.lr, "weight_decay": 0.0},
-            {"params": [self.autoencoder.log_theta], "lr": self.config.theta_lr, "weight_decay": 0.0},
+            {"params": theta, "lr": self.config.theta_lr, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups)
 
@@ -122,15 +125,18 @@ def _fill_unseen_dispersions(autoencoder, atlas, config):
     seen = np.unique(atlas.codes(covariate)[atlas.rows(split="train")])
     unseen = np.setdiff1d(np.arange(len(atlas.categories(covariate))), seen)
     with torch.no_grad():
-        autoencoder.log_theta[unseen] = autoencoder.log_theta[seen].mean(dim=0)
+        for branch in branches(autoencoder).values():
+            if branch.likelihood == "nb":
+                branch.log_theta[unseen] = branch.log_theta[seen].mean(dim=0)
 
 
 def _task(atlas, config, n_cells):
     torch.manual_seed(config.seed)
-    covariate = config.autoencoder.theta_covariate
-    n_dispersions = len(atlas.categories(covariate)) if covariate else 1
-    autoencoder = build_autoencoder(config.autoencoder, atlas.n_genes, n_dispersions)
-    autoencoder.start_at(torch.as_tensor(atlas.var["mean"].to_numpy(), dtype=torch.float32), n_cells)
+    features = model_features(atlas, config)
+    labels = {name: atlas.categories(name) for name in config.labels}
+    autoencoder = build_autoencoder(config, {name: len(table) for name, table in features.items()}, labels)
+    means = {name: torch.as_tensor(table["mean"].to_numpy(), dtype=torch.float32) for name, table in features.items()}
+    autoencoder.start_at(means if len(means) > 1 else means["rna"], n_cells)
     return AutoencoderTask(autoencoder, config.autoencoder, n_cells)
 
 

@@ -60,7 +60,7 @@ def _encoded(atlas, autoencoder, rows, device, advance):
     """Yield latents (B, D), batch by batch, in the order of `rows`."""
     for batch in CellStream(atlas, BATCH_SIZE, rows=rows, shuffle=False):
         batch = batch.to(device)
-        z = autoencoder.encode(batch.counts["rna"].to_dense(device), batch.size_factor)
+        z = autoencoder.encode(autoencoder.dense(batch.counts, device), batch.size_factor)
         advance(len(batch))
         yield z.float().cpu().numpy()
 

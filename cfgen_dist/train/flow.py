@@ -9,6 +9,7 @@ import torch
 from cfgen_dist.model.velocity import drop_attributes, flow_matching_loss
 from cfgen_dist.train.averaging import average_weights
 from cfgen_dist.train.build import build_velocity
+from cfgen_dist.train.features import complete
 from cfgen_dist.train.held_out import mean_over_ranks
 from cfgen_dist.train.stream import TrainingStream, held_out_stream
 from cfgen_dist.train.trainer import fit
@@ -108,7 +109,8 @@ def train_flow(latents, labels, config, directory):
     shown = {"labels": list(labels)}
     train = TrainingStream(latents, stage.batch_size, rows=fitted_rows(latents, config), seed=config.seed, **shown)
     # Refitted on all cells there are none left to validate on.
-    val = None if config.refit else held_out_stream(latents, stage.batch_size, rows=latents.rows(split="val"), **shown)
+    held_out = complete(latents, config, latents.rows(split="val"))
+    val = None if config.refit else held_out_stream(latents, stage.batch_size, rows=held_out, **shown)
     callbacks = [average_weights(stage.ema)] if stage.ema else []
     fit(
         task,
@@ -146,6 +148,6 @@ def _moments(latents, config, slice_rows=1 << 16):
 
 
 def fitted_rows(atlas, config):
-    """Rows that the final model learns from: training cells, with `config.refit` validation cells too."""
+    """Rows that the final model learns from: complete training cells, with `config.refit` validation cells too."""
     rows = atlas.rows(split="train")
-    return np.union1d(rows, atlas.rows(split="val")) if config.refit else rows
+    return complete(atlas, config, np.union1d(rows, atlas.rows(split="val")) if config.refit else rows)

@@ -10,6 +10,7 @@ import torch
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config, save_config, to_dict
+from cfgen_dist.train.features import other_modalities, settle_likelihoods
 from cfgen_dist.train.flow import fitted_rows
 from cfgen_dist.train.ranks import check_workers
 from cfgen_dist.train.stages import identity, run_stages
@@ -124,6 +125,10 @@ def _settle(config, atlas, here):
             if name is not None and name not in config.labels:
                 labels = ", ".join(config.labels)
                 raise BadInput(f"{key} is {name!r}, expected a label the model is conditioned on: {labels}")
+    settle_likelihoods(config, atlas)
+    if other_modalities(config) and len(fitted_rows(atlas, config)) == 0:
+        names = ", ".join(other_modalities(config))
+        raise BadInput(f"atlas {atlas.name}: no training cell has counts in rna and {names} together")
     if config.flow.max_steps is None:
         epochs = FLOW_EPOCHS * len(fitted_rows(atlas, config)) // config.flow.batch_size
         config.flow.max_steps = int(np.clip(epochs, *FLOW_STEPS))

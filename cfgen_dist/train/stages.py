@@ -16,6 +16,7 @@ from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.train.autoencoder import train_autoencoder
 from cfgen_dist.train.build import build_autoencoder, build_velocity
 from cfgen_dist.train.encode import encode
+from cfgen_dist.train.features import model_features, other_modalities, sized_modalities
 from cfgen_dist.train.flow import fitted_rows, size_factor_range, train_flow
 from cfgen_dist.train.ranks import on_main
 from data_loaders.files import write_whole
@@ -53,7 +54,9 @@ def _autoencoder(atlas, config, directory):
     """The trained autoencoder, from its weights file if the stage is finished."""
     state = _finished(directory)
     if state is not None:
-        autoencoder = build_autoencoder(config.autoencoder, atlas.n_genes, state["log_theta"].shape[0])
+        n_features = {name: len(table) for name, table in model_features(atlas, config).items()}
+        labels = {name: atlas.categories(name) for name in config.labels}
+        autoencoder = build_autoencoder(config, n_features, labels)
         autoencoder.load_state_dict(state)
         return autoencoder.eval()
     log.info(
@@ -92,6 +95,7 @@ def _write_bundle(atlas, out, config, autoencoder, velocity, labels):
     model = CFGen(
         config, autoencoder, velocity, _size_factor_law(atlas, config), list(atlas.genes), labels,
         combinations, counts, _provenance(atlas, out),
+        features={name: list(atlas.features(name).index) for name in other_modalities(config)},
     )  # fmt: skip
     model.save(out / "bundle")
 
@@ -113,8 +117,9 @@ def _size_factor_law(atlas, config):
     rows, covariate = fitted_rows(atlas, config), config.size_factor.covariate
     codes = atlas.codes(covariate)[rows] if covariate else None
     n_categories = len(atlas.categories(covariate)) if covariate else 1
+    others = {name: np.asarray(atlas.obs(f"size_factor_{name}"))[rows] for name in sized_modalities(config)}
     return SizeFactorLaw.fit(
-        atlas.size_factor[rows], codes, n_categories, kind=config.size_factor.law, covariate=covariate
+        atlas.size_factor[rows], codes, n_categories, kind=config.size_factor.law, covariate=covariate, others=others
     )
 
 
