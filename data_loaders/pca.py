@@ -239,15 +239,16 @@ def variable_genes(atlas, n_genes, rows=None):
     if not 1 <= n_genes <= atlas.n_genes:
         raise BadInput(f"{atlas.name}: {n_genes} variable genes asked for; expected 1 to {atlas.n_genes:,}")
 
-    def clipped_sums(clip):
-        return _sum_over(atlas, rows, None, lambda: seurat_v3.ClippedSums(clip), "variable genes", normalise=False)
-
     moments = _sum_over(atlas, rows, None, lambda: _Moments(atlas.n_genes), "gene moments", normalise=False)
+    mean, n = moments.mean(), moments.n_cells
     try:
-        return seurat_v3.choose(moments.mean(), moments.variance(), moments.n_cells, clipped_sums, n_genes)
+        expected = seurat_v3.expected_variance(mean, moments.variance())
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise BadInput(f"{atlas.name}: variable genes: the loess curve cannot be fitted ({reason})") from error
+    clip = seurat_v3.clip_at(mean, expected, n)
+    sums = _sum_over(atlas, rows, None, lambda: seurat_v3.ClippedSums(clip), "variable genes", normalise=False)
+    return seurat_v3.top(seurat_v3.standardised_variance(mean, expected, n, sums.total, sums.squares), n_genes)
 
 
 class _Moments(GeneMoments):

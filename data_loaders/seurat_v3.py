@@ -63,25 +63,3 @@ class ClippedSums:
         self.total += other.total
         self.squares += other.squares
         return self
-
-
-def choose(mean, variance, n_cells, clipped_sums, n):
-    """The `n` most variable genes, as sorted positions.
-
-    Parameters
-    ----------
-    mean, variance : float64 (G,)
-        Of the raw counts.
-    n_cells : int
-    clipped_sums : function
-        `clipped_sums(clip)` passes over the counts and returns the `ClippedSums`.
-    n : int
-
-    Raises
-    ------
-    ValueError
-        When the loess curve cannot be fitted.
-    """
-    expected = expected_variance(mean, variance)
-    sums = clipped_sums(clip_at(mean, expected, n_cells))
-    return top(standardised_variance(mean, expected, n_cells, sums.total, sums.squares), n)

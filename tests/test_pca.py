@@ -1,5 +1,7 @@
 """Principal components and variable genes out of core, against scikit-learn and scanpy."""
 
+import shutil
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -131,6 +133,17 @@ def test_what_is_refused(tmp_path, atlas):
     dense = write_anndata(tmp_path / "a.zarr", random_counts(50, 20).toarray(), obs=cells(50), var=genes(20))
     with pytest.raises(BadInput, match="its rna is dense; expected sparse counts"):
         pca.pca(open_atlas(dense), 2)
+
+
+def test_a_damaged_chunk_is_named(tmp_path, atlas):
+    shutil.copytree(atlas.name, tmp_path / "a.zarr")
+    largest = max((tmp_path / "a.zarr" / "X" / "data").rglob("*"), key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 3] ^= 255
+    largest.write_bytes(content)
+    for function in (pca.pca, variable_genes):
+        with pytest.raises(BadInput, match=r"a\.zarr: X/data: chunk \d+ has a wrong checksum"):
+            function(open_atlas(tmp_path / "a.zarr"), 3)
 
 
 def test_real_counts(real_data, monkeypatch):
