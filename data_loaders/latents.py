@@ -1,6 +1,7 @@
 """Latents of cells on disk: an AnnData-Zarr store with a dense float32 X, opened and streamed like any atlas.
 
-Row i of the store is one cell; `obs` has `row` (the cell's row in the atlas), `size_factor` (and those of further modalities), `split` and the labels.
+Row i of the store is one cell; `obs` has `row` (the cell's row in the atlas), `size_factor` (and those of further
+modalities), `split` and the labels.
 """
 
 import shutil

@@ -8,6 +8,8 @@ from data_loaders.anndata_store import AnnDataStore
 from data_loaders.errors import BadInput
 from data_loaders.modalities import MAIN
 
+SIGNATURE = b"MuData (format-version=0.1.0;creator=cfgen-dist)".ljust(512, b"\0")  # mudata looks for it
+
 
 def write_h5mu(source, built, name, copy):
     """Write the store as MuData: each modality an AnnData with the obs columns that are its own.
@@ -39,8 +41,7 @@ def write_h5mu(source, built, name, copy):
     obs = read_elem(source["obs"])
     depth = {modality: "size_factor" if modality == MAIN else f"size_factor_{modality}" for modality in modalities}
     common = obs.drop(columns=[column for column in depth.values() if column in obs])
-    with h5py.File(built, "w") as target:
-        # mudata marks its files like this; the readers of others look at the attributes alone
+    with h5py.File(built, "w", userblock_size=len(SIGNATURE)) as target:
         target.attrs.update({"encoding-type": "MuData", "encoding-version": "0.1.0", "axis": 0})
         write_elem(target, "obs", common)
         write_elem(target, "var", _joined_names(tables))
@@ -59,6 +60,8 @@ def write_h5mu(source, built, name, copy):
             write_elem(group, "var", var)
             for part in ("obsm", "varm", "obsp", "varp", "uns", "layers"):
                 write_elem(group, part, {})
+    with open(built, "r+b") as file:
+        file.write(SIGNATURE)
 
 
 def _joined_names(tables):

@@ -136,7 +136,8 @@ def _held_out(out):
 
     best = {}
     for stage, metric in (("autoencoder", "val_nll"), ("flow", "val_loss")):
-        metrics = pd.read_csv(out / stage / "metrics.csv")
+        path = out / stage / "metrics.csv"
+        metrics = pd.read_csv(path) if path.exists() else {}  # a training of fewer steps than are logged leaves none
         if metric in metrics:
             best[metric] = float(metrics[metric].min())
     return best
