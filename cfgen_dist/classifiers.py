@@ -10,8 +10,9 @@ import numpy as np
 from sklearn.linear_model import SGDClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
-from cfgen_dist.evaluate.space import CovarianceSums, Space, log_normalise
+from cfgen_dist.evaluate.space import LogCovariance, components
 from data_loaders import CellStream
+from data_loaders.pca import Components, log_normalise
 
 N_PCS = 30
 NEIGHBOURS = 10
@@ -27,25 +28,25 @@ class Moments:
 
     Attributes
     ----------
-    space : Space
+    space : Components
         Principal components.
     mean, std : float64 arrays (G,)
         Of the log-normalised genes; std is 1 where a gene does not vary.
     """
 
-    space: Space
+    space: Components
     mean: np.ndarray
     std: np.ndarray
 
     @classmethod
     def fit(cls, atlas, rows):
         """Sum over the cells of an atlas in these rows."""
-        sums = CovarianceSums(atlas.n_genes)
+        sums = LogCovariance(np.arange(atlas.n_genes))
         for counts, _ in batches(atlas, rows):
-            sums.add(log_normalise(counts).toarray())
+            sums.add(counts)
         variance = np.diag(sums.covariance())
         std = np.sqrt(np.where(variance > 1e-12, variance, 1.0))
-        return cls(Space.from_sums(np.arange(atlas.n_genes), sums, N_PCS), sums.mean(), std)
+        return cls(components(sums, sums.genes, N_PCS), sums.mean(), std)
 
     def standardise(self, counts):
         """Counts (n, G) as float32 (n, G) with mean 0 and variance 1 over the training cells, cut at `CLIP`."""

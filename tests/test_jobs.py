@@ -27,11 +27,15 @@ def test_a_job_generates(tiny_run, tmp_path):
     assert open_atlas(tmp_path / "cells.zarr").n_cells == 100
 
 
-@pytest.mark.parametrize("name", ["generate", "augment"])
+@pytest.mark.parametrize("name", ["generate", "augment", "evaluate"])
 def test_jobs_refuse_as_the_commands_do(name, tiny_run, tiny_atlas, tmp_path):
     if name == "generate":
         done = job(name, tiny_run, tmp_path / "cells.zarr", "--cells", -1)
         assert "error: number of cells is -1, expected 1 to" in done.stderr
+    elif name == "evaluate":
+        done = job(name, tiny_atlas, tiny_atlas, "--out", tmp_path / "report")
+        assert "error: " in done.stderr
+        assert "these are the real cells themselves" in done.stderr
     else:
         done = job(name, tiny_run, tiny_atlas, tmp_path / "cells.zarr", "--total", 5)
         assert "error: total is 5, expected more than the" in done.stderr

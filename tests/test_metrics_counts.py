@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.stats import wasserstein_distance
 
 from cfgen_dist.evaluate.faithfulness import Profile, faithfulness, trend, trend_edges
 
@@ -17,11 +18,12 @@ def test_profile_is_plain_arithmetic():
     counts = np.array([[0, 2, 1], [0, 0, 5]])
     profile = Profile.of(sparse.csr_matrix(counts))
     assert profile.zeros == pytest.approx(3 / 6)
-    assert profile.zeros_per_cell.tolist() == pytest.approx([1 / 3, 2 / 3])
+    assert profile.zeros_per_cell[0].tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert profile.zeros_per_cell[1].tolist() == [1, 1]
     assert profile.dropout.tolist() == [1, 0.5, 0]
-    assert profile.totals.tolist() == [3, 5]
-    assert profile.moments.mean().tolist() == [0, 1, 3]
-    assert profile.moments.variance().tolist() == [0, 2, 8]
+    assert profile.totals.tolist() == [[3, 5], [1, 1]]
+    assert profile.mean().tolist() == [0, 1, 3]
+    assert profile.variance().tolist() == [0, 2, 8]
 
 
 def test_merged_profiles_are_that_of_the_whole():
@@ -29,7 +31,17 @@ def test_merged_profiles_are_that_of_the_whole():
     whole, merged = Profile.of(counts), Profile.of(counts[:30])
     merged.merge(Profile.of(counts[30:50])).merge(Profile.of(counts[50:]))
     assert faithfulness(whole, merged) == faithfulness(whole, whole)
-    np.testing.assert_array_equal(merged.moments.squares, whole.moments.squares)
+    np.testing.assert_array_equal(merged.squares, whole.squares)
+    np.testing.assert_array_equal(merged.totals, whole.totals)
+
+
+def test_tallies_give_the_distance_between_the_cells_themselves():
+    a, b = negative_binomial(80, 40, 0.5), negative_binomial(120, 40, 0.3, seed=1, depth=1.2)
+    found = faithfulness(Profile.of(a), Profile.of(b))
+    logs = [np.log(np.maximum(np.asarray(x.sum(axis=1)).ravel(), 1)) for x in (a, b)]
+    zeros = [1 - np.diff(x.indptr) / 40 for x in (a, b)]
+    assert found["size_factor"] == pytest.approx(wasserstein_distance(*logs))
+    assert found["zeros_per_cell"] == pytest.approx(wasserstein_distance(*zeros))
 
 
 def test_the_same_cells_differ_in_nothing():

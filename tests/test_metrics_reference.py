@@ -38,6 +38,15 @@ def reference(test_cells):
     return Reference.fit(*test_cells)
 
 
+def real_pcs(reference, kind):
+    return reference.cells.pcs[reference.names[reference.cells.codes] == kind]
+
+
+def by_neighbours(reference, pcs):
+    real = reference.cells
+    return KNeighborsClassifier(10).fit(real.pcs, reference.names[real.codes]).predict(pcs)
+
+
 def test_score_is_flat_finite_and_repeatable(reference, train_cells, test_cells):
     counts, labels = train_cells
     rows = matched_rows(labels, Counter(test_cells[1].tolist()), 1, np.random.default_rng(0))[0]
@@ -64,10 +73,10 @@ def test_centred_metrics_by_hand(reference, train_cells):
     pcs = reference.space.project(counts)
     rng = np.random.default_rng(0)
     kinds = np.unique(labels)
-    pairs = [(reference.pcs[reference.labels == kind], pcs[labels == kind]) for kind in kinds]
+    pairs = [(real_pcs(reference, kind), pcs[labels == kind]) for kind in kinds]
     assert score["mmd"] == pytest.approx(np.mean([mmd_linear(a, b) for a, b in pairs]))
     assert score["w2"] == pytest.approx(np.mean([wasserstein(a, b, rng)["w2"] for a, b in pairs]))
-    predicted = KNeighborsClassifier(10).fit(reference.pcs, reference.labels).predict(pcs)
+    predicted = by_neighbours(reference, pcs)
     assert score["knn_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert types.index.tolist() == kinds.tolist()
     assert types["cells"].to_dict() == Counter(labels.tolist())
@@ -80,15 +89,27 @@ def test_paper_protocol_by_hand(test_cells, train_cells):
     score, types = reference.compare(counts, labels, structure=False)
     pcs = reference.space.project(counts, centred=False)
     kinds = np.unique(labels)
-    pairs = [(reference.pcs[reference.labels == kind], pcs[labels == kind]) for kind in kinds]
+    pairs = [(real_pcs(reference, kind), pcs[labels == kind]) for kind in kinds]
     assert score["mmd"] == pytest.approx(np.nanmean([mmd_linear_time(a, b) for a, b in pairs]))
     assert score["w2"] == pytest.approx(np.mean([wasserstein(a, b, None)["w2"] for a, b in pairs]))
-    predicted = reference.classifier.predict(pcs)
+    predicted = by_neighbours(reference, pcs)
     inside = [f1_score(labels[labels == k], predicted[labels == k], average="macro", zero_division=0) for k in kinds]
     assert score["knn_f1"] == pytest.approx(np.mean(inside))
     assert types["knn_f1"].tolist() == pytest.approx(inside)
     centred = Reference.fit(*test_cells).score(counts, labels, structure=False)
     assert score["w2"] > 1.3 * centred["w2"]
+
+
+def test_of_many_cells_some_are_classified_and_count_for_all(reference, train_cells, monkeypatch):
+    counts, labels = train_cells
+    whole = reference.score(counts, labels, structure=False)
+    monkeypatch.setattr("cfgen_dist.evaluate.score.CLASSIFIED_CELLS", 40)
+    part = reference.score(counts, labels, structure=False)
+    assert part["knn_f1"] != whole["knn_f1"]
+    assert part["knn_f1"] == pytest.approx(whole["knn_f1"], abs=0.1)
+    assert part["w2"] == whole["w2"]
+    monkeypatch.setattr("cfgen_dist.evaluate.score.FITTED_CELLS", 70)
+    assert 0 < reference.score(counts, labels, structure=False)["knn_f1"] < whole["knn_f1"] + 0.1
 
 
 def test_labels_may_be_codes_and_counts_dense(test_cells):

@@ -7,7 +7,12 @@ import scanpy as sc
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from cfgen_dist.evaluate.space import CovarianceSums, Space, log_normalise, variable_genes
+from cfgen_dist.evaluate.space import LogCovariance, Space, choose_genes, components, in_memory
+from data_loaders.pca import log_normalise
+
+
+def variable_genes(counts, limit):
+    return choose_genes(counts.shape[1], in_memory(counts), limit)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def test_variable_genes_of_too_few_cells_for_the_loess_fit(cells):
 
 
 def test_components_are_those_of_a_pca(counts):
-    space = Space.fit(counts, n_genes=500, n_pcs=10)
+    space = Space.fit(counts, 500, 10)
     values = log_normalise(counts, space.genes).toarray()
     pca = PCA(10, svd_solver="full").fit(values)
     expected = pca.transform(values)
@@ -64,20 +69,20 @@ def test_components_are_those_of_a_pca(counts):
 
 
 def test_uncentred_projection_is_shifted_by_the_projected_mean(counts):
-    space = Space.fit(counts, n_genes=500, n_pcs=10)
+    space = Space.fit(counts, 500, 10)
     shift = space.project(counts, centred=False) - space.project(counts)
     np.testing.assert_allclose(shift, np.broadcast_to(space.mean @ space.loadings, shift.shape), atol=1e-9)
     assert np.linalg.norm(shift[0]) > 1
 
 
 def test_components_of_merged_shards_are_those_of_the_whole(counts):
-    whole = Space.fit(counts, n_genes=500)
-    merged = CovarianceSums(len(whole.genes))
+    whole = Space.fit(counts, 500)
+    merged = LogCovariance(whole.genes)
     for rows in np.array_split(np.arange(counts.shape[0]), 7):
-        shard = CovarianceSums(len(whole.genes))
-        shard.add(log_normalise(counts[rows], whole.genes).toarray())
+        shard = LogCovariance(whole.genes)
+        shard.add(counts[rows])
         merged.merge(shard)
-    space = Space.from_sums(whole.genes, merged)
+    space = components(merged, whole.genes)
     np.testing.assert_allclose(space.project(counts), whole.project(counts), atol=1e-8)
 
 

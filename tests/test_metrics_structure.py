@@ -1,6 +1,7 @@
 """Structure metrics: at the floor for real cells, far from it for cells without gene-gene structure."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -10,6 +11,11 @@ from scipy import sparse
 
 from cfgen_dist.evaluate import Reference, independent_genes, matched_rows
 from cfgen_dist.evaluate.structure import correlation_error, manifold_overlap, two_sample_auc
+
+
+def cells(counts, labels):
+    """What of a `CellSet` the correlations need."""
+    return SimpleNamespace(codes=labels, read=counts.__getitem__)
 
 
 @pytest.fixture
@@ -28,20 +34,20 @@ def test_correlation_error_is_zero_for_fresh_cells_and_one_for_independent_genes
     real, labels = correlated_counts(400, 1), np.repeat(["a", "b"], 200)
     fresh = correlated_counts(400, 2)
     independent, names = independent_genes(real, labels, {"a": 200, "b": 200}, rng)
-    assert correlation_error(real, fresh, labels, labels, rng) == pytest.approx(0, abs=0.05)
+    assert correlation_error(cells(real, labels), cells(fresh, labels), rng) == pytest.approx(0, abs=0.05)
     # Scaling each cell to one depth leaves weak correlations between any genes, hence not exactly one.
-    assert correlation_error(real, independent, labels, names, rng) == pytest.approx(1, abs=0.1)
+    assert correlation_error(cells(real, labels), cells(independent, names), rng) == pytest.approx(1, abs=0.1)
 
 
 def test_correlation_error_is_in_between_for_structure_of_half_the_strength(rng):
     real, labels = correlated_counts(400, 1), np.repeat("a", 400)
     weak = correlated_counts(400, 2, strength=0.5)
-    assert 0.1 < correlation_error(real, weak, labels, labels, rng) < 0.9
+    assert 0.1 < correlation_error(cells(real, labels), cells(weak, labels), rng) < 0.9
 
 
 def test_correlation_error_needs_cells(rng):
     real, labels = correlated_counts(60, 1), np.repeat(["a", "b"], 30)
-    assert np.isnan(correlation_error(real, real, labels, labels, rng))
+    assert np.isnan(correlation_error(cells(real, labels), cells(real, labels), rng))
 
 
 def test_classifier_sees_a_shift_and_nothing_else(rng):
@@ -96,10 +102,10 @@ def test_manifolds_need_cells():
 @pytest.mark.parametrize("name", ["pbmc3k", "baron_pancreas_h1"])
 def test_real_cells_are_told_from_cells_without_structure(real_data, name):
     """What the distances in principal components miss, measured on real cells."""
-    cells = ad.read_h5ad(real_data / f"{name}.h5ad")
-    cells = cells[cells.obs["cell_type"].isin(cells.obs["cell_type"].value_counts().loc[lambda n: n >= 10].index)]
-    cells = with_split(cells[:, np.asarray((cells.X > 0).sum(axis=0)).ravel() >= 30].copy())
-    (test, labels), (train, train_labels) = (of_split(cells, split) for split in ("test", "train"))
+    data = ad.read_h5ad(real_data / f"{name}.h5ad")
+    data = data[data.obs["cell_type"].isin(data.obs["cell_type"].value_counts().loc[lambda n: n >= 10].index)]
+    data = with_split(data[:, np.asarray((data.X > 0).sum(axis=0)).ravel() >= 30].copy())
+    (test, labels), (train, train_labels) = (of_split(data, split) for split in ("test", "train"))
     reference = Reference.fit(test, labels)
     wanted = Counter(labels.tolist())
     rows = matched_rows(train_labels, wanted, 1, np.random.default_rng(0))[0]

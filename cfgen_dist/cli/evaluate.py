@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from cfgen_dist.cli.generate import add_workers
+
 
 def configure(parser):
     """Add the arguments."""
@@ -30,15 +32,19 @@ def configure(parser):
     )
     parser.add_argument("--run", metavar="RUN", help="a training run, to show its training curves")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--shard-size", type=int, metavar="N", help="cells that a worker reads and commits at a time")
+    add_workers(parser)
 
 
 def run(args):
     """Evaluate, write the report and print the verdict."""
     from cfgen_dist.evaluate import evaluate
 
+    options = {"shard_size": args.shard_size} if args.shard_size is not None else {}
     result = evaluate(
         args.real, args.generated, args.out, label=args.label, protocol=args.protocol, sets=args.sets,
         floor_sets=args.floor_sets, control=args.control, embedding=args.embedding, run=args.run, seed=args.seed,
+        resume=args.resume, ray=args.ray, workers=args.workers, **options,
     )  # fmt: skip
     for sentence in result["verdict"]:
         print(sentence)

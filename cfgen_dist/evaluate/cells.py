@@ -1,7 +1,9 @@
 """Where cells to evaluate come from: an atlas store, an h5ad file or AnnData in memory, seen alike."""
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+import uuid
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anndata as ad
@@ -12,7 +14,6 @@ import zarr
 from anndata.io import read_elem
 from scipy import sparse
 
-from cfgen_dist.evaluate.reference import check_cells
 from data_loaders.atlas import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
 
@@ -29,27 +30,34 @@ class Cells:
         For messages.
     genes : pandas.Index (G,)
     label : str
-    labels : array of str (n,)
+    types : array of str (K,)
+        Names of the types, sorted.
+    codes : int32 array (n,)
+        Type of each cell, a position in `types`.
     split : array of str (n,), or None without such a column
     provenance : dict
         What the store says of itself: its card, its generation.
+    identity : str
+        Differs between cells that differ, as far as can be told without reading them.
     """
 
     name: str
     genes: pd.Index
     label: str
-    labels: np.ndarray
-    split: np.ndarray | None
+    types: np.ndarray
+    codes: np.ndarray
+    split: pd.Categorical | None
     provenance: dict
+    identity: str
     _read: object = field(repr=False)
     _columns: np.ndarray | None = None
 
     def __len__(self):
-        return len(self.labels)
+        return len(self.codes)
 
     def read(self, rows):
         """Counts (CSR) of `rows`, in that order; BadInput when they are no counts."""
-        counts, _ = check_cells(self._read(rows), self.labels[rows], self.name)
+        counts = check_counts(self._read(rows), self.name)
         return counts if self._columns is None else counts[:, self._columns]
 
     def rows_of(self, split):
@@ -58,7 +66,8 @@ class Cells:
             raise BadInput(f"{self.name}: no obs column 'split'; expected one with train and test cells")
         rows = np.flatnonzero(self.split == split)
         if not len(rows):
-            found = ", ".join(f"{n} {name}" for name, n in pd.Series(self.split).value_counts().items())
+            counts = self.split.value_counts()
+            found = ", ".join(f"{n} {name}" for name, n in counts[counts > 0].sort_values(ascending=False).items())
             raise BadInput(f"{self.name}: no {split} cells in obs column 'split' (found {found or 'no cells'})")
         return rows
 
@@ -76,8 +85,19 @@ class Cells:
             raise BadInput(
                 f"{self.name}: its {len(self.genes)} genes are not the real cells' {len(genes)}: {', '.join(parts)}"
             )
-        columns = self.genes.get_indexer(genes)
-        return Cells(self.name, genes, self.label, self.labels, self.split, self.provenance, self._read, columns)
+        return replace(self, genes=genes, _columns=self.genes.get_indexer(genes))
+
+    def with_types_of(self, real):
+        """The same cells, their codes those of the real cells' types; BadInput when there are others."""
+        observed = self.types[np.unique(self.codes)]
+        unknown = np.setdiff1d(observed, real.types[np.unique(real.codes)]).tolist()
+        if unknown:
+            raise BadInput(
+                f"{self.name}: obs column {self.label!r} has {unknown[0]!r}, which the real cells have not; "
+                f"{nearest(unknown[0], real.types)}"
+            )
+        places = np.searchsorted(real.types, self.types).astype(np.int32)  # of types that no cell has: any
+        return replace(self, types=real.types, codes=places[self.codes])
 
 
 def open_cells(source, label=None, name=None):
@@ -106,15 +126,17 @@ def open_cells(source, label=None, name=None):
         return _from_anndata(source, label, name or "AnnData")
     atlas = source if isinstance(source, Atlas) else open_atlas(source)
     label = _choose(atlas.name, label, atlas.obs_columns, atlas.labels)
-    provenance = {"path": atlas.name, "card": atlas.card, "generation": _generation(atlas.name)}
     return _checked(
         Cells(
             atlas.name,
             atlas.genes.astype(str),
             label,
-            _names(atlas.codes(label), atlas.categories(label), atlas.name, label),
-            np.array(atlas.categories("split"), object)[atlas.codes("split")] if "split" in atlas.obs_columns else None,
-            provenance,
+            *_types(atlas.small_codes(label), atlas.categories(label), atlas.name, label),
+            pd.Categorical.from_codes(atlas.small_codes("split"), atlas.categories("split"))
+            if "split" in atlas.obs_columns
+            else None,
+            {"path": atlas.name, "card": atlas.card, "generation": _generation(atlas.name)},
+            _identity(atlas),
             lambda rows: _as_csr(atlas.read(rows)),
         )
     )
@@ -125,12 +147,52 @@ def _from_anndata(data, label, name):
     labels = [column for column in categorical if column not in ("split", "shard", "is_generated")]
     label = _choose(name, label, list(data.obs.columns), labels)
     values = data.obs[label].astype("category")
-    names = _names(values.cat.codes.to_numpy(), values.cat.categories.astype(str), name, label)
-    split = data.obs["split"].astype(str).to_numpy(object) if "split" in data.obs else None
-    genes = data.var_names.astype(str)
     generation = data.uns.get("generation")
-    provenance = {"path": name, "card": None, "generation": json.loads(generation) if generation else None}
-    return _checked(Cells(name, genes, label, names, split, provenance, lambda rows: sparse.csr_matrix(data.X[rows])))
+    return _checked(
+        Cells(
+            name,
+            data.var_names.astype(str),
+            label,
+            *_types(values.cat.codes.to_numpy(), values.cat.categories.astype(str), name, label),
+            pd.Categorical(data.obs["split"].astype(str)) if "split" in data.obs else None,
+            {"path": name, "card": None, "generation": json.loads(generation) if generation else None},
+            uuid.uuid4().hex,  # nothing is known of what was in memory at another time
+            lambda rows: sparse.csr_matrix(data.X[rows]),
+        )
+    )
+
+
+def check_counts(counts, what):
+    """Counts as canonical CSR without stored zeros, or `BadInput` when they are none.
+
+    Parameters
+    ----------
+    counts : scipy CSR (n, G)
+    what : str
+        How messages call the cells.
+    """
+    values = counts.data
+    if values.dtype.kind not in "iub":
+        if not np.isfinite(values).all():
+            raise BadInput(f"{what}: counts hold NaN or infinite values; expected whole numbers")
+        if (values != np.rint(values)).any():
+            fraction = values[values != np.rint(values)][0]
+            raise BadInput(f"{what}: counts hold {fraction:g}; expected whole numbers, not normalised values")
+    if values.size and values.min() < 0:
+        raise BadInput(f"{what}: counts hold {values.min():g}; expected no negative values")
+    if not (counts.has_canonical_format and values.all()):
+        counts = counts.copy()
+        counts.sum_duplicates()
+        counts.eliminate_zeros()
+    return counts
+
+
+def _identity(atlas):
+    """Fingerprint of the cells, and sizes and times of the files, which change with whatever is written to them."""
+    path = Path(atlas.name)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
+    stats = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+    return hashlib.sha256(repr((atlas.fingerprint, stats)).encode()).hexdigest()
 
 
 def _as_csr(block):
@@ -160,13 +222,15 @@ def _choose(name, label, columns, labels):
     return label
 
 
-def _names(codes, categories, name, label):
+def _types(codes, categories, name, label):
+    """Sorted names of the types, and codes of the cells."""
     codes = np.asarray(codes)
     if (codes < 0).any():
         raise BadInput(
             f"{name}: obs column {label!r} has {int((codes < 0).sum())} missing values; expected a label for each cell"
         )
-    return np.array(list(categories), dtype=str)[codes] if len(codes) else np.empty(0, str)
+    types, places = np.unique(np.array(list(categories), dtype=str), return_inverse=True)
+    return types, places.astype(np.int32)[codes] if len(codes) else np.empty(0, np.int32)
 
 
 def _checked(cells):

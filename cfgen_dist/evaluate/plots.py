@@ -26,7 +26,7 @@ STYLE = {
 }  # fmt: skip
 
 
-def draw_figures(folder, result, reference, shown, *, embedding="umap", curves=None):
+def draw_figures(folder, result, real, shown, names, *, embedding="umap", curves=None):
     """Draw the figures of an evaluation as PNG files.
 
     Parameters
@@ -34,9 +34,10 @@ def draw_figures(folder, result, reference, shown, *, embedding="umap", curves=N
     folder : Path
     result : dict
         As `evaluate` returns it.
-    reference : Reference
-    shown : dict
-        `labels`, `pcs` and `profile` of the first generated set.
+    real, shown : CellSet
+        The test cells and the first generated set.
+    names : array of str (K,)
+        Of the types.
     embedding : {"umap", "pca"}
     curves : dict, optional
         As `read_run` returns it.
@@ -48,17 +49,17 @@ def draw_figures(folder, result, reference, shown, *, embedding="umap", curves=N
     """
     with matplotlib.rc_context(STYLE):
         figures = {
-            "cells": _cells(reference, shown, embedding),
-            "mean_variance": _mean_variance(reference.profile, shown["profile"]),
-            "dropout": _dropout(reference.profile, shown["profile"]),
+            "cells": _cells(real, shown, names, embedding, result["seed"]),
+            "mean_variance": _mean_variance(real.profile, shown.profile),
+            "dropout": _dropout(real.profile, shown.profile),
             "zeros": _histograms(
-                reference.profile.zeros_per_cell,
-                shown["profile"].zeros_per_cell,
+                real.profile.zeros_per_cell,
+                shown.profile.zeros_per_cell,
                 "Share of genes without a count per cell",
                 False,
             ),
             "size_factors": _histograms(
-                reference.profile.totals, shown["profile"].totals, "Counts per cell (size factors)", True
+                real.profile.totals, shown.profile.totals, "Counts per cell (size factors)", True
             ),
             "types": _types(result),
         }
@@ -91,20 +92,20 @@ def embed(real, generated, kind, seed):
     return model.fit_transform(real), model.transform(generated)
 
 
-def _cells(reference, shown, kind):
-    rng = np.random.default_rng(reference.seed)
-    picks = [subsample(np.arange(len(labels)), EMBEDDED_CELLS, rng) for labels in (reference.labels, shown["labels"])]
-    labels = [reference.labels[picks[0]], shown["labels"][picks[1]]]
-    points = embed(reference.pcs[picks[0]], shown["pcs"][picks[1]], kind, reference.seed)
+def _cells(real, shown, names, kind, seed):
+    rng = np.random.default_rng(seed)
+    picks = [subsample(np.arange(len(cells)), EMBEDDED_CELLS, rng) for cells in (real, shown)]
+    labels = [names[cells.codes[pick]] for cells, pick in zip((real, shown), picks, strict=True)]
+    points = embed(*(cells.points(pick)[:] for cells, pick in zip((real, shown), picks, strict=True)), kind, seed)
     kinds = sorted(set(labels[0].tolist()), key=lambda kind: -(labels[0] == kind).sum())
     columns = math.ceil(len(kinds) / 16)
     figure = Figure(figsize=(10.8 + 1.7 * columns, 4.4))
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     size = float(np.clip(6000 / max(len(labels[0]), 1), 4, 26))
     style = {name: {"color": PALETTE[i % 8], "marker": MARKERS[i // 8 % 8]} for i, name in enumerate(kinds)}
-    for axis, xy, names, title in zip(axes, points, labels, ("Real test cells", "Generated cells"), strict=False):
+    for axis, xy, mine, title in zip(axes, points, labels, ("Real test cells", "Generated cells"), strict=False):
         for name in kinds:
-            axis.scatter(*xy[names == name].T, s=size, lw=0, alpha=0.85, **style[name])
+            axis.scatter(*xy[mine == name].T, s=size, lw=0, alpha=0.85, **style[name])
         axis.set_title(title)
     for xy, colour, name in zip(points, (REAL, GENERATED), ("real", "generated"), strict=True):
         axes[2].scatter(*xy.T, s=size, lw=0, alpha=0.5, color=colour, label=name)
@@ -123,11 +124,11 @@ def _mean_variance(real, generated):
     axis = figure.subplots()
     lowest = np.inf
     for profile, colour, name in ((real, REAL, "real test cells"), (generated, GENERATED, "generated cells")):
-        mean, variance = profile.moments.mean(), profile.moments.variance()
+        mean, variance = profile.mean(), profile.variance()
         keep = (mean > 0) & (variance > 0)
         lowest = min(lowest, mean[keep].min(initial=np.inf))
         axis.scatter(mean[keep], variance[keep], s=5, lw=0, alpha=0.4, color=colour, label=name, rasterized=True)
-    ends = np.array([lowest, real.moments.mean().max()])
+    ends = np.array([lowest, real.mean().max()])
     axis.plot(ends, ends, color="black", lw=1, ls="--", label="Poisson: variance = mean")
     axis.set(
         xscale="log", yscale="log", xlabel="Mean count of the gene", ylabel="Variance", title="Variance against mean"
@@ -148,9 +149,10 @@ def _dropout(real, generated):
 
 
 def _histograms(real, generated, label, logarithmic):
+    """Two distributions, each of values and how many cells have each."""
     figure = Figure(figsize=(5.2, 4.0))
     axis = figure.subplots()
-    both = np.concatenate([real, generated])
+    both = np.concatenate([real[0], generated[0]])
     if logarithmic:
         both = np.maximum(both, 1)
         edges = np.geomspace(both.min(), both.max() + 1, 41)
@@ -160,8 +162,11 @@ def _histograms(real, generated, label, logarithmic):
         axis.xaxis.set_minor_formatter(NullFormatter())
     else:
         edges = np.linspace(both.min(), both.max() + 1e-9, 41)
-    axis.hist(real, edges, density=True, color=REAL, alpha=0.35, label="real test cells")
-    axis.hist(generated, edges, density=True, histtype="step", lw=1.8, color=GENERATED, label="generated cells")
+    axis.hist(real[0], edges, weights=real[1], density=True, color=REAL, alpha=0.35, label="real test cells")
+    axis.hist(
+        generated[0], edges, weights=generated[1], density=True, histtype="step", lw=1.8, color=GENERATED,
+        label="generated cells",
+    )  # fmt: skip
     axis.set(ylabel="Density", yticks=[], title=label)
     axis.legend()
     return figure

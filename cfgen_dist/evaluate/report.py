@@ -48,21 +48,21 @@ def check_output(out):
         )
 
 
-def write_report(out, result, reference, shown, *, embedding, curves):
+def write_report(out, result, real, shown, names, *, embedding, curves):
     """Write the folder of an evaluation: whole, or not at all.
 
     Parameters
     ----------
     out : path-like
     result : dict
-    reference, shown, embedding, curves
+    real, shown, names, embedding, curves
         See `plots.draw_figures`.
     """
     out = Path(out)
     with temporary_folder(out) as folder:
         built = folder / "new"
         built.mkdir()
-        names = draw_figures(built, result, reference, shown, embedding=embedding, curves=curves)
+        names = draw_figures(built, result, real, shown, names, embedding=embedding, curves=curves)
         (built / "metrics.json").write_text(json.dumps(result, indent=1, allow_nan=False))
         images = {name: base64.b64encode((built / f"{name}.png").read_bytes()).decode() for name in names}
         (built / "report.html").write_text(render(result, images, embedding), encoding="utf-8")

@@ -1,42 +1,50 @@
-"""`evaluate`: a real atlas and generated cells in, every metric with its floor out, and the report if wanted."""
+"""`evaluate`: a real atlas and generated cells in, every metric with its floor out, and the report if wanted.
 
+There is one evaluation: it works in shards, on threads or on Ray, through a folder of parts. Cells that fit in memory
+are the case of one shard.
+"""
+
+import hashlib
 import importlib.metadata
+import json
+import logging
+import shutil
+import tempfile
 import time
-from collections import Counter
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from cfgen_dist.evaluate.catalogue import METRICS, VERDICTS, judge, sentences
+from cfgen_dist.evaluate import stages
+from cfgen_dist.evaluate.catalogue import sentences
 from cfgen_dist.evaluate.cells import open_cells
-from cfgen_dist.evaluate.faithfulness import Profile
-from cfgen_dist.evaluate.reference import (
-    CONTROL,
-    MATCH,
-    PROTOCOLS,
-    Reference,
-    independent_genes,
-    matched_rows,
-    summarise,
-)
-from cfgen_dist.evaluate.structure import CORRELATION_CELLS
+from cfgen_dist.evaluate.control import write_control
+from cfgen_dist.evaluate.reference import PROTOCOLS
+from cfgen_dist.evaluate.sets import attainable, floor_rows, generated_rows, plan_types, sets_in
+from cfgen_dist.evaluate.summary import plain, subsampled, summarise_metrics, summarise_types
+from cfgen_dist.evaluate.workspace import Workspace
+from cfgen_dist.pool import open_pool
+from cfgen_dist.unfinished import open_parts
 from data_loaders.errors import BadInput, nearest
-from data_loaders.progress import progress
 
+log = logging.getLogger("cfgen_dist")
 FORMAT = 1
-FEW_CELLS = 10  # below this a type's own numbers are mostly noise: the report says so
-CONTROL_CELLS = 5000  # training cells of a type that the control draws from
-PACKAGES = ("cfgen-dist", "anndata", "numpy", "POT", "scanpy", "scikit-learn", "scikit-misc", "scipy", "umap-learn")
 EMBEDDINGS = ("umap", "pca")
+PACKAGES = ("cfgen-dist", "anndata", "numpy", "POT", "scanpy", "scikit-learn", "scikit-misc", "scipy", "umap-learn")
 
 
 def evaluate(
     real, generated, out=None, *, label=None, protocol="centred", sets=3, floor_sets=5, control=False,
-    embedding="umap", run=None, seed=0,
+    embedding="umap", run=None, seed=0, shard_size=stages.SHARD_SIZE, resume=False, ray=None, workers=None,
 ):  # fmt: skip
     """Compare generated cells with the test cells of a real atlas.
 
     Of each type as many generated cells are drawn as there are real test cells. The same metrics between training and
-    test cells, drawn alike, are the floor.
+    test cells, drawn alike, are the floor. Cells are read in shards, each on one worker; what comes of a shard is
+    committed to `OUT.parts`, which is removed when the report is there. Metrics do not depend on shards or workers
+    beyond the rounding of sums.
 
     Parameters
     ----------
@@ -47,7 +55,7 @@ def evaluate(
         into disjoint sets as far as its cells reach.
     out : path-like, optional
         Folder for `metrics.json`, `report.html` and the figures; a new one, or that of an earlier evaluation, which is
-        replaced.
+        replaced. With Ray on a disk that all workers see.
     label : str, optional
         obs column of the types; by default `cell_type`, or the only label column.
     protocol : {"centred", "paper"}
@@ -61,199 +69,168 @@ def evaluate(
     run : path-like, optional
         A training run, for its training curves.
     seed : int
+    shard_size : int
+        Cells that a worker reads and commits at a time.
+    resume : bool
+        Finish an interrupted evaluation of the same cells and settings; a finished one is left as it is. AnnData in
+        memory cannot be known to be the same.
+    ray : {None, "auto", "local"} or str
+        Where the workers are: None is threads of this process, else see `cfgen_dist.ray_pool.connect`; the cells are
+        then given as paths.
+    workers : int, optional
+        By default one a core.
 
     Returns
     -------
     dict
         What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control": {"mean", "sd", "sd_types"},
         "real", "verdict"}}, `types` (one dict per type), `sets` (the values of every set), `verdict` (sentences),
-        `notes`, `protocol`, `label`, `seed`, `provenance`.
+        `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`.
 
     Raises
     ------
     BadInput
         Genes that differ, a missing label column, unknown types, no test or train cells, no generated cells, values
-        that are no counts, an output that cannot be replaced.
+        that are no counts, an output that cannot be replaced, parts of another evaluation.
     """
-    from cfgen_dist.evaluate.plots import read_run
+    from cfgen_dist.evaluate.plots import read_run  # matplotlib, which workers do without
     from cfgen_dist.evaluate.report import check_output, write_report
 
     started = time.monotonic()
-    for name, value, valid in (("protocol", protocol, PROTOCOLS), ("embedding", embedding, EMBEDDINGS)):
-        if value not in valid:
-            raise BadInput(f"{name}: unknown {value!r}, {nearest(value, valid)}")
-    for name, value in (("sets", sets), ("floor sets", floor_sets)):
-        if value < 1:
-            raise BadInput(f"{name}: {value}, expected 1 or more")
+    _check_options(protocol, embedding, sets, floor_sets, shard_size)
+    origins = [real, *(generated if isinstance(generated, list | tuple) else [generated])]
+    if ray is not None and not all(isinstance(origin, str | Path) for origin in origins):
+        raise BadInput("--ray: workers open the cells themselves; expected paths, not cells in memory")
+    if ray is not None and out is None:
+        raise BadInput("--ray: no output folder; expected one on a disk that all workers see")
     if out is not None:
         check_output(out)
     curves = None if run is None else read_run(run)
     real = open_cells(real, label, "real")
-    sources = generated if isinstance(generated, list | tuple) else [generated]
-    sources = [_open_generated(source, real, i) for i, source in enumerate(sources)]
+    sources = [_open_generated(origin, real, i) for i, origin in enumerate(origins[1:])]
     test, train = real.rows_of("test"), real.rows_of("train")
-    reference = Reference.fit(real.read(test), real.labels[test], protocol=protocol, seed=seed)
-    wanted, notes = _plan(real, sources, test, train)
-    n_sets = len(sources) if len(sources) > 1 else _sets_in(sources[0], wanted, sets)
-    if len(sources) == 1 and n_sets < sets:
-        notes.append(
-            f"The generated cells suffice for {n_sets} of {sets} sets of as many cells per type as the test cells."
-        )
-    test_cells, wanted = wanted, _attainable(wanted, sources, n_sets)
-    short = [f"{kind} ({n} for {test_cells[kind]})" for kind, n in wanted.items() if n < test_cells[kind]]
-    if short:
-        notes.append(f"Fewer generated than test cells, floor drawn alike: {', '.join(short)}.")
+    if len(test) < 2:
+        raise BadInput(f"{real.name}: {len(test)} test cells found, expected at least 2")
+    wanted, n_sets, notes = _plan(real, sources, test, train, sets)
+    names = {"generated": n_sets, "floor": floor_sets, "control": n_sets if control else 0}
 
-    scores = {"generated": [], "floor": [], "control": []}
-    with progress("evaluate", n_sets + floor_sets + (n_sets if control else 0)) as advance:
-        shown = None
-        for draw, (counts, labels) in enumerate(_generated_sets(reference, sources, wanted, n_sets)):
-            scores["generated"].append(reference.compare(counts, labels, draw=draw))
-            if draw == 0:
-                shown = {
-                    "labels": labels,
-                    "pcs": reference.space.project(counts, centred=protocol == "centred"),
-                    "profile": Profile.of(counts),
-                }
-            advance(1)
-        for draw in range(floor_sets):
-            rows = train[matched_rows(real.labels[train], wanted, 1, reference.rng(MATCH, 1, draw))[0]]
-            scores["floor"].append(reference.compare(real.read(rows), real.labels[rows], draw=draw))
-            advance(1)
-        for draw in range(n_sets if control else 0):
-            rng = reference.rng(CONTROL, draw)
-            limit = dict.fromkeys(wanted, CONTROL_CELLS)
-            rows = train[matched_rows(real.labels[train], limit, 1, rng)[0]]
-            cells = independent_genes(real.read(rows), real.labels[rows], wanted, rng)
-            scores["control"].append(reference.compare(*cells, draw=draw))
-            advance(1)
-
-    metrics = _metrics(scores, reference)
-    result = {
-        "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": real.label, "seed": seed,
-        "n_sets": {name: len(values) for name, values in scores.items()},
-        "metrics": metrics,
-        "types": _types(scores, reference),
-        "sets": {name: [values for values, _ in sets] for name, sets in scores.items()},
-        "verdict": sentences(metrics), "notes": notes,
-        "provenance": {
-            "real": real.provenance, "generated": [source.provenance for source in sources],
-            "cells": {"test": len(test), "train": len(train), "generated": [len(source) for source in sources]},
-            "n_genes": len(real.genes), "versions": _versions(),
-        },
+    rows = {"test": test}
+    plan = {"sets": {"test": 0}, "protocol": protocol, "seed": seed}
+    plan |= {"n_types": len(real.types), "n_genes": len(real.genes)}
+    for draw, (number, chosen) in enumerate(generated_rows(sources, wanted, n_sets, seed)):
+        rows[f"generated-{draw}"], plan["sets"][f"generated-{draw}"] = chosen, 1 + number
+    for draw, chosen in enumerate(floor_rows(real, train, wanted, floor_sets, seed)):
+        rows[f"floor-{draw}"], plan["sets"][f"floor-{draw}"] = chosen, 0
+    settings = {
+        "format": FORMAT, "protocol": protocol, "label": real.label, "seed": seed, "shard_size": shard_size,
+        "n_sets": names, "cells": [cells.identity for cells in (real, *sources)],
+        "rows": hashlib.sha256(b"".join(chosen.tobytes() for chosen in rows.values())).hexdigest(),
     }  # fmt: skip
-    result["seconds"] = round(time.monotonic() - started, 1)
-    result = _plain(result)
-    if out is not None:
-        write_report(out, result, reference, shown, embedding=embedding, curves=curves)
+    if resume and (finished := _finished(out, settings)):
+        log.info("%s is complete already: nothing to do", out)
+        return finished
+    plan["settings"] = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    with open_pool(ray, workers) as pool, _parts(out, settings, resume) as folder:
+        controls = []
+        for draw in range(names["control"]):
+            path = folder / f"control-{draw}.zarr"
+            if not path.exists():
+                write_control(path, real, train, wanted, seed, draw)
+            controls.append(open_cells(path, real.label).with_types_of(real))
+            origins.append(path)
+            rows[f"control-{draw}"], plan["sets"][f"control-{draw}"] = np.arange(len(controls[-1])), len(origins) - 1
+        work = Workspace.create(folder, plan, [real, *sources, *controls], rows)
+        # Threads share what is open; actors have processes and folders of their own.
+        absolute = [origin if ray is None or "://" in str(origin) else Path(origin).absolute() for origin in origins]
+        setup = (lambda: work) if ray is None else partial(Workspace.open, folder, absolute, real.label)
+        stages.fit(work, pool, setup, shard_size)
+        stages.scan(work, pool, setup, shard_size)
+        scored = stages.score(work, pool, setup, real.types)
+        scores = {kind: [scored[f"{kind}-{draw}"] for draw in range(n)] for kind, n in names.items()}
+        reference = work.cell_set("test")
+        metrics = summarise_metrics(scores, reference)
+        result = {
+            "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": real.label, "seed": seed,
+            "n_sets": names,
+            "metrics": metrics,
+            "types": summarise_types(scores, reference, real.types),
+            "sets": {name: [values for values, _ in sets] for name, sets in scores.items()},
+            "verdict": sentences(metrics), "notes": notes + subsampled(reference, wanted, real.types),
+            "settings": settings,
+            "provenance": {
+                "real": real.provenance, "generated": [source.provenance for source in sources],
+                "cells": {"test": len(test), "train": len(train), "generated": [len(source) for source in sources]},
+                "n_genes": len(real.genes), "versions": _versions(),
+            },
+        }  # fmt: skip
+        result["seconds"] = round(time.monotonic() - started, 1)
+        result = plain(result)
+        if out is not None:
+            shown = work.cell_set("generated-0")
+            write_report(out, result, reference, shown, real.types, embedding=embedding, curves=curves)
     return result
 
 
-def _open_generated(source, real, number):
+def _check_options(protocol, embedding, sets, floor_sets, shard_size):
+    for name, value, valid in (("protocol", protocol, PROTOCOLS), ("embedding", embedding, EMBEDDINGS)):
+        if value not in valid:
+            raise BadInput(f"{name}: unknown {value!r}, {nearest(value, valid)}")
+    for name, value in (("sets", sets), ("floor sets", floor_sets), ("shard size", shard_size)):
+        if value < 1:
+            raise BadInput(f"{name}: {value}, expected 1 or more")
+
+
+def _open_generated(origin, real, number):
     """Open a generated set and check it against the real cells."""
-    cells = open_cells(source, real.label, f"generated set {number + 1}")
+    cells = open_cells(origin, real.label, f"generated set {number + 1}")
     if not len(cells):
         raise BadInput(f"{cells.name}: no cells in it")
     cards = [each.provenance["card"] for each in (real, cells)]
     if all(cards) and cards[0]["fingerprint"] == cards[1]["fingerprint"]:
         raise BadInput(f"{cells.name}: these are the real cells themselves; expected generated ones")
-    cells = cells.in_order_of(real.genes)
-    known = np.unique(real.labels)
-    unknown = np.setdiff1d(cells.labels, known).tolist()
-    if unknown:
-        raise BadInput(
-            f"{cells.name}: obs column {real.label!r} has {unknown[0]!r}, which the real cells have not; "
-            f"{nearest(unknown[0], known)}"
+    return cells.in_order_of(real.genes).with_types_of(real)
+
+
+def _plan(real, sources, test, train, sets):
+    """Cells of each type in a set, the number of generated sets, and notes on what is missing."""
+    asked, notes = plan_types(real, sources, test, train)
+    n_sets = len(sources) if len(sources) > 1 else sets_in(sources[0], asked, sets)
+    if len(sources) == 1 and n_sets < sets:
+        notes.append(
+            f"The generated cells suffice for {n_sets} of {sets} sets of as many cells per type as the test cells."
         )
-    return cells
+    wanted = attainable(asked, sources, n_sets)
+    short = [f"{real.types[code]} ({n} for {asked[code]})" for code, n in wanted.items() if n < asked[code]]
+    if short:
+        notes.append(f"Fewer generated than test cells, floor drawn alike: {', '.join(short)}.")
+    return wanted, n_sets, notes
 
 
-def _plan(real, sources, test, train):
-    """Cells wanted of each type, and what the reader must know of types that are missing or small."""
-    in_test, in_train = Counter(real.labels[test].tolist()), Counter(real.labels[train].tolist())
-    made = [Counter(source.labels.tolist()) for source in sources]
-    everywhere = {kind for kind in in_test if all(counts[kind] for counts in made)}
-    wanted = {kind: n for kind, n in sorted(in_test.items()) if kind in everywhere and in_train[kind]}
-    listed = (
-        ("No test cells, so not evaluated", [kind for kind in np.unique(real.labels).tolist() if not in_test[kind]]),
-        ("No generated cells, so left out of all comparisons per type", sorted(set(in_test) - everywhere)),
-        ("No training cells, so without a floor and left out", sorted(k for k in everywhere if not in_train[k])),
-        (f"Fewer than {FEW_CELLS} test cells, so mostly noise", [kind for kind in wanted if wanted[kind] < FEW_CELLS]),
-        (
-            f"Fewer than {CORRELATION_CELLS} test cells, so not part of the gene-gene correlation error",
-            [kind for kind in wanted if wanted[kind] < CORRELATION_CELLS],
-        ),
-    )  # fmt: skip
-    if not wanted:
-        raise BadInput(f"{sources[0].name}: no type of {real.label!r} has generated, train and test cells alike")
-    return wanted, [f"{what}: {', '.join(kinds)}." for what, kinds in listed if kinds]
+@contextmanager
+def _parts(out, settings, resume):
+    """The folder for parts: beside the output and kept when interrupted, or a temporary one without an output."""
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="cfgen-evaluate-") as folder:
+            yield Path(folder)
+        return
+    folder = open_parts(out, settings, resume, "evaluation", "evaluation, or of other cells")
+    try:
+        yield folder
+    except BadInput:  # what was read cannot be evaluated: there is nothing to finish
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
 
 
-def _sets_in(source, wanted, sets):
-    """How many disjoint sets the cells of one store suffice for, at least 1."""
-    have = Counter(source.labels.tolist())
-    return max(1, min(sets, *(have[kind] // n for kind, n in wanted.items())))
-
-
-def _attainable(wanted, sources, n_sets):
-    """As `wanted`, but no more of a type than every set can have: floor and sets stay of equal size."""
-    share = n_sets if len(sources) == 1 else 1
-    made = [Counter(source.labels.tolist()) for source in sources]
-    return {kind: min(n, *(counts[kind] // share for counts in made)) for kind, n in wanted.items()}
-
-
-def _generated_sets(reference, sources, wanted, n_sets):
-    """Counts and labels of each generated set."""
-    for number, source in enumerate(sources):
-        rng = reference.rng(MATCH, 0, number)
-        for rows in matched_rows(source.labels, wanted, n_sets if len(sources) == 1 else 1, rng):
-            yield source.read(rows), source.labels[rows]
-
-
-def _metrics(scores, reference):
-    """The summary of each metric: generated, floor and control, the real value where there is one, the verdict."""
-    real = {"zeros": reference.profile.zeros}
-    summary = {name: summarise([values for values, _ in sets]) for name, sets in scores.items() if sets}
-    for name, sets in scores.items():
-        if sets:
-            by_type = sum(table for _, table in sets) / len(sets)
-            for metric in summary[name].keys() & set(by_type.columns):
-                summary[name][metric]["sd_types"] = float(by_type[metric].std(ddof=0))
-    out = {}
-    for metric in METRICS:
-        row = {name: values[metric.key] for name, values in summary.items()}
-        row["real"] = real.get(metric.key)
-        row["verdict"] = judge(metric, row["generated"], row["floor"], row["real"])
-        row["words"] = VERDICTS[row["verdict"]]
-        out[metric.key] = row
-    return out
-
-
-def _types(scores, reference):
-    """One dict per type: test cells, cells per set, and the mean over sets of each of its metrics."""
-    in_test = Counter(reference.labels.tolist())
-    means = {name: sum(table for _, table in sets) / len(sets) for name, sets in scores.items() if sets}
-    rows = []
-    for kind in sorted(in_test, key=lambda kind: (-in_test[kind], kind)):
-        row = {"type": kind, "cells_test": in_test[kind]}
-        for name, table in means.items():
-            row[name] = table.loc[kind].to_dict() if kind in table.index else None
-        rows.append(row)
-    return rows
+def _finished(out, settings):
+    """The result in `out` if it is of these settings, else None."""
+    try:
+        result = json.loads((Path(out) / "metrics.json").read_text())
+        return result if result["settings"] == settings else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _versions():
     return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def _plain(value):
-    """The same as JSON values: NumPy numbers become Python's, NaN becomes None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -14,7 +14,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 
 from cfgen_dist.evaluate.distances import subsample
-from cfgen_dist.evaluate.space import N_PCS, log_normalise, variable_genes
+from cfgen_dist.evaluate.space import N_PCS, choose_genes, in_memory
+from data_loaders.pca import log_normalise
 
 CELLS = 2000  # of each side, for the classifier and the manifolds
 FOLDS = 3
@@ -26,8 +27,8 @@ HALVINGS = 10
 MANIFOLD_NEIGHBOURS = 5
 
 
-def structure(real, generated, real_labels, generated_labels, rng):
-    """All metrics of this module.
+def structure(real, generated, rng):
+    """All metrics of this module, on random cells of fixed number that are read for it.
 
     Genes and components for the classifier and the manifolds are chosen on real and generated cells together. Chosen on
     the real test cells alone they would fit their noise, and real training cells would stand apart from them: what is
@@ -35,9 +36,8 @@ def structure(real, generated, real_labels, generated_labels, rng):
 
     Parameters
     ----------
-    real, generated : scipy CSR (n, G), (m, G)
-        Raw counts.
-    real_labels, generated_labels : arrays of str (n,), (m,)
+    real, generated : CellSet
+        Of which `codes` and `read` are used.
     rng : numpy.random.Generator
 
     Returns
@@ -46,16 +46,17 @@ def structure(real, generated, real_labels, generated_labels, rng):
         `auc_genes`, `auc_pcs` (see `two_sample_auc`) in gene space and in principal components; `precision`, `recall`,
         `density`, `coverage` (see `manifold_overlap`); `correlation_error`.
     """
-    a, b = subsample(real, CELLS, rng), subsample(generated, CELLS, rng)
+    a, b = (cells.read(subsample(np.arange(len(cells.codes)), CELLS, rng)) for cells in (real, generated))
     both = sparse.vstack([a, b], format="csr")
     truth = np.repeat([False, True], [a.shape[0], b.shape[0]])
-    values = log_normalise(both, variable_genes(both)).toarray().astype(np.float32)
+    genes = choose_genes(both.shape[1], in_memory(both))
+    values = log_normalise(both, genes).toarray().astype(np.float32)
     seed = int(rng.integers(2**31))
     n_pcs = min(N_PCS, *(size - 1 for size in values.shape))
     components = PCA(n_pcs, svd_solver="randomized", random_state=seed).fit_transform(values)
     metrics = {"auc_genes": two_sample_auc(values, truth, seed), "auc_pcs": two_sample_auc(components, truth, seed)}
     metrics |= manifold_overlap(components[~truth], components[truth])
-    metrics["correlation_error"] = correlation_error(real, generated, real_labels, generated_labels, rng)
+    metrics["correlation_error"] = correlation_error(real, generated, rng)
     return metrics
 
 
@@ -84,7 +85,7 @@ def two_sample_auc(values, is_generated, seed):
     return float(roc_auc_score(is_generated, probability))
 
 
-def correlation_error(real, generated, real_labels, generated_labels, rng):
+def correlation_error(real, generated, rng):
     """How far gene-gene correlations within types are from the real ones, relative to their strength.
 
     Both sets of a type are halved at random, r1, r2 and g1, g2 being the Pearson correlations of log-normalised
@@ -96,9 +97,8 @@ def correlation_error(real, generated, real_labels, generated_labels, rng):
 
     Parameters
     ----------
-    real, generated : scipy CSR (n, G), (m, G)
-        Raw counts.
-    real_labels, generated_labels : arrays of str (n,), (m,)
+    real, generated : CellSet
+        Of which `codes` and `read` are used; of a type at most `CORRELATION_LIMIT` random cells are read.
     rng : numpy.random.Generator
 
     Returns
@@ -107,13 +107,13 @@ def correlation_error(real, generated, real_labels, generated_labels, rng):
         NaN when no type has `CORRELATION_CELLS` cells on both sides.
     """
     error = strength = 0.0
-    for kind in np.unique(real_labels):
-        chosen = [np.flatnonzero(labels == kind) for labels in (real_labels, generated_labels)]
+    for code in np.unique(real.codes):
+        chosen = [np.flatnonzero(cells.codes == code) for cells in (real, generated)]
         if min(map(len, chosen)) < CORRELATION_CELLS:
             continue
         a, b = (
-            log_normalise(subsample(x[i], CORRELATION_LIMIT, rng))
-            for x, i in zip((real, generated), chosen, strict=True)
+            log_normalise(cells.read(subsample(positions, CORRELATION_LIMIT, rng)))
+            for cells, positions in zip((real, generated), chosen, strict=True)
         )
         genes = np.argsort(-np.asarray(a.mean(axis=0)).ravel(), kind="stable")[:CORRELATION_GENES]
         a, b = a[:, genes].toarray(), b[:, genes].toarray()

@@ -1,0 +1,146 @@
+"""The stages of an evaluation in shards: each a list of items for a pool of workers, then one sum over their parts.
+
+An item is (kind, set, first cell, last cell); what it makes is a part of the workspace, a function of the plan and the
+item alone. Items whose part is there already are left out: that is how an evaluation is resumed.
+"""
+
+import logging
+
+import numpy as np
+
+from cfgen_dist.evaluate.cellset import CellSet
+from cfgen_dist.evaluate.faithfulness import Profile
+from cfgen_dist.evaluate.score import PIECES, collect
+from cfgen_dist.evaluate.space import BLOCK, LogCovariance, LogSums, Moments, fit_space
+from cfgen_dist.evaluate.workspace import unpack
+from data_loaders.files import write_whole
+from data_loaders.progress import progress
+from data_loaders.seurat_v3 import ClippedSums
+
+log = logging.getLogger("cfgen_dist")
+SHARD_SIZE = 16_384  # cells
+COVARIANCE_SHARDS = 16  # at most: each keeps a matrix of genes by genes (32 MB) until they are summed
+MADE_OF = {"clipped": "clip", "covariance": "genes"}  # what empty sums are made of; the number of genes otherwise
+SUMS = {"moments": Moments, "log": LogSums, "clipped": ClippedSums, "covariance": LogCovariance}
+
+
+def run_stage(work, pool, setup, items, what):
+    """Do the items that are not done yet, on the workers of `pool`."""
+    missing = [item for item in items if work.facts(part_name(item)) is None]
+    if missing and len(missing) < len(items):
+        log.info("%s: %d of %d parts are there already", what, len(items) - len(missing), len(items))
+    with progress(what, sum(stop - start for *_, start, stop in missing), "cells") as advance:
+        for (*_, start, stop), _ in pool(do_item, missing, setup):
+            advance(stop - start)
+
+
+def part_name(item):
+    """Name of the part that an item makes."""
+    kind, name, start, stop = item
+    return f"{kind}-{name}-{start}-{stop}"
+
+
+def do_item(work, item):
+    """Do one item in whatever process this runs, and commit its part."""
+    kind, name, start, stop = item
+    if kind in PIECES:
+        options = {"paper": work.plan["protocol"] == "paper", "seed": work.plan["seed"]}
+        draw = int(name.rpartition("-")[2])
+        values = PIECES[kind](work.cell_set("test"), work.cell_set(name), draw=draw, **options)
+        work.commit(part_name(item), values=values)
+    elif kind == "scan":
+        codes = np.asarray(work.codes(name)[start:stop])
+        centred = name == "test" or work.plan["protocol"] != "paper"
+        shard = CellSet.scan(
+            work.reader(name, start), codes, work.plan["n_types"], work.space, work.plan["n_genes"], centred=centred
+        )
+        work.commit(part_name(item), {"pcs": shard.pcs, "sums": shard.sums, "cells": shard.cells} | vars(shard.profile))
+    else:
+        read, sums = work.reader(name), empty_sums(work, kind)
+        for first in range(start, stop, BLOCK):
+            sums.add(read(np.arange(first, min(first + BLOCK, stop))))
+        work.commit(part_name(item), vars(sums))
+
+
+def empty_sums(work, kind):
+    """Sums of a kind without any cells, as the driver committed them."""
+    made_of = work.arrays(f"empty-{kind}")["made_of"]
+    return SUMS[kind](made_of if made_of.ndim else int(made_of))
+
+
+def shards(kind, name, n_cells, size):
+    """Items over all cells of a set."""
+    return [(kind, name, start, min(start + size, n_cells)) for start in range(0, n_cells, size)]
+
+
+def fit(work, pool, setup, size):
+    """Fit the space to the test cells and commit it as `space`."""
+    if work.facts("space"):
+        return
+    n_cells = work.n_cells("test")
+    passes = []
+
+    def pass_over(sums):
+        """Add all test cells, shard by shard, in the order of the shards."""
+        kind = next(kind for kind, cls in SUMS.items() if type(sums) is cls)
+        work.commit(f"empty-{kind}", {"made_of": getattr(sums, MADE_OF.get(kind, ""), len(sums.total))})
+        most = COVARIANCE_SHARDS if kind == "covariance" else n_cells
+        items = shards(kind, "test", n_cells, max(size, -(-n_cells // most)))
+        run_stage(work, pool, setup, items, f"fit space: {kind}")
+        for item in items:
+            sums.merge(unpack(empty_sums(work, kind), work.arrays(part_name(item))))
+        passes.extend([f"empty-{kind}", *map(part_name, items)])
+        return sums
+
+    work.commit("space", vars(fit_space(work.plan["n_genes"], pass_over)))
+    work.remove(passes)
+
+
+def scan(work, pool, setup, size):
+    """Project and sum the cells of all sets; each set becomes one part, its components one file."""
+    names = [name for name in work.plan["sets"] if work.facts(f"set-{name}") is None]
+    items = {name: shards("scan", name, work.n_cells(name), size) for name in names}
+    run_stage(work, pool, setup, [item for name in names for item in items[name]], "read cells")
+    for name in names:
+        _put_together(work, name, items[name])
+
+
+def _put_together(work, name, items):
+    """Commit a set from its shards, one shard in memory at a time."""
+    profile = Profile(work.plan["n_genes"])
+    sums = cells = 0
+    width = work.space.loadings.shape[1]
+
+    def write(file):
+        nonlocal sums, cells
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": (work.n_cells(name), width)}
+        )
+        for item in items:
+            part = work.arrays(part_name(item))
+            file.write(np.ascontiguousarray(part["pcs"], "<f8").tobytes())
+            profile.merge(unpack(Profile(work.plan["n_genes"]), part))
+            sums, cells = sums + part["sums"], cells + part["cells"]
+
+    write_whole(work.folder / f"{name}.pcs.npy", write)
+    work.commit(f"set-{name}", {"sums": sums, "cells": cells} | vars(profile))
+    work.remove(map(part_name, items))
+
+
+def score(work, pool, setup, names):
+    """Metrics and table per type of each set but the test cells, {name: (metrics, types)}; see `score.collect`.
+
+    Parameters
+    ----------
+    names : array of str (K,)
+        Of the types.
+    """
+    sets = [name for name in work.plan["sets"] if name != "test"]
+    items = {(name, kind): (kind, name, 0, work.n_cells(name)) for name in sets for kind in PIECES}
+    run_stage(work, pool, setup, list(items.values()), "score")
+    real = work.cell_set("test")
+    scores = {}
+    for name in sets:
+        pieces = {kind: work.facts(part_name(items[name, kind]))["values"] for kind in PIECES}
+        scores[name] = collect(pieces, real, work.cell_set(name), names)
+    return scores
