@@ -97,6 +97,9 @@ def _print_bundle(console, path, card):
     law = card["size_factor"]
     console.print(f"[bold]{escape(str(path))}[/bold]: a model")
     console.print(f"genes       {len(card['genes']):,}, in {config['autoencoder']['latent_dim']} latent dimensions")
+    for name, names in card.get("features", {}).items():
+        likelihood = config["modalities"]["likelihood"][name]
+        console.print(f"modality    {name}: {len(names):,} features, {likelihood}", markup=False)
     for name, categories in card["labels"].items():
         shown = ", ".join(categories[:8]) + (", ..." if len(categories) > 8 else "")
         console.print(f"label       {name}: {len(categories)} categories ({shown})", markup=False)
