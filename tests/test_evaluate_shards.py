@@ -149,7 +149,7 @@ def count_items(monkeypatch):
     return items
 
 
-@pytest.mark.parametrize("done", [2, 8, 17])
+@pytest.mark.parametrize("done", [2, 14, 24])
 def test_an_interrupted_evaluation_is_finished(stores, whole, tmp_path, monkeypatch, done):
     """Stopped while the space is fitted, while cells are read, while sets are scored."""
     out = tmp_path / "report"
@@ -178,7 +178,7 @@ def test_changed_cells_are_not_taken_for_the_same(stores, tmp_path, monkeypatch)
 
 def test_damaged_parts_are_made_again(stores, whole, tmp_path, monkeypatch):
     out = tmp_path / "report"
-    interrupted(stores, out, monkeypatch, 8)
+    interrupted(stores, out, monkeypatch, 14)
     parts = sorted((tmp_path / "report.parts").glob("scan-*.npz"))
     assert len(parts) >= 2
     parts[0].write_bytes(parts[0].read_bytes()[:-50])

@@ -27,7 +27,9 @@ SUMS = {"moments": Moments, "log": LogSums, "clipped": ClippedSums, "covariance"
 def run_stage(work, pool, setup, items, what):
     """Do the items that are not done yet, on the workers of `pool`."""
     missing = [item for item in items if work.facts(part_name(item)) is None]
-    if missing and len(missing) < len(items):
+    if not missing:
+        return
+    if len(missing) < len(items):
         log.info("%s: %d of %d parts are there already", what, len(items) - len(missing), len(items))
     with progress(what, sum(stop - start for *_, start, stop in missing), "cells") as advance:
         for (*_, start, stop), _ in pool(do_item, missing, setup):
