@@ -19,6 +19,7 @@ from cfgen_dist.parts import load_model, read_part, read_record, write_part
 from cfgen_dist.plan import SHARD_SIZE, make_plan, read_plan
 from cfgen_dist.pool import map_threads, open_pool
 from cfgen_dist.sample import sample_shard
+from cfgen_dist.unfinished import open_parts
 from data_loaders import AtlasWriter
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
@@ -202,34 +203,6 @@ def write_plan(out, plan):
     """Keep the plan beside the store, for `read_plan`."""
     beside = Path(out).with_name(Path(out).name + ".plan.json")
     write_whole(beside, lambda file: file.write(plan.to_json().encode()))
-
-
-def open_parts(out, note, resume):
-    """Make the folder of the shards with a note of whose they are, or check that the one there is of the same.
-
-    Returns
-    -------
-    Path
-        Absolute.
-
-    Raises
-    ------
-    BadInput
-        There is such a folder and `resume` was not asked for, or it is of another plan.
-    """
-    out = Path(out).absolute()
-    parts, file = out.with_name(out.name + ".parts"), out.with_name(out.name + ".parts") / "note.json"
-    if not out.parent.is_dir():
-        raise BadInput(f"{out}: its folder {out.parent} does not exist")
-    if parts.exists() and not resume:
-        raise BadInput(f"{parts} holds an interrupted generation: --resume finishes it, or remove that folder")
-    if file.exists():
-        if file.read_text() != json.dumps(note):
-            raise BadInput(f"{parts} holds shards of another plan: give the same arguments, or remove that folder")
-        return parts
-    parts.mkdir(exist_ok=True)
-    write_whole(file, lambda target: target.write(json.dumps(note).encode()))
-    return parts
 
 
 def finished(out, note, resume):
