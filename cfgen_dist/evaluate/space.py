@@ -85,10 +85,11 @@ def choose_genes(n_genes, pass_over, limit=N_GENES):
     if not _loess_is_safe(moments):
         return seurat_v3.top(pass_over(LogSums(n_genes)).variance(), limit)
 
-    def clipped(clip):
-        return pass_over(seurat_v3.ClippedSums(clip))
-
-    return seurat_v3.choose(moments.mean(), moments.variance(), moments.n_cells, clipped, limit)
+    mean, n_cells = moments.mean(), moments.n_cells
+    expected = seurat_v3.expected_variance(mean, moments.variance())
+    sums = pass_over(seurat_v3.ClippedSums(seurat_v3.clip_at(mean, expected, n_cells)))
+    score = seurat_v3.standardised_variance(mean, expected, n_cells, sums.total, sums.squares)
+    return seurat_v3.top(score, limit)
 
 
 def _loess_is_safe(moments):
