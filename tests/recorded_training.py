@@ -26,7 +26,8 @@ def recording(folder):
         def record(self, trainer, module, batch, batch_idx):
             seed_step(self, trainer, module, batch, batch_idx)
             line = {
-                "start": start, "stage": self.stage, "epoch": trainer.current_epoch, "step": trainer.global_step,
+                "time": time.time(), "start": start, "stage": self.stage,
+                "epoch": trainer.current_epoch, "step": trainer.global_step,
                 "rank": ranks.rank(), "ranks": ranks.world_size(), "pid": os.getpid(), "rows": batch.rows.tolist(),
             }  # fmt: skip
             file.write(json.dumps(line) + "\n")

@@ -17,4 +17,13 @@ def average_weights(decay):
             else:  # counters of BatchNorm
                 mean.copy_(value)
 
-    return WeightAveraging(multi_avg_fn=update)
+    return _AveragingOnDevice(multi_avg_fn=update)
+
+
+class _AveragingOnDevice(WeightAveraging):
+    """Keeps the average where the model trains; Lightning would keep it on the CPU and copy every step there."""
+
+    def setup(self, trainer, pl_module, stage):
+        """Make the averaged model."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
