@@ -10,7 +10,7 @@ from anndata.io import read_elem
 from data_loaders.byte_source import LocalBytes
 from data_loaders.chunks import ZarrChunks, open_chunks
 from data_loaders.errors import BadInput
-from data_loaders.reader import INCOMPLETE, matrix_reader
+from data_loaders.reader import INCOMPLETE, matrix_reader, read_whole
 
 LATENTS = "latents"  # value of the root attribute `content` in a store of latents
 
@@ -56,7 +56,7 @@ class AnnDataStore:
         self.obs_columns = [str(column) for column in root["obs"].attrs.get("column-order", [])]
         main = "latent" if root.attrs.get("content") == LATENTS else "rna"
         elements = {main: "X" if layer is None else f"layers/{layer}"}
-        for key in root.get("obsm") or ():
+        for key in sorted(root.get("obsm") or ()):
             if root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
                 elements[str(key)] = f"obsm/{key}"
         self.readers = {key: matrix_reader(root[path], source, f"{name}: {path}") for key, path in elements.items()}
@@ -98,6 +98,9 @@ class AnnDataStore:
 
     def _read(self, path):
         element = self.root[path]
+        if isinstance(element, zarr.Array) and element.dtype.kind in "iuf" and element.fill_value != 0:
+            # as our own numbers are; anndata would hold the encoded shards beside them
+            return read_whole(open_chunks(element, self.source, f"{self.name}: {path}"), threads=1)
         for part in [element[key] for key in element] if isinstance(element, zarr.Group) else [element]:
             # a fill value of 0 may stand for a chunk of zeros; any other was chosen to stand for nothing
             if isinstance(part, zarr.Array) and part.fill_value not in (0, "", None):

@@ -31,6 +31,9 @@ def configure(parser):
         "--embedding", choices=("umap", "pca"), default="umap", help="figure of the cells (default umap)"
     )
     parser.add_argument("--run", metavar="RUN", help="a training run, to show its training curves")
+    parser.add_argument(
+        "--markers", metavar="TABLE", help="CSV with columns type and feature; of several modalities found by default"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--shard-size", type=int, metavar="N", help="cells that a worker reads and commits at a time")
     add_workers(parser)
@@ -44,7 +47,7 @@ def run(args):
     result = evaluate(
         args.real, args.generated, args.out, label=args.label, protocol=args.protocol, sets=args.sets,
         floor_sets=args.floor_sets, control=args.control, embedding=args.embedding, run=args.run, seed=args.seed,
-        resume=args.resume, ray=args.ray, workers=args.workers, **options,
+        markers=args.markers, resume=args.resume, ray=args.ray, workers=args.workers, **options,
     )  # fmt: skip
     for sentence in result["verdict"]:
         print(sentence)

@@ -128,7 +128,7 @@ class ChromatinReference:
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(draw,)))
         shared = np.intersect1d(self.labels, labels)
         if not len(shared):
-            raise BadInput(f"cells to score: no type in common with the test cells, found {labels[0]!r}")
+            raise BadInput(f"cells to score: no type in common with the test cells, found {str(labels[0])!r}")
         types = pd.DataFrame([_distances(self.pcs[self.labels == t], pcs[labels == t], rng) for t in shared])
         metrics = {name: float(types[name].mean()) for name in types}
         metrics |= {f"{name}_all": value for name, value in _distances(self.pcs, pcs, rng).items()}

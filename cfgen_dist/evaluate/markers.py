@@ -46,8 +46,8 @@ def find_markers(counts, labels, features, *, binary=False, n=N_MARKERS):
     kept = np.isin(labels, kinds)
     cells = ad.AnnData(levels(counts[kept], binary).astype(np.float32), obs={"type": pd.Categorical(labels[kept])})
     cells.var_names = pd.Index(features).astype(str)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scanpy's, on folds of features without counts and on fragmented tables
+    with warnings.catch_warnings(), sc.settings.verbosity.override("error"):
+        warnings.simplefilter("ignore")  # scanpy's, on folds of features without counts, and on zeros and ones
         sc.tl.rank_genes_groups(cells, "type", method="t-test_overestim_var", n_genes=n)
     names = pd.DataFrame(cells.uns["rank_genes_groups"]["names"])
     return names.melt(var_name="type", value_name="feature")[["type", "feature"]]

@@ -15,18 +15,22 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 
 from cfgen_dist.evaluate import stages
 from cfgen_dist.evaluate.catalogue import sentences
 from cfgen_dist.evaluate.cells import open_cells
 from cfgen_dist.evaluate.control import write_control
+from cfgen_dist.evaluate.markers import read_markers
+from cfgen_dist.evaluate.modalities import compare_modalities
 from cfgen_dist.evaluate.reference import PROTOCOLS
 from cfgen_dist.evaluate.sets import attainable, floor_rows, generated_rows, plan_types, sets_in
 from cfgen_dist.evaluate.summary import plain, subsampled, summarise_metrics, summarise_types
 from cfgen_dist.evaluate.workspace import Workspace
 from cfgen_dist.pool import open_pool
 from cfgen_dist.unfinished import open_parts
+from data_loaders.atlas import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
 
 log = logging.getLogger("cfgen_dist")
@@ -37,7 +41,8 @@ PACKAGES = ("cfgen-dist", "anndata", "numpy", "POT", "scanpy", "scikit-learn", "
 
 def evaluate(
     real, generated, out=None, *, label=None, protocol="centred", sets=3, floor_sets=5, control=False,
-    embedding="umap", run=None, seed=0, shard_size=stages.SHARD_SIZE, resume=False, ray=None, workers=None,
+    embedding="umap", run=None, seed=0, markers=None, shard_size=stages.SHARD_SIZE, resume=False, ray=None,
+    workers=None,
 ):  # fmt: skip
     """Compare generated cells with the test cells of a real atlas.
 
@@ -69,6 +74,9 @@ def evaluate(
     run : path-like, optional
         A training run, for its training curves.
     seed : int
+    markers : path-like, optional
+        CSV with columns `type` and `feature`, for the correlation of marker levels by type. Of stores with several
+        modalities it is given anyway, with markers found in the training cells.
     shard_size : int
         Cells that a worker reads and commits at a time.
     resume : bool
@@ -85,7 +93,8 @@ def evaluate(
     dict
         What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control": {"mean", "sd", "sd_types"},
         "real", "verdict"}}, `types` (one dict per type), `sets` (the values of every set), `verdict` (sentences),
-        `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`.
+        `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see `compare_modalities`) of
+        stores that have several, or with `markers`.
 
     Raises
     ------
@@ -106,6 +115,7 @@ def evaluate(
     if out is not None:
         check_output(out)
     curves = None if run is None else read_run(run)
+    markers = None if markers is None else read_markers(markers)
     real = open_cells(real, label, "real")
     sources = [_open_generated(origin, real, i) for i, origin in enumerate(origins[1:])]
     test, train = real.rows_of("test"), real.rows_of("train")
@@ -126,6 +136,8 @@ def evaluate(
         "n_sets": names, "cells": [cells.identity for cells in (real, *sources)],
         "rows": hashlib.sha256(b"".join(chosen.tobytes() for chosen in rows.values())).hexdigest(),
     }  # fmt: skip
+    if markers is not None:
+        settings["markers"] = hashlib.sha256(markers.to_csv().encode()).hexdigest()
     if resume and (finished := _finished(out, settings)):
         log.info("%s is complete already: nothing to do", out)
         return finished
@@ -164,12 +176,29 @@ def evaluate(
                 "n_genes": len(real.genes), "versions": _versions(),
             },
         }  # fmt: skip
+        found = _modalities(origins, [real, *sources], rows, plan["sets"], train, markers, seed)
+        result |= {"modalities": found} if found else {}
         result["seconds"] = round(time.monotonic() - started, 1)
         result = plain(result)
         if out is not None:
             shown = work.cell_set("generated-0")
             write_report(out, result, reference, shown, real.types, embedding=embedding, curves=curves)
     return result
+
+
+def _modalities(origins, cells, rows, store_of, train, markers, seed):
+    """The comparison of the modalities of stores; nothing of cells in memory."""
+    origins = origins[: len(cells)]
+    if any(isinstance(origin, ad.AnnData) for origin in origins):
+        if markers is not None:
+            raise BadInput("markers: given for cells in memory; expected stores")
+        return {}
+    stores = [origin if isinstance(origin, Atlas) else open_atlas(origin) for origin in origins]
+    rows = {key: chosen for key, chosen in rows.items() if not key.startswith("control")}
+    types = cells[0].types
+    labels = {key: types[cells[store_of[key]].codes[chosen]] for key, chosen in rows.items()}
+    learned = train, types[cells[0].codes[train]]
+    return compare_modalities(stores, rows, store_of, labels, learned, markers=markers, seed=seed)
 
 
 def _check_options(protocol, embedding, sets, floor_sets, shard_size):
