@@ -132,6 +132,7 @@ def run(name, pin=None, first=True, limit_s=None, **options):
     """Figures of one epoch: cells, seconds, cells_per_s, cpu_s, peak_gb, entropy (mean label entropy of batches)."""
     if pin is not None:
         os.sched_setaffinity(0, pin)
+    os.environ["LOCAL_WORLD_SIZE"] = str(options.get("world_size", 1))  # as torchrun does
     epoch = globals()[name](**options)
     if first:
         iterator = epoch(0)

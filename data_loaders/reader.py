@@ -16,6 +16,7 @@ from data_loaders.rows import DenseRows, SparseRows, offsets
 from data_loaders.threads import run_all
 
 NARROW = np.dtype(np.uint16)  # counts in wider types are narrowed to it while they all fit
+SLICE = 1 << 16  # rows checked at once
 INCOMPLETE = "the store is damaged or still being written"
 
 
@@ -79,13 +80,17 @@ class CsrReader:
 
     def _check(self, n):
         indptr, nnz = self.indptr, self._data.n
-        lengths = np.diff(indptr)
-        if len(indptr) != n + 1 or indptr[0] != 0 or (n and not 0 <= lengths.min() <= lengths.max() <= self.n_features):
+        if len(indptr) != n + 1 or indptr[0] != 0 or not all(self._are_lengths(start) for start in range(0, n, SLICE)):
             raise BadInput(f"{self.name}/indptr does not describe {n} rows; {INCOMPLETE}")
         if self._indices.n != nnz or indptr[-1] != nnz:
             raise BadInput(
                 f"{self.name}: indptr ends at {indptr[-1]}, data at {nnz}, indices at {self._indices.n}; {INCOMPLETE}"
             )
+
+    def _are_lengths(self, start):
+        """Whether the rows from `start` on have possible lengths; a slice at a time, as n numbers more would show."""
+        lengths = np.diff(self.indptr[start : start + SLICE + 1])
+        return bool(0 <= lengths.min() <= lengths.max() <= self.n_features)
 
     def _narrowest(self):
         """uint16 for wide counts, judged by the first chunk; the type of the store where that will not do."""
@@ -235,15 +240,13 @@ def plan_runs(chunks, starts, stops, run_bytes):
 
 
 def read_whole(chunks, threads):
-    """All values of an array."""
-    parts = {}
+    """All values of a one-dimensional array, and no second copy of them."""
+    values = np.empty(chunks.n, chunks.dtype)
 
     def load(first, stop):
-        parts[first] = chunks.read(first, stop).copy()
+        part = chunks.read(first, stop)
+        values[first * chunks.chunk_len :][: len(part)] = part
 
-    n_chunks = -(-chunks.n // chunks.chunk_len)
-    runs = plan_runs(
-        chunks, np.arange(n_chunks) * chunks.chunk_len, np.arange(n_chunks) * chunks.chunk_len + 1, 1 << 20
-    )
-    run_all(load, [run[:2] for run in runs], threads)
-    return np.concatenate([parts[first] for first in sorted(parts)] or [np.empty(0, chunks.dtype)])
+    firsts = np.arange(-(-chunks.n // chunks.chunk_len)) * chunks.chunk_len
+    run_all(load, [run[:2] for run in plan_runs(chunks, firsts, firsts + 1, 1 << 20)], threads)
+    return values

@@ -3,7 +3,15 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def cores():
+    """Cores for this process: those it may use, shared among the ranks that torchrun or Lightning started here."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, usable // max(int(ranks), 1)) if ranks.isdigit() else usable
+
+
+CORES = cores()
 _pools = {}  # (purpose, threads) -> pool
 
 

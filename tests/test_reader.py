@@ -1,5 +1,7 @@
 """Any rows of a matrix in any layout come back as they were written."""
 
+import os
+
 import anndata
 import h5py
 import numpy as np
@@ -14,7 +16,7 @@ from data_loaders import open_atlas
 from data_loaders.buffers import SMALLEST, Buffers
 from data_loaders.chunks import SlicedArray, ZarrChunks, open_chunks
 from data_loaders.reader import plan_runs
-from data_loaders.threads import run_all
+from data_loaders.threads import cores, run_all
 
 COUNTS = random_counts()
 
@@ -176,3 +178,13 @@ def test_the_first_error_of_the_pool_is_raised_after_all_tasks_ended():
     with pytest.raises(KeyError, match="one"):
         run_all(work, [(number,) for number in range(6)], 3)
     assert sorted(done) == [0, 2, 3, 4, 5]
+
+
+def test_ranks_on_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    all_cores = cores()
+    assert all_cores == len(os.sched_getaffinity(0))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert cores() == max(1, all_cores // 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(10 * all_cores))
+    assert cores() == 1
