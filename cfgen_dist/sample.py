@@ -50,10 +50,10 @@ def sample_shard(model, shard, plan):
         for name, network in networks.items():
             own = sizes[name][rows] if name in sizes else None
             blocks[name].append(network.draw(z, own, theta_category[rows], seeds[name][rows], rng))
-    return {name: _stacked(blocks[name], networks[name].n_genes) for name in networks}, codes
+    return {name: stacked(blocks[name], networks[name].n_genes) for name in networks}, codes
 
 
-def _stacked(blocks, n_features):
+def stacked(blocks, n_features):
     """The (data, indices, indptr) of consecutive rows as one CSR matrix."""
     data, indices, indptrs = zip(*blocks, strict=True)
     lengths = np.concatenate([np.diff(indptr) for indptr in indptrs])

@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train autoencoder and flow on an atlas",
     "generate": "draw synthetic cells from a model bundle",
     "augment": "add generated cells of rare types to an atlas",
+    "translate": "carry real cells to another label, such as another batch",
     "classify": "ask whether cell-type classifiers gain from augmentation",
     "evaluate": "compare generated cells with real ones",
     "export": "write an atlas, real or generated, as h5ad or TileDB-SOMA",

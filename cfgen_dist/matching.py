@@ -1,0 +1,73 @@
+"""Does an atlas fit a model? The same genes, and labels that the model knows."""
+
+import numpy as np
+import pandas as pd
+
+from data_loaders.errors import BadInput, nearest
+
+MISSING = -1
+
+
+def check_genes(atlas, model):
+    """Raise `BadInput` unless the genes of an atlas are those of the model, in the same order."""
+    if list(atlas.genes) == list(model.genes):
+        return
+    position = next(
+        (i for i, (a, b) in enumerate(zip(atlas.genes, model.genes, strict=False)) if a != b),
+        min(atlas.n_genes, len(model.genes)),
+    )
+    raise BadInput(
+        f"{atlas.name}: its {atlas.n_genes:,} genes are not the {len(model.genes):,} of the model (they differ from "
+        f"gene {position} on); expected the atlas that the model was trained on, or one with the same genes"
+    )
+
+
+def check_attribute(model, name, what):
+    """Raise `BadInput` unless `name` is an attribute of the model; `what` asked for it."""
+    if name not in model.labels:
+        raise BadInput(f"{what}: the model was not trained on {name!r}, {nearest(name, model.labels)}")
+
+
+def model_codes(atlas, model, rows, needed):
+    """Labels of cells of an atlas as codes of the model.
+
+    Parameters
+    ----------
+    atlas : Atlas
+    model : CFGen
+    rows : int64 array (n,)
+    needed : collection of str
+        Attributes that every cell must have, with a category that the model knows.
+
+    Returns
+    -------
+    (n, K) int64 array
+        -1 where a label that is not needed is missing or unknown to the model.
+
+    Raises
+    ------
+    BadInput
+        A needed column is missing, or a needed label missing in a cell or unknown to the model.
+    """
+    codes = np.full((len(rows), len(model.labels)), MISSING, np.int64)
+    for k, (name, categories) in enumerate(model.labels.items()):
+        if name not in atlas.obs_columns:
+            if name in needed:
+                raise BadInput(f"{atlas.name}: no obs column {name!r}, {nearest(name, atlas.obs_columns)}")
+            continue
+        own = atlas.categories(name)
+        known = np.append(pd.Index(categories).get_indexer(own), MISSING)  # a missing value, -1, takes the last entry
+        found = atlas.small_codes(name)[rows]
+        codes[:, k] = known[found]
+        if name in needed and len(rows) and codes[:, k].min() == MISSING:
+            wrong = found[codes[:, k] == MISSING]
+            if (wrong == MISSING).any():
+                raise BadInput(
+                    f"{atlas.name}: obs column {name!r} has {int((wrong == MISSING).sum()):,} missing values; expected "
+                    f"a label for each cell, or guidance without {name}"
+                )
+            raise BadInput(
+                f"{atlas.name}: obs column {name!r} has {own[wrong[0]]!r}, which the model does not know, "
+                f"{nearest(own[wrong[0]], categories)}"
+            )
+    return codes
