@@ -169,8 +169,9 @@ class CFGen:
             One value for some attributes, the others drawn as observed; or a table with a column per attribute and,
             optionally, a column `n`. By default the observed combinations in their observed proportions.
         guidance : dict of str to float, optional
-            Weight of each attribute; one that is left out gets weight 0. By default 1 each: faithful; more than 1 makes
-            cells more typical of their label, at the cost of diversity.
+            Weight of each attribute; one that is left out gets weight 0. By default that of the bundle's config, 1 each
+            unless set otherwise: faithful; more than 1 makes cells more typical of their label, at the cost of
+            diversity.
         solver : str, optional
         steps : int, optional
             As in `cfgen_dist.model.solvers.integrate`; the bundle's defaults otherwise.

@@ -82,6 +82,7 @@ class SamplingConfig:
 
     solver: Literal["euler", "midpoint", "heun", "rk4", "dopri5", "tsit5"] = "midpoint"
     steps: int = 10
+    guidance: float = 1.0  # weight of every attribute; more than 1 makes cells more typical, and less diverse
     batch_size: int = 1024
 
 
@@ -282,6 +283,7 @@ _RANGES = {
     **dict.fromkeys(("weight_decay", "latent_noise", "gene_penalty"), (lambda value: value >= 0, "zero or more")),
     **dict.fromkeys(("dropout", "input_dropout", "ema"), (lambda value: 0 <= value < 1, "at least 0 and below 1")),
     "likelihood": (lambda value: set(value.values()) <= set(LIKELIHOODS), f"one of {', '.join(LIKELIHOODS)} for each"),
+    "guidance": (lambda value: value >= 0, "zero or more"),
     "seed": (lambda value: 0 <= value < 2**63, "0 to 2**63 - 1"),
     "embedding": (lambda value: value >= 2, "at least 2"),
     "p_cond": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),

@@ -228,7 +228,8 @@ def guidance_weights(model, guidance):
     """Guidance weights in the order of the model's attributes."""
     names = list(model.labels)
     if guidance is None:
-        return [1.0] if model.config.flow.conditioning == "joint" else [1.0] * len(names)
+        weight = model.config.sampling.guidance
+        return [weight] if model.config.flow.conditioning == "joint" else [weight] * len(names)
     for name, weight in guidance.items():
         if name not in names:
             raise BadInput(f"guidance for {name!r}, but the model has no such attribute, {nearest(name, names)}")

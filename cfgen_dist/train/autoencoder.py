@@ -67,7 +67,7 @@ class AutoencoderTask(L.LightningModule):
         torch.nn.utils.clip_grad_norm_(network, self.config.grad_clip)
 
 
-def train_autoencoder(atlas, config, directory):
+def train_autoencoder(atlas, config, directory, callbacks=()):
     """Fit the autoencoder on the atlas's training cells.
 
     Parameters
@@ -76,6 +76,8 @@ def train_autoencoder(atlas, config, directory):
     config : Config
     directory : Path
         For checkpoints and metrics; training goes on from `last.ckpt` if it is there.
+    callbacks : sequence of Callback
+        Further callbacks of the first training, called before the weights' averages are swapped out after validation.
 
     Returns
     -------
@@ -93,7 +95,7 @@ def train_autoencoder(atlas, config, directory):
         stage="autoencoder",
         metric="val_nll",
         config=config,
-        callbacks=[*_averaging(config), EarlyStopping("val_nll", patience=config.autoencoder.patience)],
+        callbacks=[*callbacks, *_averaging(config), EarlyStopping("val_nll", patience=config.autoencoder.patience)],
         max_epochs=config.autoencoder.max_epochs,
     )
     state, epoch = best_state(directory)

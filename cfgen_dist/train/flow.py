@@ -81,7 +81,7 @@ class FlowTask(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def train_flow(latents, labels, config, directory):
+def train_flow(latents, labels, config, directory, callbacks=()):
     """Fit the flow on encoded cells.
 
     Parameters
@@ -93,6 +93,8 @@ def train_flow(latents, labels, config, directory):
     config : Config
     directory : Path
         For checkpoints and metrics; training goes on from `last.ckpt` if it is there.
+    callbacks : sequence of Callback
+        Further callbacks, called before the weights' averages are swapped out after validation.
 
     Returns
     -------
@@ -111,7 +113,7 @@ def train_flow(latents, labels, config, directory):
     # Refitted on all cells there are none left to validate on.
     held_out = complete(latents, config, latents.rows(split="val"))
     val = None if config.refit else held_out_stream(latents, stage.batch_size, rows=held_out, **shown)
-    callbacks = [average_weights(stage.ema)] if stage.ema else []
+    averaging = [average_weights(stage.ema)] if stage.ema else []
     fit(
         task,
         train,
@@ -120,7 +122,7 @@ def train_flow(latents, labels, config, directory):
         stage="flow",
         metric="train_loss" if val is None else "val_loss",
         config=config,
-        callbacks=callbacks,
+        callbacks=[*callbacks, *averaging],
         max_steps=stage.max_steps,
         max_epochs=-1,
         gradient_clip_val=stage.grad_clip,

@@ -81,7 +81,7 @@ def train(atlas, out, config=None, *, resume=False, ray=None, workers=None, cpus
         if out.exists() and (not out.is_dir() or any(entry.name != "atlas.json" for entry in out.iterdir())):
             raise BadInput(f"{out} exists and is not a run: give a directory that does not exist")
         config = copy.deepcopy(config) if config else load_config()
-        _settle(config, source, here=ray is None)
+        settle(config, source, here=ray is None)
         _check_shares(config, source, workers or 1)
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "atlas.json", lambda file: file.write(json.dumps(identity(source)).encode()))
@@ -103,8 +103,21 @@ def train(atlas, out, config=None, *, resume=False, ray=None, workers=None, cpus
     return CFGen.load(out / "bundle")
 
 
-def _settle(config, atlas, here):
-    """Fill in what depends on the atlas and refuse what does not fit it, before anything is written."""
+def settle(config, atlas, here):
+    """Fill in what depends on the atlas and refuse what does not fit it, before anything is written.
+
+    Parameters
+    ----------
+    config : Config
+        Changed in place.
+    atlas : Atlas
+    here : bool
+        Whether training runs in this process, so that a GPU must be here.
+
+    Raises
+    ------
+    BadInput
+    """
     known = list(atlas.labels)
     config.labels = known if config.labels is None else config.labels
     if len(set(config.labels)) < len(config.labels):
@@ -155,7 +168,7 @@ def _resumed_config(out, config, atlas, resume, here):
         raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}")
     if config is not None:
         config = copy.deepcopy(config)
-        _settle(config, atlas, here)
+        settle(config, atlas, here)
         asked, kept = _flat(to_dict(config)), _flat(to_dict(saved))
         for key, value in asked.items():
             if key not in MAY_CHANGE and kept[key] != value:

@@ -41,7 +41,7 @@ def run_stages(atlas, out, config):
     autoencoder = _autoencoder(atlas, config, out / "autoencoder")
     latents = encode(atlas, autoencoder, out / "latents.zarr", _device(config))
     velocity = _velocity(latents, labels, config, out / "flow")
-    on_main(lambda: _write_bundle(atlas, out, config, autoencoder, velocity, labels))
+    on_main(lambda: assemble(atlas, config, autoencoder, velocity, _provenance(atlas, out)).save(out / "bundle"))
     log.info("model written to %s after %.0f s", out / "bundle", time.monotonic() - started)
 
 
@@ -90,14 +90,29 @@ def _finish(directory, network):
     on_main(lambda: write_whole(directory / WEIGHTS, lambda file: file.write(save(network.state_dict()))))
 
 
-def _write_bundle(atlas, out, config, autoencoder, velocity, labels):
+def assemble(atlas, config, autoencoder, velocity, provenance):
+    """The model that two trained networks make, with what generation needs to know of the atlas.
+
+    Parameters
+    ----------
+    atlas : Atlas
+    config : Config
+        Settled.
+    autoencoder : Autoencoder
+    velocity : Velocity
+    provenance : dict
+
+    Returns
+    -------
+    CFGen
+    """
     combinations, counts = _combinations(atlas, config)
-    model = CFGen(
+    labels = {name: atlas.categories(name) for name in config.labels}
+    return CFGen(
         config, autoencoder, velocity, _size_factor_law(atlas, config), list(atlas.genes), labels,
-        combinations, counts, _provenance(atlas, out),
+        combinations, counts, provenance,
         features={name: list(atlas.features(name).index) for name in other_modalities(config)},
     )  # fmt: skip
-    model.save(out / "bundle")
 
 
 def _device(config):

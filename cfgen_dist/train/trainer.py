@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 import warnings
 from datetime import timedelta
@@ -10,7 +11,9 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from cfgen_dist.train.batch_norm import over_all_ranks
@@ -156,12 +159,20 @@ def _placement():
     """Arguments of the trainer that say on how many devices of which machines it runs."""
     if world_size() == 1:
         return {"devices": 1, "plugins": [WholeCheckpoints()]}
+    # No buffer differs between ranks: BatchNorm sees all of them.
+    options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    if os.environ.get("GROUP_WORLD_SIZE") == str(world_size()):  # each rank sees one device, as if on its own machine
+        return {
+            "devices": 1,
+            "num_nodes": world_size(),
+            "strategy": DDPStrategy(**options),
+            "plugins": [WholeCheckpoints(), LightningEnvironment()],
+        }
     from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
 
     return {
         "devices": "auto",
-        # No buffer differs between ranks: BatchNorm sees all of them.
-        "strategy": RayDDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True),
+        "strategy": RayDDPStrategy(**options),
         "plugins": [WholeCheckpoints(), RayLightningEnvironment()],
     }
 
