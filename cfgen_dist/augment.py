@@ -12,6 +12,7 @@ from cfgen_dist.bundle import CFGen
 from cfgen_dist.generate import (
     CARD,
     append_parts,
+    feature_tables,
     finished,
     make_parts,
     open_parts,
@@ -19,6 +20,7 @@ from cfgen_dist.generate import (
     summarise,
     write_plan,
 )  # fmt: skip
+from cfgen_dist.matching import check_genes
 from cfgen_dist.parts import load_model
 from cfgen_dist.plan import SHARD_SIZE, make_plan
 from cfgen_dist.pool import open_pool
@@ -98,9 +100,10 @@ def augment(
         records, made = make_parts(bundle, plan, parts, pool)
     write_plan(out, plan)
     summary = summarise(out, model, plan, records, made)
-    with AtlasWriter(out, pd.DataFrame(index=source.genes), labels=list(model.labels)) as writer:
+    genes, features = pd.DataFrame(index=source.genes), feature_tables(model)
+    with AtlasWriter(out, genes, labels=list(model.labels), modalities=features) as writer:
         extra = {name: source.categories(name) for name in source.labels if name not in model.labels}
-        _copy(source, writer, [*model.labels, *extra])
+        _copy(source, writer, [*model.labels, *extra], list(features))
         append_parts(writer, model, plan, parts, records, lambda obs: _dress(obs, model, extra))
         uns = {"generation": provenance(model, note | {"sha256": summary["sha256"]})}
         card = {"sources": [{"path": str(atlas), "n_cells": source.n_cells}], "notes": CARD["notes"]}
@@ -158,15 +161,13 @@ def _check(source, model, balance, temperature):
         raise BadInput(f"temperature is {temperature}, expected a positive number")
     if balance not in model.labels:
         raise BadInput(f"balance: the model was not trained on {balance!r}, {nearest(balance, model.labels)}")
-    if list(source.genes) != list(model.genes):
-        position = next(
-            (i for i, (a, b) in enumerate(zip(source.genes, model.genes, strict=False)) if a != b),
-            min(source.n_genes, len(model.genes)),
-        )
-        raise BadInput(
-            f"{source.name}: its {source.n_genes:,} genes are not the {len(model.genes):,} of the model (they differ "
-            f"from gene {position} on); expected the atlas that the model was trained on"
-        )
+    check_genes(source, model)
+    for name, names in model.features.items():
+        if list(source.features(name).index) != list(names):
+            raise BadInput(
+                f"{source.name}: its features of modality {name!r} are not the {len(names):,} of the model; expected "
+                "the atlas that the model was trained on"
+            )
     for name in (*model.labels, "split"):
         if name not in source.obs_columns:
             raise BadInput(f"{source.name}: no obs column {name!r}, {nearest(name, source.obs_columns)}")
@@ -174,7 +175,7 @@ def _check(source, model, balance, temperature):
         raise BadInput(f"{source.name} holds generated cells already, expected an atlas of real cells")
 
 
-def _copy(source, writer, labels):
+def _copy(source, writer, labels, modalities):
     """Append all cells of an atlas, a slice at a time."""
     names = source.obs_names()
     codes = {name: source.small_codes(name) for name in [*labels, "split"]}
@@ -184,7 +185,8 @@ def _copy(source, writer, labels):
             obs = pd.DataFrame(index=pd.Index(names[rows], name="cell"))
             for name in codes:
                 obs[name] = pd.Categorical.from_codes(codes[name][rows], categories=source.categories(name))
-            writer.append(source.read(rows), obs.assign(shard=np.int32(-1), is_generated=False))
+            others = {name: source.read(rows, name) for name in modalities}
+            writer.append(source.read(rows), obs.assign(shard=np.int32(-1), is_generated=False), others)
             advance(len(rows))
 
 

@@ -1,5 +1,7 @@
 """Models of several modalities: likelihoods, joint latent, cells that lack a modality, training and generation."""
 
+import json
+
 import anndata as ad
 import mudata
 import numpy as np
@@ -9,9 +11,11 @@ from conftest import TINY
 from multimodal_data import write_pair
 from scipy import sparse, stats
 
+from cfgen_dist.augment import augment
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config
+from cfgen_dist.evaluate import evaluate
 from cfgen_dist.generate import generate
 from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.joint import JointAutoencoder
@@ -210,7 +214,7 @@ def test_the_store_holds_all_modalities_and_can_be_trained_on(run, tmp_path):
     again = generate(run, tmp_path / "again.zarr", 500, seed=4, shard_size=120, workers=1)
     assert summary["sha256"] == again["sha256"]
     atlas, store = open_atlas(out), ad.read_zarr(out)
-    assert atlas.modalities == ("rna", "atac", "adt")
+    assert atlas.modalities == ("rna", "adt", "atac")
     assert store.obsm["atac"].shape == (500, 60)
     assert atlas.card["modalities"]["atac"]["likelihood"] == "bernoulli"
     export(out, tmp_path / "cells.h5mu", to="h5mu")
@@ -271,6 +275,61 @@ def test_settings_that_do_not_fit(pair, tmp_path, settings, message):
         train(pair, tmp_path / "run", load_config(overrides={**SETTINGS, **settings}))
     assert message in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_augmented_atlases_hold_all_modalities(pair, run, tmp_path):
+    augment(run, pair, tmp_path / "more.zarr", 500, balance="cell_type")
+    more, real = open_atlas(tmp_path / "more.zarr"), open_atlas(pair)
+    assert more.modalities == ("rna", "adt", "atac")
+    first = np.arange(real.n_cells)
+    np.testing.assert_array_equal(
+        more.read(first, "adt").to_scipy().toarray(), real.read(first, "adt").to_scipy().toarray()
+    )
+    assert (more.obs("size_factor_atac")[real.n_cells :] > 0).any()
+    rna, atac = write_pair(tmp_path, n=400)
+    cut = ad.read_h5ad(atac)[:, :50].copy()
+    cut.write_h5ad(atac)
+    sources = {"rna": rna, "atac": atac, "adt": atac}
+    ingest(sources, tmp_path / "other.zarr", labels=["cell_type", "donor"], min_cells=0)
+    with pytest.raises(BadInput, match="its features of modality 'atac' are not the 60 of the model"):
+        augment(run, tmp_path / "other.zarr", tmp_path / "x.zarr", 500, balance="cell_type")
+
+
+# ---- evaluation
+
+
+def test_evaluation_of_all_modalities(pair, run, tmp_path):
+    generate(run, tmp_path / "cells.zarr", 600, seed=2)
+    assert main(["evaluate", str(pair), str(tmp_path / "cells.zarr"), "--out", str(tmp_path / "report"),
+                 "--embedding", "pca", "--label", "cell_type"]) == 0  # fmt: skip
+    found = json.loads((tmp_path / "report" / "metrics.json").read_text())["modalities"]
+    assert list(found) == ["rna", "atac", "adt"]
+    assert "metrics" not in found["rna"]
+    assert found["atac"]["space"] == "TF-IDF"
+    assert found["atac"]["binary"]
+    assert found["adt"]["space"] == "log-normalised"
+    for name in ("atac", "adt"):
+        w2 = found[name]["metrics"]["w2"]
+        assert 0 < w2["floor"]["mean"] < 1.2 * w2["generated"]["mean"] < 2 * w2["floor"]["mean"]
+    for name in found:
+        assert set(found[name]["markers"]) == {"type0", "type1", "type2"}
+        assert all(r["floor"] > 0.8 for r in found[name]["markers"].values())
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<h2>Modality atac</h2>" in page
+    assert "TF-IDF of open or closed" in page
+
+
+def test_marker_tables_of_the_user(pair, run, tmp_path):
+    generate(run, tmp_path / "cells.zarr", 300, seed=2)
+    (tmp_path / "m.csv").write_text("type,feature\ntype0,gene1\ntype1,gene2\ntype0,gene3\ntype2,chr1:5-14\n")
+    found = evaluate(pair, tmp_path / "cells.zarr", markers=tmp_path / "m.csv")["modalities"]
+    assert set(found["rna"]["markers"]) == {"type0", "type1", "type2"}
+    assert -1 <= found["rna"]["markers"]["type1"]["generated"] <= 1
+    (tmp_path / "m.csv").write_text("type,feature\ntype0,gene99\n")
+    with pytest.raises(BadInput, match="markers: no feature 'gene99', did you mean 'gene9'"):
+        evaluate(pair, tmp_path / "cells.zarr", markers=tmp_path / "m.csv")
+    with pytest.raises(BadInput, match="markers: given for cells in memory; expected stores"):
+        evaluate(ad.read_zarr(pair), CFGen.load(run).generate(300), markers=tmp_path / "m.csv", label="cell_type")
 
 
 # ---- what the public code trains but cannot sample
