@@ -19,6 +19,7 @@ COMMANDS = {
     "simulate": "write a synthetic atlas of any size with known truth",
     "ingest": "turn h5ad, 10x or Zarr counts into an atlas",
     "describe": "print the card of an atlas, a run or a model bundle",
+    "plan": "say how long a training takes, and how much memory",
     "train": "train autoencoder and flow on an atlas",
     "generate": "draw synthetic cells from a model bundle",
     "augment": "add generated cells of rare types to an atlas",
