@@ -1,0 +1,119 @@
+"""The trials as they go: a live table on a terminal, a line for each that ends otherwise."""
+
+import logging
+
+from ray.tune import Callback
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table as RichTable
+
+log = logging.getLogger("cfgen_dist")
+SHOWN = 12  # rows: those that run, then the best
+OBJECTIVE = {"autoencoder": "held-out nats per cell"}
+
+
+class Table(Callback):
+    """Tune calls it at every report; what it shows is read from the trials' folders.
+
+    Parameters
+    ----------
+    run : Path
+    read : callable
+        Takes the folder of a stage, returns its trials, as `read_trials`.
+    objective : str
+        Of the flow, for the heading.
+    """
+
+    def __init__(self, run, read, objective):
+        self.run, self.read, self.titles = run, read, OBJECTIVE | {"flow": f"{objective} on validation cells"}
+        self.told, self.live, self.stage, self.total = set(), None, None, 0
+
+    def __getstate__(self):
+        return vars(self) | {"live": None}  # Tune writes its callbacks into its snapshots
+
+    def start(self, stage, total):
+        """Begin with a stage of so many trials."""
+        self.stage, self.total = stage, total
+        self.told = {record["number"] for record in self._records() if record["status"] != "unfinished"}
+        if self.told:
+            log.info("%s: %d of %d trials are finished already", stage, len(self.told), total)
+        console = Console(stderr=True)
+        if console.is_terminal:
+            self.live = Live(self._drawn(), console=console, refresh_per_second=1)
+            self.live.start()
+
+    def done(self, stage):
+        """End with the stage: leave the table, name the best."""
+        self.stop()
+        done = [record for record in self._records() if record["status"] == "done"]
+        if done:
+            best = min(done, key=lambda record: record["objective"])
+            log.info("%s: trial %d is the best, %.4g %s", stage, best["number"], best["objective"], self.titles[stage])
+
+    def stop(self):
+        """Give the terminal back."""
+        if self.live:
+            self.live.update(self._drawn())
+            self.live.stop()
+            self.live = None
+
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        """Show the new value."""
+        self._show()
+
+    def on_trial_start(self, iteration, trials, trial, **info):
+        """Show the new trial."""
+        self._show()
+
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        """Show how it ended."""
+        self._show()
+
+    def on_trial_error(self, iteration, trials, trial, **info):
+        """Show that it was lost."""
+        self._show()
+
+    def _show(self):
+        if self.live:
+            self.live.update(self._drawn())
+            return
+        for record in self._records():
+            if record["status"] != "unfinished" and record["number"] not in self.told:
+                self.told.add(record["number"])
+                log.info("%s", self._line(record))
+
+    def _records(self):
+        return self.read(self.run / self.stage)
+
+    def _line(self, record):
+        value = f", {record['objective']:.4g}" if record["objective"] is not None else ""
+        reason = f" ({record['why']})" if record.get("why") else ""
+        return (
+            f"{self.stage} trial {record['number']} ({len(self.told)} of {self.total}): "
+            f"{record['status']} after {record['steps']} reports, {record['seconds']:.0f} s{value}{reason}"
+        )
+
+    def _drawn(self):
+        records = self._records()
+        finished = sum(record["status"] != "unfinished" for record in records)
+        table = RichTable(title=f"{self.stage}: {finished} of {self.total} trials, {self.titles[self.stage]}")
+        keys = list(records[0]["values"]) if records else []
+        for name in ("trial", "status", "reports", "seconds", "objective", *(key.rpartition(".")[2] for key in keys)):
+            table.add_column(name)
+        running = [record for record in records if record["status"] == "unfinished"]
+        rest = [record for record in records if record["status"] != "unfinished"]
+        rest.sort(key=lambda record: (record["status"] != "done", _or_infinity(record["objective"])))
+        for record in (running + rest)[:SHOWN]:
+            status = "running" if record["status"] == "unfinished" else record["status"]
+            value = "" if record["objective"] is None else f"{record['objective']:.5g}"
+            cells = [str(record["number"]), status, str(record["steps"]), f"{record['seconds']:.0f}", value]
+            table.add_row(*cells, *(_short(record["values"].get(key)) for key in keys))
+        return table
+
+
+def _or_infinity(value):
+    return float("inf") if value is None else value
+
+
+def _short(value):
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
