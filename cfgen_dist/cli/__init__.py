@@ -21,6 +21,7 @@ COMMANDS = {
     "describe": "print the card of an atlas, a run or a model bundle",
     "plan": "say how long a training takes, and how much memory",
     "train": "train autoencoder and flow on an atlas",
+    "tune": "search hyper-parameters for an atlas on a Ray cluster",
     "generate": "draw synthetic cells from a model bundle",
     "augment": "add generated cells of rare types to an atlas",
     "translate": "carry real cells to another label, such as another batch",
