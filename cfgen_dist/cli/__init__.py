@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": "draw synthetic cells from a model bundle",
     "augment": "add generated cells of rare types to an atlas",
     "translate": "carry real cells to another label, such as another batch",
+    "guide": "try guidance weights: aim and diversity of the cells they make",
     "classify": "ask whether cell-type classifiers gain from augmentation",
     "evaluate": "compare generated cells with real ones",
     "export": "write an atlas, real or generated, as h5ad or TileDB-SOMA",

@@ -1,0 +1,82 @@
+"""`cfgen-dist guide`."""
+
+import numpy as np
+
+from cfgen_dist.cli.values import pairs
+from cfgen_dist.model.solvers import SOLVERS
+from data_loaders.errors import BadInput
+
+COLUMNS = ("on_target", "w2", "mmd", "spread", "precision", "coverage")
+
+
+def configure(parser):
+    """Add the arguments."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="model bundle, or a run that holds one")
+    parser.add_argument("atlas", metavar="ATLAS", help="real cells to compare with")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "--sweep", required=True, metavar="NAME=FROM:TO:STEP[,...]", help="weights to try, of one or two attributes"
+    )
+    parser.add_argument("--fix", metavar="NAME=WEIGHT[,...]", help="weights of other attributes; left out means 0")
+    parser.add_argument(
+        "--target", metavar="NAME=VALUE[,...]", help="the intersection to aim at (default: that with most real cells)"
+    )
+    parser.add_argument("--joint", metavar="BUNDLE", help="a model of joint labels to compare with")
+    parser.add_argument("--cells", type=int, default=500, metavar="N", help="of each setting (default 500)")
+    parser.add_argument("--split", default="test", metavar="NAME", help="real cells: train, val, test (default) or all")
+    parser.add_argument(
+        "--embedding", default="pca", metavar="NAME", help="picture of the cells: pca (default) or umap"
+    )
+    parser.add_argument("--solver", help=f"one of {', '.join(SOLVERS)}; the bundle's default otherwise")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps of a fixed-step solver")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+
+
+def run(args):
+    """Run the grid and print its table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cfgen_dist.guide import guidance_table, guide
+
+    sweep = {name: span(name, text) for name, text in pairs(args.sweep, "--sweep").items()}
+    result = guide(
+        args.bundle, args.atlas, args.out, sweep,
+        fix=pairs(args.fix, "--fix", float), target=pairs(args.target, "--target") if args.target else None,
+        joint=args.joint, cells=args.cells, split=args.split, embedding=args.embedding, solver=args.solver,
+        steps=args.steps, seed=args.seed,
+    )  # fmt: skip
+    frame = guidance_table(result)
+    columns = ["model", *(name for name in frame if name.startswith("w_")), *COLUMNS]
+    title = ", ".join(f"{name}={value}" for name, value in result["target"].items())
+    table = Table(*columns, title=f"{title}: {result['target_cells']:,} real cells")
+    for row in frame[columns].itertuples(index=False):
+        table.add_row(row[0], *("" if value is None or np.isnan(value) else f"{value:.3g}" for value in row[1:]))
+    Console().print(table)
+    print(f"{args.out}/guidance.json, guidance.csv, cells.png, scores.png")
+
+
+def span(name, text):
+    """Read `0:3:0.5` as [0, 0.5, ..., 3], the end included; a single number as itself.
+
+    Raises
+    ------
+    BadInput
+        Not three numbers, a step that is not positive, an end below the start, more than 200 weights.
+    """
+    try:
+        numbers = [float(part) for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1 and np.isfinite(numbers[0]):
+        return numbers
+    if len(numbers) != 3 or not np.isfinite(numbers).all():
+        raise BadInput(f"--sweep has {text!r} for {name}, expected FROM:TO:STEP, such as 0:3:0.5")
+    start, end, step = numbers
+    if step <= 0 or end < start:
+        raise BadInput(f"--sweep has {text!r} for {name}, expected FROM not above TO and a STEP above 0")
+    if (end - start) / step > 200:
+        raise BadInput(
+            f"--sweep has {text!r} for {name}: {(end - start) / step + 1:,.0f} weights, expected 200 at most"
+        )
+    return [round(start + i * step, 10) for i in range(int((end - start) / step + 1e-9) + 1)]
