@@ -54,6 +54,11 @@ class LocalBytes:
         file = self._file(key)  # held until the read is done: it closes when nobody holds it
         return os.pread(file.descriptor, stop - start, start)
 
+    def expect(self, key, start, stop):
+        """Have the system fetch bytes [start, stop) of a file while others are decoded; where it can be asked to."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file(key).descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
+
     def _file(self, key):
         with self._lock:
             file = self._files.get(key)

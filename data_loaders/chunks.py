@@ -86,6 +86,19 @@ class ZarrChunks:
                 self._decode(encoded, out, first + i)
         return target.view(self.dtype).reshape(-1, *self._tail)[:n]
 
+    def expect(self, first, stop):
+        """Announce that the chunks [first, stop), all in one shard, will be read."""
+        if self._chunks_per_shard is None or not hasattr(self.source, "expect"):
+            return
+        shard, inner = divmod(first, self._chunks_per_shard)
+        try:
+            spans = self._index(shard)[inner : inner + stop - first]
+        except FileNotFoundError:  # an error only if it does not stand for zeros, as the reading will tell
+            return
+        spans = spans[spans[:, 0] != ABSENT]
+        if len(spans):
+            self.source.expect(self._key(shard), int(spans[:, 0].min()), int(spans.sum(1).max()))
+
     def missing(self):
         """Numbers of the chunks that are not there, a list."""
         return [chunk for chunk in range(-(-self.n // self.chunk_len)) if not self._exists(chunk)]
@@ -197,6 +210,9 @@ class SlicedArray:
     def run_limit(self, first):
         """As in ZarrChunks: no limit."""
         return first + (1 << 30)
+
+    def expect(self, first, stop):
+        """As in ZarrChunks: nothing can be fetched ahead."""
 
     def read(self, first, stop):
         """Values of the virtual chunks [first, stop)."""

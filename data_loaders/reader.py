@@ -162,6 +162,8 @@ class CsrReader:
         tasks = []
         for chunks, out, limit in ((self._data, data, 0), (self._indices, indices, self.n_features)):
             tasks += [(chunks, out, limit, *run) for run in plan_runs(chunks, starts, stops, self._run_bytes)]
+        for chunks, _, _, first, stop, _, _ in tasks:
+            chunks.expect(first, stop)
         run_all(load, tasks, self._threads)
 
 
