@@ -42,6 +42,15 @@ MARKS = [
     ("SOMA in place, memory", "ours, SOMA", "peak_gb", ["tiledbsoma-ml"], "<=", 0.25),
     ("two ranks, against annbatch's two", "ours, two ranks", "cells_per_s", ["annbatch, two ranks"], ">=", 1.4),
     ("two ranks, against one on one core", "ours, two ranks", "cells_per_s", ["ours, one rank on one core"], ">=", 1.6),
+    # (two ranks show 300,000 cells in a second, a good part of it before the first window is there)
+    (
+        "the same, ten times the cells",
+        "ours, two ranks, ten times the cells",
+        "cells_per_s",
+        ["ours, one core, ten times the cells"],
+        ">=",
+        1.6,
+    ),
     ("dense, against annbatch", "ours, dense", "cells_per_s", ["annbatch, dense"], ">=", 1.2),
     ("memory of ten times the cells", "ours, ten times the cells", "peak_gb", ["ours, CSR"], "<=", 1.1),
 ]
@@ -185,13 +194,15 @@ def contests(paths, cells, soma_cells):
         "ours, one rank on one core": one(mine, "ours", store=store, pin=cores[:1] or None),
         "ours, sorted store": one(mine, "ours", store=str(paths["sorted"])),
         "ours, ten times the cells": one(mine, "ours", store=str(paths["large"])),
+        "ours, two ranks, ten times the cells": two(mine, "ours", store=str(paths["large"])),
+        "ours, one core, ten times the cells": one(mine, "ours", store=str(paths["large"]), pin=cores[:1] or None),
         "ours, SOMA": one(mine, "ours", store=soma),
         "tiledbsoma-ml": one(mine, "tiledbsoma_ml", store=soma),
         "scDataset, h5ad": one(mine, "scdataset", store=h5ad, limit_s=LIMIT_S),
         "AnnLoader, h5ad, dense": one(mine, "annloader", store=h5ad, limit_s=LIMIT_S),
     }
     if not paths["large"].exists():
-        del out["ours, ten times the cells"]
+        out = {name: runs for name, runs in out.items() if not name.endswith("ten times the cells")}
     for runs in out.values():
         for _, loader, options in runs:
             if loader in ("scdataset", "annloader", "tiledbsoma_ml"):
