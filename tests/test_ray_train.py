@@ -185,6 +185,7 @@ def test_a_finished_run_is_left_alone(ray_local, tiny_atlas, tiny_run, capsys):
         (["--workers", "2"], "--workers is 2, but only --ray has workers: expected --ray auto, local or HOST:PORT"),
         (["--ray", "local", "--workers", "0"], "workers is 0, expected at least 1"),
         (["--ray", "local", "--workers", "300"], "workers is 300, but autoencoder.batch_size is 128"),
+        (["--ray", "local", "--cpus-per-worker", "0"], "cpus-per-worker is 0, expected at least 1"),
         (["--ray", "local", "--cpus-per-worker", "64"], "1 workers with 64 CPU each need 64, but this machine's"),
         (["--ray", "local", "--gpus-per-worker", "1"], "1 workers with 1 GPU each need 1, but this machine's"),
     ],
@@ -192,6 +193,7 @@ def test_a_finished_run_is_left_alone(ray_local, tiny_atlas, tiny_run, capsys):
 def test_impossible_workers_are_refused(ray_local, tiny_atlas, tmp_path, capsys, options, message):
     assert main(["train", str(tiny_atlas), "--out", str(tmp_path / "run"), *options]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists(), "nothing is written"
 
 
 def test_the_job_is_the_command(tiny_atlas, tiny_run):

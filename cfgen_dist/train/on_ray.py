@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 from cfgen_dist.config import load_config, to_dict
@@ -32,30 +33,30 @@ class WorkerError(RuntimeError):
     """A worker failed, by an error of its own or more often than is worth trying; one line says how."""
 
 
-def train_on_ray(atlas, out, config, *, address, workers, cpus, gpus):
-    """Run the stages of a run on workers, replacing those that are lost.
+@contextmanager
+def connect_workers(address, workers, cpus, gpus, config):
+    """Be connected to a cluster and know what each worker gets of it.
 
     Parameters
     ----------
-    atlas, out : str, Path
-        Absolute, on a disk that all machines see.
-    config : Config
-        Settled.
     address : str
         As in `cfgen_dist.ray_pool.connect`.
-    workers, cpus : int
-        Number of workers; CPUs of each.
-    gpus : int, optional
-        GPUs of each; by default 1 where the cluster has some and the config allows them.
+    workers : int
+    cpus, gpus : int, optional
+        Of each worker; by default 1 CPU, and 1 GPU where the cluster has some and the config allows them.
+    config : Config
+
+    Yields
+    ------
+    dict
+        Resources of one worker.
 
     Raises
     ------
     BadInput
-        A cluster of this machine that is too small; a disk that workers do not see; what the stages refuse.
-    OSError
-        A worker could not write.
-    WorkerError
+        No cluster, or one of this machine that is too small; any other may grow.
     """
+    cpus = cpus or 1
     with connect(address, workers * cpus) as ray:
         there = ray.cluster_resources()
         if gpus is None:
@@ -67,26 +68,52 @@ def train_on_ray(atlas, out, config, *, address, workers, cpus, gpus):
                 if workers * n > there.get(kind, 0):
                     found = f"this machine's cluster has {there.get(kind, 0):.0f}"
                     raise BadInput(f"{workers} workers with {n} {kind} each need {workers * n}, but {found}")
-        work = {"atlas": atlas, "out": str(out), "config": to_dict(config), "cpus": cpus, "gpus": gpus}
-        tries, before = 0, None
-        while True:
-            saved = _last_saved(out)
-            tries = 1 if saved != before else tries + 1
-            before = saved
-            try:
-                _follow(_trainer(work, workers, each, out).fit, out / LOG, f"{workers} workers with {each}")
-                shutil.rmtree(out / "ray", ignore_errors=True)
-                return
-            except ray.train.WorkerGroupError as error:
-                _raise_unless_lost(error.worker_failures, out)
-                if tries == TRIES and _last_saved(out) == saved:
-                    raise WorkerError(
-                        f"workers were lost {TRIES} times before they could save anything new, the last time: "
-                        f"{_line(next(iter(error.worker_failures.values())))}; --resume tries again"
-                    ) from None
-                log.warning("lost worker %s: starting again from the last checkpoint", _ranks(error.worker_failures))
-            except ray.train.TrainingFailedError as error:
-                raise WorkerError(f"the workers could not be started: {_line(error)}") from None
+        yield each
+
+
+def train_on_ray(atlas, out, config, workers, each):
+    """Run the stages of a run on workers of the cluster that is connected, replacing those that are lost.
+
+    Parameters
+    ----------
+    atlas, out : str, Path
+        Absolute, on a disk that all machines see.
+    config : Config
+        Settled.
+    workers : int
+    each : dict
+        Resources of one, as `connect_workers` gives them.
+
+    Raises
+    ------
+    BadInput
+        A disk that workers do not see; what the stages refuse.
+    OSError
+        A worker could not write.
+    WorkerError
+    """
+    import ray.train
+
+    work = {"atlas": atlas, "out": str(out), "config": to_dict(config), "cpus": each["CPU"], "gpus": each.get("GPU", 0)}
+    tries, before = 0, None
+    while True:
+        saved = _last_saved(out)
+        tries = 1 if saved != before else tries + 1
+        before = saved
+        try:
+            _follow(_trainer(work, workers, each, out).fit, out / LOG, f"{workers} workers with {each}")
+            shutil.rmtree(out / "ray", ignore_errors=True)
+            return
+        except ray.train.WorkerGroupError as error:
+            _raise_unless_lost(error.worker_failures, out)
+            if tries == TRIES and _last_saved(out) == saved:
+                raise WorkerError(
+                    f"workers were lost {TRIES} times before they could save anything new, the last time: "
+                    f"{_line(next(iter(error.worker_failures.values())))}; --resume tries again"
+                ) from None
+            log.warning("lost worker %s: starting again from the last checkpoint", _ranks(error.worker_failures))
+        except ray.train.TrainingFailedError as error:
+            raise WorkerError(f"the workers could not be started: {_line(error)}") from None
 
 
 def _trainer(work, workers, each, out):

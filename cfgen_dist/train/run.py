@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config, save_config, to_dict
 from cfgen_dist.train.features import other_modalities, settle_likelihoods
 from cfgen_dist.train.flow import fitted_rows
+from cfgen_dist.train.on_ray import connect_workers, train_on_ray
 from cfgen_dist.train.ranks import check_workers
 from cfgen_dist.train.stages import identity, run_stages
 from data_loaders import open_atlas
@@ -70,36 +72,36 @@ def train(atlas, out, config=None, *, resume=False, ray=None, workers=None, cpus
                 raise BadInput(
                     f"--{name} is {value}, but only --ray has workers: expected --ray auto, local or HOST:PORT"
                 )
+    workers = 1 if workers is None else workers
+    for name, value, least in (("cpus-per-worker", cpus_per_worker, 1), ("gpus-per-worker", gpus_per_worker, 0)):
+        if value is not None and value < least:
+            raise BadInput(f"{name} is {value}, expected at least {least}")
     source, out = open_atlas(atlas), Path(out).absolute()
-    if (out / "config.yaml").exists():
-        config = _resumed_config(out, config, source, resume, here=ray is None)
-        if (out / "bundle").exists():
-            log.info("%s is finished: nothing to do", out)
-            return CFGen.load(out / "bundle")
-        _check_shares(config, source, workers or 1)
-    else:
+    is_new = not (out / "config.yaml").exists()
+    if is_new:
         if out.exists() and (not out.is_dir() or any(entry.name != "atlas.json" for entry in out.iterdir())):
             raise BadInput(f"{out} exists and is not a run: give a directory that does not exist")
         config = copy.deepcopy(config) if config else load_config()
         settle(config, source, here=ray is None)
-        _check_shares(config, source, workers or 1)
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "atlas.json", lambda file: file.write(json.dumps(identity(source)).encode()))
-        save_config(config, out / "config.yaml")  # last: with it the run exists
-    if ray is None:
-        run_stages(source, out, config)
     else:
-        from cfgen_dist.train.on_ray import train_on_ray
-
-        train_on_ray(
-            atlas if is_remote(atlas) else str(Path(atlas).absolute()),
-            out,
-            config,
-            address=ray,
-            workers=workers or 1,
-            cpus=cpus_per_worker or 1,
-            gpus=gpus_per_worker,
-        )
+        config = _resumed_config(out, config, source, resume, here=ray is None)
+        if (out / "bundle").exists():
+            log.info("%s is finished: nothing to do", out)
+            return CFGen.load(out / "bundle")
+    _check_shares(config, source, workers)
+    with (
+        nullcontext()
+        if ray is None
+        else connect_workers(ray, workers, cpus_per_worker, gpus_per_worker, config) as each
+    ):
+        if is_new:
+            out.mkdir(parents=True, exist_ok=True)
+            write_whole(out / "atlas.json", lambda file: file.write(json.dumps(identity(source)).encode()))
+            save_config(config, out / "config.yaml")  # last: with it the run exists
+        if ray is None:
+            run_stages(source, out, config)
+        else:
+            train_on_ray(atlas if is_remote(atlas) else str(Path(atlas).absolute()), out, config, workers, each)
     return CFGen.load(out / "bundle")
 
 
