@@ -175,6 +175,7 @@ def test_the_command(tiny_run, tiny_atlas, tmp_path, capsys):
     command = ["guide", tiny_run, tiny_atlas, "--out", tmp_path / "a", "--sweep", "cell_type=0:1:1", "--split", "all"]
     assert main([*map(str, command), "--fix", "donor=1", "--cells", "20", "--steps", "2"]) == 0
     shown = capsys.readouterr().out
+    assert "composed" in shown
     assert "on_target" in shown
     assert "guidance.csv" in shown
     assert main([*map(str, command[:5]), "--sweep", "cell_type"]) == 2

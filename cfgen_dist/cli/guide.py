@@ -6,7 +6,7 @@ from cfgen_dist.cli.values import pairs
 from cfgen_dist.model.solvers import SOLVERS
 from data_loaders.errors import BadInput
 
-COLUMNS = ("on_target", "w2", "mmd", "spread", "precision", "coverage")
+COLUMNS = ("on_target", "w2", "mmd", "spread", "coverage")  # as many as 80 characters hold
 
 
 def configure(parser):
@@ -49,7 +49,8 @@ def run(args):
     frame = guidance_table(result)
     columns = ["model", *(name for name in frame if name.startswith("w_")), *COLUMNS]
     title = ", ".join(f"{name}={value}" for name, value in result["target"].items())
-    table = Table(*columns, title=f"{title}: {result['target_cells']:,} real cells")
+    headers = [name.removeprefix("w_") for name in columns]
+    table = Table(*headers, title=f"{title}: {result['target_cells']:,} real cells; weights and scores")
     for row in frame[columns].itertuples(index=False):
         table.add_row(row[0], *("" if value is None or np.isnan(value) else f"{value:.3g}" for value in row[1:]))
     Console().print(table)
