@@ -89,7 +89,7 @@ def parallel_coordinates(records, keys, best, label):
         colour, width, over, name = _style(records[i]["number"], best)
         plain = colour == OTHER
         points = np.column_stack([np.arange(lines.shape[1]), lines[i]])
-        colour = map_(norm(objective[i])) if plain else colour
+        colour = map_(0.85 * float(norm(objective[i]))) if plain else colour  # not the faint end
         style = "solid" if records[i]["status"] == "done" else "dotted"
         axes.add_collection(LineCollection([points], colors=[colour], lw=width, ls=style, zorder=over, label=name))
     for x, (_, ticks) in enumerate(columns):
