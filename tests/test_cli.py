@@ -66,13 +66,18 @@ def test_mistakes_exit_with_2_and_one_line(words, message, capsys, tmp_path, mon
 def test_an_interrupt_exits_with_130(tiny_atlas, tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "cfgen_dist", "train", tiny_atlas, "--out", run, "--flow.max_steps", "100000"]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 120
-    while not (run / "autoencoder" / "metrics.csv").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
+    with subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (run / "autoencoder" / "metrics.csv").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            error = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()  # when it did not end by itself
     assert process.returncode == 130
     assert "Traceback" not in error
 
