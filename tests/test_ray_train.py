@@ -31,7 +31,7 @@ SETTINGS = {
 }  # fmt: skip
 EPOCH = 14  # steps: 432 training cells in batches of 32
 # Held-out nats per cell. What differs between numbers of workers is the order of the cells and the draws of dropout, as
-# between seeds; see docs/cluster.md for how much that is.
+# between seeds: their standard deviation was 0.16, over six of them.
 TOLERANCE = 0.5
 
 
