@@ -92,6 +92,7 @@ def _held_out_nll(model, atlas):
     total = cells = 0
     covariate = model.config.autoencoder.theta_covariate
     for batch in CellStream(atlas, 512, split="test", labels=list(model.labels), shuffle=False):
+        batch = batch.to("cpu")
         category = batch.labels[covariate] if covariate else None
         loss = model.autoencoder.loss(batch.counts["rna"].to_dense(), batch.size_factor, category)
         total, cells = total + loss.item() * len(batch), cells + len(batch)

@@ -67,8 +67,9 @@ def test_an_interrupt_exits_with_130(tiny_atlas, tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "cfgen_dist", "train", tiny_atlas, "--out", run, "--flow.max_steps", "100000"]
     with subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
+        list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+    ) as process:  # fmt: skip
         try:
             deadline = time.monotonic() + 120
             while not (run / "autoencoder" / "metrics.csv").exists():
