@@ -31,6 +31,7 @@ def recording(folder):
                 "rank": ranks.rank(), "ranks": ranks.world_size(), "pid": os.getpid(), "rows": batch.rows.tolist(),
             }  # fmt: skip
             file.write(json.dumps(line) + "\n")
+            time.sleep(0.04)  # steps of so small a model are over before a test can hit the one it wants
 
         trainer.SeedEveryStep.on_train_batch_start = record
         on_ray.work_as_rank(settings)
