@@ -8,6 +8,7 @@ file is as the record says.
 import hashlib
 import io
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,10 @@ from cfgen_dist.evaluate.cellset import CellSet
 from cfgen_dist.evaluate.faithfulness import Profile
 from data_loaders.files import write_whole
 from data_loaders.pca import Components
+
+# NumPy parses the header of a file with `ast`, which Python 3.11 cannot do in two threads at once: SystemError "AST
+# constructor recursion depth mismatch", rarely (cpython#106905)
+_one_header = threading.Lock()
 
 
 class Workspace:
@@ -66,11 +71,11 @@ class Workspace:
 
     def codes(self, name):
         """Types of the cells of a set (n,)."""
-        return np.load(self.folder / f"{name}.codes.npy", mmap_mode="r")
+        return _mapped(self.folder / f"{name}.codes.npy")
 
     def reader(self, name, start=0):
         """`read(positions)` of a set: counts of its cells, position 0 being its cell number `start`."""
-        rows = np.load(self.folder / f"{name}.rows.npy", mmap_mode="r")
+        rows = _mapped(self.folder / f"{name}.rows.npy")
         source = self.sources[self.plan["sets"][name]]
         return lambda positions: source.read(np.asarray(rows[start + positions]))
 
@@ -100,7 +105,7 @@ class Workspace:
 
     def arrays(self, part):
         """Arrays of a part that is there, {name: array}."""
-        with np.load(self.folder / f"{part}.npz") as file:
+        with _one_header, np.load(self.folder / f"{part}.npz") as file:
             return {name: file[name] for name in file.files}
 
     def remove(self, parts):
@@ -119,9 +124,14 @@ class Workspace:
     def cell_set(self, name):
         """A `CellSet` that was committed; its components stay on disk."""
         arrays = self.arrays(f"set-{name}")
-        pcs = np.load(self.folder / f"{name}.pcs.npy", mmap_mode="r")
+        pcs = _mapped(self.folder / f"{name}.pcs.npy")
         profile = unpack(Profile(self.plan["n_genes"]), arrays)
         return CellSet(np.asarray(self.codes(name)), pcs, arrays["sums"], arrays["cells"], profile, self.reader(name))
+
+
+def _mapped(path):
+    with _one_header:
+        return np.load(path, mmap_mode="r")
 
 
 def unpack(sums, arrays):
