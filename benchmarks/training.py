@@ -3,8 +3,8 @@
     python benchmarks/training.py [--quick] [--json FILE] [--work FOLDER]
 
 1. Autoencoder at 20,000 genes, batches of 1,024 cells: one worker bound to one core, two workers to one core each,
-   these with gradients exchanged as float32 and as bfloat16, in turns. Cells a second and the share of waiting for cells
-   are medians over rounds of the medians over the rows of metrics.csv, the first left out.
+   these with gradients exchanged as float32 and as bfloat16, in turns. Cells a second and the share of waiting for
+   cells are medians over rounds of the medians over the rows of metrics.csv, the first left out.
 2. Whole trainings by one worker on 100,000 cells of 5,000 genes, a quarter of them counted, and on ten times as many
    (the same ones, ten times in other orders): peak memory of the worker. 100,000 are enough to fill the loader's two
    windows; the network is small, so that an epoch takes minutes.
