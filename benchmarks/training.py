@@ -29,7 +29,7 @@ from data_loaders import AtlasWriter, open_atlas, simulate
 
 COMMON = {"refit": False, "autoencoder.max_epochs": 1, "flow.max_steps": 20, "autoencoder.batch_size": 1024,
           "flow.batch_size": 1024}  # fmt: skip
-TIMES = 10
+ROUNDS, TIMES = 2, 10
 
 
 def main():
@@ -55,10 +55,10 @@ def scaling(work, quick):
     atlas = make(work / "genes.zarr", cells=6000 if quick else 20000, genes=20_000, density=0.08)
     contests = [(1, "float32"), (2, "float32"), (2, "bfloat16")]
     rounds = {contest: [] for contest in contests}
-    for _ in range(1 if quick else 3):
+    for _ in range(1 if quick else ROUNDS):
         for workers, exchange in contests:
             run = Path(tempfile.mkdtemp(dir=work)) / "run"
-            settings = {**COMMON, "autoencoder.max_epochs": 3, "all_reduce": exchange}
+            settings = {**COMMON, "autoencoder.max_epochs": 2, "all_reduce": exchange}
             train_measured(atlas, run, settings, workers, run.parent, bound=True)
             metrics = pd.read_csv(run / "autoencoder" / "metrics.csv")[["cells_per_second", "loader_wait"]].dropna()
             rounds[workers, exchange].append(metrics.iloc[1:].median())
