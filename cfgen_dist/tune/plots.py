@@ -50,8 +50,9 @@ def curves(reports, best, label, step_label):
         colour, width, over, name = _style(number, best)
         axes.plot(list(by_step), list(by_step.values()), color=colour, lw=width, zorder=over, label=name, marker=".")
     if finals:
-        spread = max(np.quantile(finals, 0.75) - min(finals), 1e-3 * abs(min(finals)))
-        axes.set_ylim(min(finals) - 0.3 * spread, np.quantile(finals, 0.75) + 2.5 * spread)
+        lowest = min(item["objective"] for items in reports.values() for item in items)  # not always where a trial ends
+        spread = max(np.quantile(finals, 0.75) - lowest, 1e-3 * abs(lowest))
+        axes.set_ylim(lowest - 0.3 * spread, np.quantile(finals, 0.75) + 2.5 * spread)
     axes.set(xlabel=step_label, ylabel=label)
     axes.legend(frameon=False, fontsize=8)
     return _png(figure)
