@@ -1,13 +1,12 @@
 """How good are the cells of a model trained with the defaults? The table of any h5ad, over several splits.
 
-    python benchmarks/quality.py pbmc3k.h5ad --min-cells 30 --seeds 0 1 2 [--scvi] [--also CONFIG] [--json FILE]
+    python benchmarks/quality.py pbmc3k.h5ad --min-cells 30 --seeds 0 1 2 [--scvi] [--json FILE] [--quick]
 
 For each seed: an 80/20 split stratified by type, a model trained on the training cells (a tenth of which only decides
 when to stop), three generated sets with as many cells of each type as there are test cells, scored against the test
 cells. Beside it, on the same split and by the same code: the floor (training cells), the control (every gene drawn
 independently inside each type) and, with --scvi, scVI (NB likelihood, the label as batch, 400 epochs, prior samples
-with the library sizes of training cells), trained in an environment of its own that is made on first use. --also trains
-further models with other configs: `--also benchmarks/public_cfgen.yaml` has the settings of CFGen's public code.
+with the library sizes of training cells), trained in an environment of its own that is made on first use.
 """
 
 import subprocess
@@ -60,25 +59,17 @@ def scvi_sets(counts, labels, wanted, work, epochs):
     return [(sparse.load_npz(work / f"generated-{k}.npz"), drawn) for k in range(SETS)]
 
 
-def trained(args, seed, work, config, settings, name):
-    """The model of one config on one split; a run that is there is finished or taken as it is."""
-    overrides = {"seed": seed, "labels": [args.label], **settings}
-    if args.quick:
-        overrides |= {"autoencoder.max_epochs": 5, "flow.max_steps": 300}
-    run = work / name
-    train(work / "atlas.zarr", run, load_config(config, overrides), resume=run.exists())
-    return CFGen.load(run)
-
-
 def score_split(source, args, seed, work):
     """One row per method for one split."""
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "atlas.zarr").exists():
         ingest([source], work / "atlas.zarr", labels=[args.label], min_cells=args.min_cells, seed=seed)
     atlas = open_atlas(work / "atlas.zarr")
-    settings = dict(pair.split("=", 1) for pair in args.set)
-    models = {"cfgen-dist": trained(args, seed, work, args.config, settings, "run")}
-    models |= {Path(also).stem: trained(args, seed, work, also, {}, f"run-{Path(also).stem}") for also in args.also}
+    overrides = {"seed": seed, "labels": [args.label]} | dict(pair.split("=", 1) for pair in args.set)
+    if args.quick:
+        overrides |= {"autoencoder.max_epochs": 5, "flow.max_steps": 300}
+    train(work / "atlas.zarr", work / "run", load_config(args.config, overrides), resume=(work / "run").exists())
+    model = CFGen.load(work / "run")
 
     test = atlas.rows(split="test")
     fit = np.sort(np.concatenate([atlas.rows(split="train"), atlas.rows(split="val")]))
@@ -88,9 +79,8 @@ def score_split(source, args, seed, work):
     wanted = pd.Series(labels[test]).value_counts().to_dict()
     table = pd.DataFrame({args.label: list(wanted), "n": list(wanted.values())})
 
-    def generated(model, draw):
-        weights = {args.label: args.guidance} if args.guidance and model is models["cfgen-dist"] else None
-        cells = model.generate(labels=table, seed=draw, guidance=weights)
+    def generated(draw):
+        cells = model.generate(labels=table, seed=draw, guidance={args.label: args.guidance} if args.guidance else None)
         return cells.X, cells.obs[args.label].to_numpy(str)
 
     methods = {
@@ -99,7 +89,7 @@ def score_split(source, args, seed, work):
             for k in range(FLOOR_SETS)
             for rows in matched_rows(labels[fit], wanted, 1, np.random.default_rng(k))
         ],
-        **{name: [generated(model, k) for k in range(SETS)] for name, model in models.items()},
+        "cfgen-dist": [generated(k) for k in range(SETS)],
         "independent genes": [
             independent_genes(fit_counts, labels[fit], wanted, np.random.default_rng(k)) for k in range(SETS)
         ],
@@ -110,7 +100,7 @@ def score_split(source, args, seed, work):
     rows = []
     for method, sets in methods.items():
         scores = pd.DataFrame([reference.score(*cells, draw=k) for k, cells in enumerate(sets)])
-        nll = held_out_nll(models[method], atlas) if method in models else np.nan
+        nll = held_out_nll(model, atlas) if method == "cfgen-dist" else np.nan
         gap = scores["zeros"].mean() - real_zeros
         rows.append({"seed": seed, "method": method} | scores.mean().to_dict() | {"zeros_gap": gap, "nll": nll})
     return rows
@@ -126,7 +116,6 @@ def main():
     parser.add_argument("--guidance", type=float, help="weight of the label; the default otherwise")
     parser.add_argument("--config", help="preset or YAML file")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the config")
-    parser.add_argument("--also", nargs="*", default=[], metavar="CONFIG", help="further models: presets or YAML files")
     parser.add_argument("--scvi", action="store_true", help="train scVI on the same splits")
     parser.add_argument("--work", type=Path, default=Path("benchmarks/.work/quality"), help="folder for runs, kept")
     args = parser.parse_args()
