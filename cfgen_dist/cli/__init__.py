@@ -9,6 +9,7 @@ import errno
 import importlib
 import importlib.metadata
 import logging
+import os
 import sys
 
 from data_loaders.errors import BadInput, nearest
@@ -28,8 +29,16 @@ COMMANDS = {
     "translate": "carry real cells to another label, such as another batch",
     "classify": "ask whether cell-type classifiers gain from augmentation",
     "evaluate": "compare generated cells with real ones",
-    "export": "write an atlas, real or generated, as h5ad or TileDB-SOMA",
+    "export": "write an atlas, real or generated, as h5ad, h5mu or TileDB-SOMA",
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line, like everything else here; the usage is in --help."""
+
+    def error(self, message):
+        """Leave with exit code 2."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
 def main(argv=None):
@@ -43,38 +52,51 @@ def main(argv=None):
     argv = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("cfgen_dist").setLevel(logging.INFO)
-    parser = argparse.ArgumentParser(
-        prog="cfgen-dist", description="Train CFGen on single-cell counts and generate synthetic atlases."
-    )
-    parser.add_argument("--version", action="version", version=f"cfgen-dist {importlib.metadata.version('cfgen-dist')}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    modules, commands = {}, {}
-    named = next((word for word in argv if not word.startswith("-")), None)
-    if named is not None and named not in COMMANDS:
-        parser.error(f"unknown command {named!r}, {nearest(named, COMMANDS)}")
-    for name, summary in COMMANDS.items():
-        commands[name] = subparsers.add_parser(
-            name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
-        )
-        if name == named:
-            modules[name] = importlib.import_module(f"cfgen_dist.cli.{name}")
-            modules[name].configure(commands[name])
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        option = unknown[0].partition("=")[0]
-        valid = [word for action in commands[args.command]._actions for word in action.option_strings]
-        parser.error(f"{args.command}: unknown argument {option!r}, {nearest(option, valid)}")
     try:
-        modules[args.command].run(args)
+        return _run(argv)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `cfgen-dist describe ... | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        print(f"error: {error.filename or args.command}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {error.filename or argv[0]}: {error.strerror or error}", file=sys.stderr)
         return 1 if error.errno in FULL else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _run(argv):
+    """Parse the words and run the command that they name."""
+    parser = Parser(prog="cfgen-dist", description="Train CFGen on single-cell counts and generate synthetic atlases.")
+    parser.add_argument(
+        "-V", "--version", action="version", version=f"cfgen-dist {importlib.metadata.version('cfgen-dist')}"
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = {
+        name: subparsers.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
+        )
+        for name, summary in COMMANDS.items()
+    }
+    if not argv or argv[0].startswith("-"):
+        parser.parse_args(argv[:1])  # --help and --version end here, and anything else is refused
+    name = argv[0]
+    if name not in COMMANDS:
+        parser.error(f"unknown command {name!r}, {nearest(name, COMMANDS)}")
+    module, command = importlib.import_module(f"cfgen_dist.cli.{name}"), commands[name]
+    module.configure(command)
+    # Intermixed, so that options may stand between SRC... and OUT.
+    args, unknown = command.parse_known_intermixed_args(argv[1:])
+    if unknown:
+        word = unknown[0].partition("=")[0]
+        if not word.startswith("-"):
+            command.error(f"{name}: {word!r} is one argument too many")
+        valid = [option for action in command._actions for option in action.option_strings]
+        command.error(f"{name}: unknown argument {word!r}, {nearest(word, valid)}")
+    module.run(args)
     return 0
