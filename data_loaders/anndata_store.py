@@ -10,6 +10,7 @@ from anndata.io import read_elem
 from data_loaders.byte_source import LocalBytes
 from data_loaders.chunks import ZarrChunks, open_chunks
 from data_loaders.errors import BadInput
+from data_loaders.matrices import readable
 from data_loaders.reader import INCOMPLETE, matrix_reader, read_whole
 
 LATENTS = "latents"  # value of the root attribute `content` in a store of latents
@@ -45,6 +46,12 @@ class AnnDataStore:
 
     def __init__(self, root, source, name, layer=None):
         self.root, self.source, self.name = root, source, name
+        with readable(name):
+            self._open(layer)
+
+    def _open(self, layer):
+        """Find the columns and matrices, and see whether they fit each other."""
+        root, source, name = self.root, self.source, self.name
         if "X" not in root and layer is None:
             raise BadInput(f"{name}: no X in it; not an AnnData store, or {INCOMPLETE}")
         for part in ("obs", "var"):
@@ -81,7 +88,8 @@ class AnnDataStore:
 
     def is_categorical(self, column):
         """Whether an obs column is stored as codes and categories."""
-        return self.root[f"obs/{column}"].attrs.get("encoding-type") == "categorical"
+        with readable(f"{self.name}: obs/{column}"):
+            return self.root[f"obs/{column}"].attrs.get("encoding-type") == "categorical"
 
     def var(self):
         """The var table, its index the gene names."""
@@ -97,11 +105,13 @@ class AnnDataStore:
         return self._read(f"uns/{key}") if key in (self.root.get("uns") or {}) else None
 
     def _read(self, path):
-        element = self.root[path]
+        with readable(f"{self.name}: {path}"):
+            element = self.root[path]
+            parts = [element[key] for key in element] if isinstance(element, zarr.Group) else [element]
         if isinstance(element, zarr.Array) and element.dtype.kind in "iuf" and element.fill_value != 0:
             # as our own numbers are; anndata would hold the encoded shards beside them
             return read_whole(open_chunks(element, self.source, f"{self.name}: {path}"), threads=1)
-        for part in [element[key] for key in element] if isinstance(element, zarr.Group) else [element]:
+        for part in parts:
             # a fill value of 0 may stand for a chunk of zeros; any other was chosen to stand for nothing
             if isinstance(part, zarr.Array) and part.fill_value not in (0, "", None):
                 chunks = open_chunks(part, self.source, f"{self.name}: {part.path}")

@@ -28,12 +28,17 @@ def is_soma(path):
 
 @contextmanager
 def sound(name):
-    """Turn what tiledbsoma raises on damaged files into `BadInput`."""
+    """Turn what tiledbsoma raises on damaged files into `BadInput`: its own errors, plain ones, and those of Arrow."""
+    import pyarrow
     import tiledbsoma
 
     try:
         yield
-    except tiledbsoma.SOMAError as error:
+    except BadInput:
+        raise
+    except (
+        tiledbsoma.SOMAError, pyarrow.ArrowException, RuntimeError, LookupError, TypeError, AttributeError
+    ) as error:  # fmt: skip
         raise BadInput(f"{name} cannot be read, {DAMAGED} ({_one_line(error)})") from error
 
 
@@ -72,6 +77,21 @@ class SomaStore:
             self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
         except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:
             raise BadInput(f"{uri}: not a SOMA experiment ({_one_line(error)})") from error
+        self._filter = obs_filter
+        try:
+            with sound(self.name):
+                self._open(measurement, layer, obs_columns)
+        except BaseException:
+            self.close()
+            raise
+
+    is_shuffled = False
+
+    def _open(self, measurement, layer, obs_columns):
+        """Choose what is read and see how large it is."""
+        import tiledbsoma
+
+        uri, obs_filter = self.name, self._filter
         ms = self._experiment.ms
         measurement = _choose(f"{uri}: measurement", measurement, list(ms), "RNA")
         self._measurement = ms[measurement]
@@ -81,9 +101,8 @@ class SomaStore:
             if name not in known:
                 raise BadInput(f"{uri}: no obs column {name!r}; {nearest(name, known)}")
         self.obs_columns = list(obs_columns or known)
-        self._filter = obs_filter
         try:
-            ids = self._read_obs(["soma_joinid"])["soma_joinid"].to_numpy()
+            ids = self._query(["soma_joinid"])["soma_joinid"].to_numpy()
         except (tiledbsoma.SOMAError, SyntaxError, ValueError) as error:
             if obs_filter is None:
                 raise BadInput(f"{uri}: obs cannot be read, {DAMAGED} ({_one_line(error)})") from error
@@ -100,8 +119,6 @@ class SomaStore:
             var_ids = self._measurement.var.read(column_names=["soma_joinid"]).concat()["soma_joinid"].to_numpy()
             matrix = self._measurement.X[layer]
             self.readers = {"rna": SomaReader(matrix, ids, np.sort(var_ids), self.n_all, name)}
-
-    is_shuffled = False
 
     def obs(self, column):
         """Values of an obs column: array, or pandas Categorical."""
@@ -124,7 +141,8 @@ class SomaStore:
 
     def var(self):
         """The var table in the order of the join ids, its index the gene names (`var_id` or the join ids)."""
-        var = self._measurement.var.read().concat().to_pandas().sort_values("soma_joinid")
+        with sound(f"{self.name}: var"):
+            var = self._measurement.var.read().concat().to_pandas().sort_values("soma_joinid")
         names = var.pop("var_id" if "var_id" in var else "soma_joinid")
         return var.drop(columns="soma_joinid", errors="ignore").set_index(names.astype(str).to_numpy())
 
@@ -139,6 +157,10 @@ class SomaStore:
 
     def _read_obs(self, columns):
         """Obs columns of the cells that pass the filter, pandas DataFrame, in the order SOMA gives them."""
+        with sound(f"{self.name}: obs"):
+            return self._query(columns)
+
+    def _query(self, columns):
         return self._experiment.obs.read(column_names=columns, value_filter=self._filter).concat().to_pandas()
 
 

@@ -204,3 +204,23 @@ def test_a_damaged_chunk_of_an_h5ad(tmp_path):
     path.write_bytes(content)
     with pytest.raises(BadInput, match=r"a.h5ad: X/data: chunk 0 cannot be read"):
         read_all(path)
+
+
+@pytest.mark.parametrize("store", ["ours", "v3"], indirect=True)
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_damaged_metadata(store, keep):
+    """Of every group and array: either it is not needed, or it is refused in one line."""
+    forget_consolidated(store / "zarr.json")
+    messages = []
+    for file in sorted(store.rglob("zarr.json")):
+        content = file.read_bytes()
+        file.write_bytes(content[: int(len(content) * keep)])
+        try:
+            read_all(store)
+            atlas = open_atlas(store)
+            [atlas.var, *(atlas.obs(column) for column in atlas.obs_columns)]
+        except BadInput as error:
+            messages.append(str(error))
+        file.write_bytes(content)
+    assert len(messages) > 10
+    assert all("store.zarr" in message and "\n" not in message for message in messages)

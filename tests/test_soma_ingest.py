@@ -1,5 +1,7 @@
 """SOMA experiments as sources of ingest: the same atlas as from the AnnData, and what is refused."""
 
+import shutil
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -150,3 +152,26 @@ def test_a_damaged_array(tmp_path, part, message):
     found = refused(tmp_path, path)
     assert found.startswith(str(path))
     assert message in found
+
+
+def test_a_file_cut_short_or_lost_anywhere(tmp_path):
+    """Of every file: either it is not needed, or the experiment is refused in one line."""
+    path = tmp_path / "experiment"
+    soma_io.from_anndata(str(path), small_adata(), measurement_name="RNA")
+    messages = []
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.stat().st_size]
+    for number, file in enumerate(files):
+        content = file.read_bytes()
+        if number % 2:
+            file.write_bytes(content[: len(content) // 2])
+        else:
+            file.unlink()
+        try:
+            ingest(path, tmp_path / "out.zarr", labels=["cell_type"], min_cells=0)
+            shutil.rmtree(tmp_path / "out.zarr")
+        except BadInput as error:
+            messages.append(str(error))
+        assert set(tmp_path.iterdir()) == {path}
+        file.write_bytes(content)
+    assert len(messages) > 20
+    assert all(message.startswith(str(path)) and "\n" not in message for message in messages)
