@@ -8,7 +8,7 @@ from anndata.io import read_elem
 
 from data_loaders.counts import fault
 from data_loaders.errors import BadInput, nearest
-from data_loaders.matrices import open_matrix, readable
+from data_loaders.matrices import DAMAGED, open_matrix, readable
 
 EXPECTED = "expected raw counts (whole numbers, 0 or more)"
 
@@ -49,6 +49,7 @@ def open_group(path, root, layer, raw):
         "features": np.arange(len(var)),
         "counts_from": label,
         "notes": notes,
+        "choices": "--layer NAME or --raw",
     }
 
 
@@ -68,6 +69,9 @@ def _table(path, root, key):
     if not isinstance(table, pd.DataFrame):
         raise BadInput(f"{path}: {key} is in a format of anndata before 0.7; read and write the file with a newer one")
     table.index = table.index.astype(str)
+    nameless = int((table.index == "").sum())
+    if nameless > 1:  # Zarr reads a lost chunk of names as empty ones
+        raise BadInput(f"{path}: {key} has {nameless:,} rows without a name; {DAMAGED}")
     return table
 
 

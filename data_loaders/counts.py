@@ -27,7 +27,7 @@ def fault(values):
     return None
 
 
-def as_counts(block, rows, source, looked=""):
+def as_counts(block, rows, source):
     """Check a block and return it as counts: CSR, uint32 values, sorted columns, no stored zeros.
 
     Parameters
@@ -36,8 +36,6 @@ def as_counts(block, rows, source, looked=""):
     rows : int (n,)
         Cell numbers, to name the place.
     source : sources.Source
-    looked : str
-        Where else counts were looked for, to end the message with.
 
     Raises
     ------
@@ -52,9 +50,10 @@ def as_counts(block, rows, source, looked=""):
         cell = source.obs.index[rows[np.searchsorted(block.indptr, at, side="right") - 1]]
         gene = source.var.index[source.features == block.indices[at]]
         gene = f"gene {str(gene[0])!r}" if len(gene) else f"feature {block.indices[at]}"
+        another = f"; name another matrix by {source.choices}" if source.choices else ""
         raise BadInput(
             f"{source.matrix.name}: {problem}, the first in cell {str(cell)!r}, {gene}: {values[at]:.6g}; "
-            f"expected raw counts (whole numbers, 0 or more){looked}"
+            f"expected raw counts (whole numbers, 0 or more){another}"
         )
     block.data = block.data.astype(np.uint32)
     block.eliminate_zeros()

@@ -51,7 +51,7 @@ class Gathered:
         return self.too_rare, len(self.var) - self.too_rare - len(self.chosen)
 
 
-def gather(sources, rows_of, var, spill, *, min_cells, n_hvg=None, listed=None, looked="", what="gene"):
+def gather(sources, rows_of, var, spill, *, min_cells, n_hvg=None, listed=None, what="gene"):
     """Read the counts of a modality once, and choose its features.
 
     Parameters
@@ -65,8 +65,6 @@ def gather(sources, rows_of, var, spill, *, min_cells, n_hvg=None, listed=None, 
         Empty.
     min_cells, n_hvg, listed
         As `ingest` takes them: the bound, the number of variable genes, or the positions of listed genes.
-    looked : str
-        Where else counts were looked for, to end a message with.
     what : str
         What a feature is called in messages.
 
@@ -79,22 +77,22 @@ def gather(sources, rows_of, var, spill, *, min_cells, n_hvg=None, listed=None, 
     BadInput
         Something that is no count, or no feature left.
     """
-    _set_aside(sources, rows_of, var.index, spill, looked)
+    _set_aside(sources, rows_of, var.index, spill)
     moments, totals = _sum_up(spill, len(spill.position))
     chosen, too_rare = _choose(moments, totals, spill, min_cells, n_hvg, listed, what)
     return Gathered(var, spill, chosen, too_rare, _totals_of(spill, totals, chosen, len(var)))
 
 
-def _set_aside(sources, rows_of, features, spill, looked):
+def _set_aside(sources, rows_of, features, spill):
     """Read all counts once: check them, rename their columns, add them to the buckets."""
-    with progress("read", sum(source.matrix.n_values for source in sources)) as advance:
+    with progress("read", sum(source.matrix.n_values for source in sources), "values") as advance:
         for source, row_of in zip(sources, rows_of, strict=True):
             columns = column_map(source, features)
 
             def checked(item, source=source, columns=columns, row_of=row_of):
                 rows, block = item
                 n_values = block.nnz
-                block = as_counts(block, rows, source, looked)
+                block = as_counts(block, rows, source)
                 block = choose_columns(block, columns, len(features))
                 places = row_of[rows]
                 if (places < 0).any():

@@ -119,6 +119,8 @@ def ingest(
         chosen = {"layer": layer, "raw": raw, "measurement": measurement, "obs_filter": obs_filter}
         opened = _open(files, paths[MAIN], chosen, obs_files)
         others = {name: _open(files, paths[name], {}, None) for name in paths if name != MAIN}
+        for source in (source for part in others.values() for source in part):
+            source.choices = ""  # --layer and --raw choose within rna
         var = join_genes(opened, join)
         listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
         obs, notes = merge_obs(opened, labels, also=[holdout[0]] if holdout else [])
@@ -131,10 +133,9 @@ def ingest(
         n_values = sum(source.matrix.n_values for source in [*opened, *(s for part in others.values() for s in part)])
         ends = np.cumsum([len(source.obs) for source in opened])
         rows_of = [np.arange(end - len(source.obs), end) for source, end in zip(opened, ends, strict=True)]
-        looked = "" if layer or raw else "; name another matrix by --layer NAME or --raw"
         rna = gather(
             opened, rows_of, var, Spill(folder, position, n_values, len(var)),
-            min_cells=min_cells, n_hvg=n_hvg, listed=listed, looked=looked,
+            min_cells=min_cells, n_hvg=n_hvg, listed=listed,
         )  # fmt: skip
         kept_cells = rna.totals > 0
         _refuse_empty(kept_cells, obs, opened, drop_empty)
@@ -229,8 +230,8 @@ def _refuse_empty(kept_cells, obs, opened, drop_empty, of=""):
         ends = np.cumsum([len(source.obs) for source in opened])
         source = opened[int(np.searchsorted(ends, row, side="right"))]
         raise BadInput(
-            f"{source.path}: cell {str(obs.index[row])!r} has no {of}counts in the chosen genes, nor have "
-            f"{n_empty - 1:,} others; --drop-empty leaves them out"
+            f"{source.path}: cell {str(obs.index[row])!r} has no {of}counts in the chosen genes, one of {n_empty:,} "
+            "such cells; --drop-empty leaves them out"
         )
 
 
@@ -257,7 +258,7 @@ def _write(out, rna, others, obs, kept_cells, labels, provenance):
         obs[name] = obs[name].cat.set_categories(used)
     features = {name: part.var.iloc[part.chosen] for name, part in others.items()}
     with AtlasWriter(out, rna.var.iloc[rna.chosen], labels=labels, modalities=features) as writer:
-        with progress("write", int(kept_cells.sum())) as advance:
+        with progress("write", int(kept_cells.sum()), "cells") as advance:
             for number in range(rna.spill.n_buckets):
                 rows, block = rna.read(number, kept_cells)
                 beside = {name: part.read(number, kept_cells)[1] for name, part in others.items()}

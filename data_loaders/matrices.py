@@ -129,9 +129,13 @@ class MatrixMarket:
             for _ in range(self._skip):
                 file.readline()
             for table in pd.read_csv(file, sep=r"\s+", header=None, names=range(3), chunksize=BLOCK_VALUES):
+                gaps = table.isna().to_numpy().any(axis=1)
+                if gaps.any():
+                    entry = seen + int(gaps.argmax()) + 1
+                    raise BadInput(f"{self.name}: entry {entry:,} is not three numbers: it has NaN, or {DAMAGED}")
+                if table.empty:
+                    continue
                 seen += len(table)
-                if table.isna().to_numpy().any():
-                    raise BadInput(f"{self.name}: entry {seen} has fewer than three numbers; {DAMAGED}")
                 features, cells = table[0].to_numpy(np.int64) - 1, table[1].to_numpy(np.int64) - 1
                 for numbers, size, what in ((features, self.shape[1], "feature"), (cells, self.shape[0], "cell")):
                     if not 0 <= numbers.min() <= numbers.max() < size:

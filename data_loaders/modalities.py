@@ -48,6 +48,9 @@ def sources_by_modality(sources):
             other = next(path for path in paths if path not in whole)
             raise BadInput(f"{other}: beside h5mu files; expected h5mu files only, or --modality NAME=PATH for each")
         contents = {str(path): h5mu_modalities(path) for path in whole}
+        if len(contents) < len(whole):
+            twice = next(path for path in contents if list(map(str, whole)).count(path) > 1)
+            raise BadInput(f"{twice}: given more than once; expected each source once")
         names = next(iter(contents.values()))
         for path, found in contents.items():
             if set(found) != set(names):

@@ -78,7 +78,9 @@ def source_keys(sources):
 def _as_label(table, name, source):
     """A label column as categorical text without unused categories."""
     if name not in table:
-        raise BadInput(f"{source.path}: no obs column {name!r}; {nearest(name, table.columns)}")
+        known = [column for column in table if column not in OURS]
+        others = nearest(name, known) if known else "it has none, --obs TABLE adds those of a table"
+        raise BadInput(f"{source.path}: no obs column {name!r}; {others}")
     column = table[name]
     missing = column.isna() | (column.astype(object) == "")
     if missing.any():

@@ -34,6 +34,7 @@ def open_soma(path, layer, raw, measurement, obs_filter):
         "counts_from": store.counts_from,
         "file": store,
         "notes": notes,
+        "choices": "--layer NAME",
     }
 
 

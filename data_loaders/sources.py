@@ -37,6 +37,8 @@ class Source:
         Open as long as the counts are read.
     notes : list of str
         What was changed or guessed, for the user to know.
+    choices : str
+        The options that name another matrix of it, for messages; empty where it has a single one.
     """
 
     path: str
@@ -47,6 +49,7 @@ class Source:
     counts_from: str
     file: object = None
     notes: list = field(default_factory=list)
+    choices: str = ""
 
     def close(self):
         """Close the file, if it is one."""

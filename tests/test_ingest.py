@@ -105,7 +105,7 @@ def test_empty_cells(source):
     adata.X = csr_matrix(dense)
     adata.write_h5ad(source)
     message = refused(source)
-    assert "a.h5ad: cell 'cell4' has no counts in the chosen genes, nor have 1 others; --drop-empty" in message
+    assert "a.h5ad: cell 'cell4' has no counts in the chosen genes, one of 2 such cells; --drop-empty" in message
     out, card = ingested(source, drop_empty=True, labels=["cell_type"])
     assert card["dropped"]["empty_cells"] == 2
     assert sorted(set(range(60)) - set(out.obs["source_row"])) == [4, 30]

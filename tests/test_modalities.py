@@ -136,6 +136,7 @@ def test_cells_that_differ(tmp_path):
         (["both.h5mu", "rna.h5ad"], "rna.h5ad: beside h5mu files; expected h5mu files only"),
         (["nothing.h5mu"], "nothing.h5mu: no such file; expected an h5mu file"),
         (["bad.h5mu"], "bad.h5mu: no modalities in it; expected an h5mu file as mudata writes it"),
+        (["both.h5mu", "both.h5mu"], "both.h5mu: given more than once; expected each source once"),
         (["both.h5mu", "three.h5mu"], "three.h5mu: modalities rna, atac, adt;"),
     ],
 )
@@ -168,7 +169,7 @@ def test_cells_without_counts_in_a_modality(tmp_path):
     _, atac = paired()
     atac.X = csr_matrix(atac.X.multiply((np.arange(200) != 7)[:, None]))
     atac.write_h5ad(tmp_path / "atac.h5ad")
-    with pytest.raises(BadInput, match="cell 'cell7' has no atac counts in the chosen genes, nor have 0 others"):
+    with pytest.raises(BadInput, match="cell 'cell7' has no atac counts in the chosen genes, one of 1 such cells"):
         two_files(tmp_path)
     assert two_files(tmp_path, drop_empty=True)["n_cells"] == 199
 

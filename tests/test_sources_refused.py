@@ -164,6 +164,33 @@ def test_matrix_market_numbers_outside(tmp_path):
     matrix.write_text("\n".join([*lines[:-1], "99 1 1"]))
     assert "a feature number is outside 1..25" in refused(tmp_path, tmp_path / "a")
     matrix.write_text("\n".join([*lines[:-1], "1 1"]))
-    assert "fewer than three numbers" in refused(tmp_path, tmp_path / "a")
+    assert "is not three numbers" in refused(tmp_path, tmp_path / "a")
     (tmp_path / "a" / "barcodes.tsv").unlink()
     assert "no barcodes.tsv (or .gz) in it" in refused(tmp_path, tmp_path / "a")
+
+
+def test_matrix_market_without_numbers_or_entries(tmp_path):
+    write_10x_folder(tmp_path / "a", small_adata())
+    matrix = tmp_path / "a" / "matrix.mtx"
+    lines = matrix.read_text().splitlines()
+    matrix.write_text("\n".join([*lines[:12], lines[12].rsplit(" ", 1)[0] + " nan", *lines[13:]]))
+    assert "matrix.mtx: entry 10 is not three numbers: it has NaN, or the file is" in refused(tmp_path, tmp_path / "a")
+    matrix.write_text(f"{lines[0]}\n25 60 0\n")
+    assert "no cell has counts in the chosen genes" in refused(tmp_path, tmp_path / "a")
+    assert "--min-cells 1: no gene is left of 25" in refused(tmp_path, tmp_path / "a", min_cells=1)
+
+
+def test_a_10x_source_has_a_single_matrix_and_no_obs_columns(tmp_path):
+    write_10x_folder(tmp_path / "a", small_adata())
+    text = (tmp_path / "a" / "matrix.mtx").read_text()
+    message = refused(tmp_path, tmp_path / "a", labels=["cell_type"])
+    assert message.endswith("a: no obs column 'cell_type'; it has none, --obs TABLE adds those of a table")
+    (tmp_path / "a" / "matrix.mtx").write_text(text.replace(" 300\n", " 300.5\n"))
+    assert refused(tmp_path, tmp_path / "a").endswith("300.5; expected raw counts (whole numbers, 0 or more)")
+
+
+def test_lost_names_of_cells(tmp_path):
+    path = tmp_path / "a.zarr"
+    write_zarr(small_adata(), path)
+    (path / "obs" / "_index" / "0").unlink()
+    assert "obs has 60 rows without a name; the file is damaged or cut short" in refused(tmp_path, path)
