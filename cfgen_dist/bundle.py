@@ -118,7 +118,7 @@ class CFGen:
             path = path / "bundle"
         card = read_card(path)
         for name in FILES[1:]:
-            expected = card["sha256"][name]
+            expected = card["sha256"].get(name)
             if not (path / name).is_file():
                 raise BadInput(f"bundle {path}: {name} is missing")
             if _sha256(path / name) != expected:
@@ -204,7 +204,8 @@ def read_card(path):
     if not known:
         found = f"format {card.get('format')} of {card.get('model')!r}" if isinstance(card, dict) else "no keys"
         raise BadInput(f"{path}/card.json: {found}, expected format {FORMAT} of 'CFGen'")
-    if (card.get("sha256") or {}).get("card") != _digest(card):
+    sums = card.get("sha256")
+    if not isinstance(sums, dict) or sums.get("card") != _digest(card):
         raise BadInput(f"{path}/card.json was changed after it was written: its SHA-256 is not the one it holds")
     return card
 

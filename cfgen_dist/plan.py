@@ -284,6 +284,33 @@ def read_plan(path, model):
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(f"plan {path} cannot be read: {' '.join(str(error).split())}") from error
     if plan.bundle != model.digest:
-        raise BadInput(f"plan {path} is for bundle {plan.bundle[:12]}, this one is {model.digest[:12]}")
+        raise BadInput(f"plan {path} is for bundle {str(plan.bundle)[:12]}, this one is {model.digest[:12]}")
+    _check_values(plan, model, path)
     check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed)
     return plan
+
+
+def _check_values(plan, model, path):
+    """Raise `BadInput` for a plan whose values were changed to what no plan of this model has."""
+    sizes = [len(categories) for categories in model.labels.values()]
+    n_weights = 1 if model.config.flow.conditioning == "joint" else len(sizes)
+
+    def whole(values, bounds):
+        return len(values) == len(bounds) and all(
+            isinstance(v, int) and 0 <= v < n for v, n in zip(values, bounds, strict=True)
+        )
+
+    rules = {
+        "counts": lambda counts: whole(counts, [MOST_CELLS + 1] * len(counts)) and 1 <= sum(counts) <= MOST_CELLS,
+        "codes": lambda codes: len(codes) == len(plan.counts) and all(whole(row, sizes) for row in codes),
+        "weights": lambda weights: len(weights) == n_weights and np.isfinite(np.asarray(weights, float)).all(),
+        "batch_size": lambda size: whole([size - 1], [MOST_CELLS]),
+        **dict.fromkeys(("steps", "shard_size", "seed"), lambda value: whole([value], [2**63])),
+    }
+    for name, fits in rules.items():
+        try:
+            good = fits(getattr(plan, name))
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise BadInput(f"plan {path}: {name} is {str(getattr(plan, name))[:60]}, which no plan of this model has")

@@ -209,6 +209,7 @@ MISTAKES = {
         lambda real, made: (real, ad.AnnData(made.X * np.inf, made.obs, made.var), {}),
         "generated set 1: counts hold NaN or infinite values",
     ),
+    "a seed below zero": (lambda real, made: (real, made, {"seed": -1}), "seed is -1, expected a whole number from 0"),
     "an unknown protocol": (
         lambda real, made: (real, made, {"protocol": "papr"}),
         "protocol: unknown 'papr', did you mean 'paper'?",

@@ -173,6 +173,15 @@ def test_a_plan_can_be_kept_and_repeated(expected, tiny_run, tmp_path, capsys):
         ({"bundle": "0" * 64}, "is for bundle 000000000000, this one is"),
         ({"solver": "eulr"}, "unknown solver 'eulr', did you mean 'euler'?"),
         ({"colour": 1}, "cannot be read: .*colour"),
+        ({"counts": [-5, *values["counts"][1:]]}, r"counts is \[-5, .*which no plan of this model has"),
+        ({"counts": values["counts"][:1]}, "codes is .*, which no plan of this model has"),
+        ({"counts": [0] * len(values["counts"])}, "counts is "),
+        ({"codes": [[99, 0]] * len(values["codes"])}, "codes is "),
+        ({"codes": None}, "codes is None"),
+        ({"weights": [1.0]}, "weights is "),
+        ({"weights": [1.0, float("nan")]}, "weights is .*nan"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"seed": "x"}, "seed is x"),
     ):
         (tmp_path / "bad.json").write_text(json.dumps(values | change))
         with pytest.raises(BadInput, match=message):

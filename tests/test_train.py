@@ -1,5 +1,6 @@
 """Training: what a run leaves, what it refuses, and that an interrupted run ends where the uninterrupted one does."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,3 +141,32 @@ def test_every_variant_trains_saves_and_generates(tiny_atlas, tmp_path, settings
     assert list(model.labels) == [name for name in cells.obs if name in ("cell_type", "donor")]
     rows = 2 if settings.get("autoencoder.theta_covariate") else 1
     assert model.autoencoder.log_theta.shape[0] == rows
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.yaml", b"", "config.yaml is damaged"),
+        ("atlas.json", b'{"path": "a', "atlas.json is damaged"),
+        ("atlas.json", b"[]", "atlas.json is damaged"),
+        (
+            "autoencoder/weights.safetensors",
+            b"cut",
+            "autoencoder/weights.safetensors is damaged .*the stage is done again",
+        ),
+        ("latents.zarr/X/zarr.json", b"{", "latents.zarr cannot be read, the file is damaged or cut short"),
+        ("flow/last.ckpt", b"", "flow/last.ckpt is damaged .*without that file the stage starts again"),
+        ("flow/last.ckpt", b"PK cut short", "flow/last.ckpt is damaged"),
+    ],
+)
+def test_a_damaged_run_is_not_continued(tiny_atlas, tiny_run, tmp_path, file, content, message):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    shutil.rmtree(run / "bundle")
+    if file == "flow/last.ckpt":
+        (run / "flow" / "weights.safetensors").unlink()
+    assert (run / file).exists()
+    (run / file).write_bytes(content)
+    with pytest.raises(BadInput, match=message) as refused:
+        train(tiny_atlas, run, resume=True)
+    assert "\n" not in str(refused.value)

@@ -26,7 +26,7 @@ def run(args):
     from cfgen_dist.config import load_config
     from cfgen_dist.train.costs import EFFICIENCY, GPUS, estimated, flow_steps, measured, memory, networks
     from cfgen_dist.train.ranks import check_workers
-    from cfgen_dist.train.run import settle
+    from cfgen_dist.train.run import check_atlas, settle
     from data_loaders import open_atlas
 
     kinds = [args.kind.lower()] if args.kind else list(GPUS)
@@ -34,9 +34,10 @@ def run(args):
         if name not in GPUS:
             raise BadInput(f"--kind: unknown GPU {args.kind!r}, {nearest(args.kind, GPUS)}")
     for name, value in (("gpus", args.gpus), ("cells", args.cells), ("link", args.link)):
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise BadInput(f"--{name} is {value}, expected more than 0")
     atlas = open_atlas(args.atlas)
+    check_atlas(atlas)
     config = copy.deepcopy(load_config(args.config))
     n_cells = args.cells or atlas.n_cells
     config.flow.max_steps = config.flow.max_steps or flow_steps(config, atlas.card["splits"], n_cells)

@@ -32,6 +32,7 @@ from cfgen_dist.pool import open_pool
 from cfgen_dist.unfinished import open_parts
 from data_loaders.atlas import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
+from data_loaders.splits import check_seed
 
 log = logging.getLogger("cfgen_dist")
 FORMAT = 1
@@ -106,7 +107,7 @@ def evaluate(
     from cfgen_dist.evaluate.report import check_output, write_report
 
     started = time.monotonic()
-    _check_options(protocol, embedding, sets, floor_sets, shard_size)
+    _check_options(protocol, embedding, sets, floor_sets, shard_size, seed)
     origins = [real, *(generated if isinstance(generated, list | tuple) else [generated])]
     if ray is not None and not all(isinstance(origin, str | Path) for origin in origins):
         raise BadInput("--ray: workers open the cells themselves; expected paths, not cells in memory")
@@ -201,10 +202,11 @@ def _modalities(origins, cells, rows, store_of, train, markers, seed):
     return compare_modalities(stores, rows, store_of, labels, learned, markers=markers, seed=seed)
 
 
-def _check_options(protocol, embedding, sets, floor_sets, shard_size):
+def _check_options(protocol, embedding, sets, floor_sets, shard_size, seed):
     for name, value, valid in (("protocol", protocol, PROTOCOLS), ("embedding", embedding, EMBEDDINGS)):
         if value not in valid:
             raise BadInput(f"{name}: unknown {value!r}, {nearest(value, valid)}")
+    check_seed(seed)
     for name, value in (("sets", sets), ("floor sets", floor_sets), ("shard size", shard_size)):
         if value < 1:
             raise BadInput(f"{name}: {value}, expected 1 or more")

@@ -2,9 +2,10 @@
 
 import csv
 
-import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_utilities.core.imports import RequirementCache
+
+from cfgen_dist.train.checkpoint import read_checkpoint
 
 TENSORBOARD = RequirementCache("tensorboard")
 
@@ -23,10 +24,11 @@ def open_loggers(directory, checkpoint, every):
     """
     path, rows, step = directory / "metrics.csv", [], None
     if checkpoint is not None:
-        step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
+        step = read_checkpoint(checkpoint)["global_step"]
         if path.exists():
             with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+                whole = (row for row in csv.DictReader(file) if None not in row.values())  # a kill may cut the last one
+                rows = [row for row in whole if int(row["step"]) < step]
     path.unlink(missing_ok=True)
     table = CSVLogger(save_dir=directory.parent, name=directory.name, version="", flush_logs_every_n_steps=every)
     for row in rows:

@@ -120,6 +120,7 @@ def settle(config, atlas, here):
     ------
     BadInput
     """
+    check_atlas(atlas)
     known = list(atlas.labels)
     config.labels = known if config.labels is None else config.labels
     if len(set(config.labels)) < len(config.labels):
@@ -154,6 +155,14 @@ def settle(config, atlas, here):
         raise BadInput(f"atlas {atlas.name}: some training cells have no counts; ingest it with --drop-empty")
 
 
+def check_atlas(atlas):
+    """Raise `BadInput` for a store whose counts were never checked and cells never split, such as an h5ad."""
+    if atlas.card is None or "splits" not in atlas.card or "rna" not in atlas.modalities:
+        raise BadInput(
+            f"{atlas.name}: not an atlas that `cfgen-dist ingest` wrote; `cfgen-dist ingest {atlas.name} OUT` makes one"
+        )
+
+
 def _check_shares(config, atlas, workers):
     sizes = {f"{stage}.batch_size": getattr(config, stage).batch_size for stage in ("autoencoder", "flow")}
     sizes |= {f"the number of {split} cells": len(atlas.rows(split=split)) for split in ("train", "val")}
@@ -164,8 +173,7 @@ def _resumed_config(out, config, atlas, resume, here):
     """The run's own config, if the request agrees with it."""
     if not resume:
         raise BadInput(f"{out} holds a run already: --resume continues it, or give another directory")
-    saved = load_config(out / "config.yaml")
-    trained_on = json.loads((out / "atlas.json").read_text())
+    saved, trained_on = _read_run(out)
     if trained_on["fingerprint"] != identity(atlas)["fingerprint"]:
         raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}")
     if config is not None:
@@ -178,6 +186,18 @@ def _resumed_config(out, config, atlas, resume, here):
         for key in MAY_CHANGE:
             setattr(saved, key, getattr(config, key))
     return saved
+
+
+def _read_run(out):
+    """The config of a run, with every key that `settle` fills in, and what it was trained on."""
+    saved = load_config(out / "config.yaml")
+    if saved.labels is None or saved.flow.max_steps is None or saved.size_factor.covariate == "auto":
+        raise BadInput(f"{out}/config.yaml is damaged: it is not whole; give another directory")
+    try:
+        trained_on = json.loads((out / "atlas.json").read_text())
+        return saved, {key: trained_on[key] for key in ("fingerprint", "path")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{out}/atlas.json is damaged ({error!r}); give another directory") from error
 
 
 def _flat(tree, prefix=""):

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from cfgen_dist.bundle import CFGen
@@ -19,6 +20,7 @@ from cfgen_dist.train.encode import encode
 from cfgen_dist.train.features import model_features, other_modalities, sized_modalities
 from cfgen_dist.train.flow import fitted_rows, size_factor_range, train_flow
 from cfgen_dist.train.ranks import on_main
+from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 
 log = logging.getLogger("cfgen_dist")
@@ -83,7 +85,14 @@ def _velocity(latents, labels, config, directory):
 def _finished(directory):
     """The weights of a finished stage, else None."""
     path = directory / WEIGHTS
-    return on_main(lambda: load_file(path) if path.exists() else None)
+
+    def read():
+        try:
+            return load_file(path) if path.exists() else None
+        except SafetensorError as error:
+            raise BadInput(f"{path} is damaged ({error}); without that file the stage is done again") from error
+
+    return on_main(read)
 
 
 def _finish(directory, network):

@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from cfgen_dist.train.batch_norm import over_all_ranks
+from cfgen_dist.train.checkpoint import read_checkpoint, whole
 from cfgen_dist.train.loggers import open_loggers
 from cfgen_dist.train.monitor import Monitor
 from cfgen_dist.train.ranks import on_main, rank, world_size
@@ -49,7 +50,12 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def load_checkpoint(self, path, map_location="cpu", weights_only=True):
         """Read a checkpoint on rank 0, for all."""
-        return on_main(lambda: super(WholeCheckpoints, self).load_checkpoint(path, map_location, weights_only=True))
+
+        def read():
+            with whole(path):
+                return super(WholeCheckpoints, self).load_checkpoint(path, map_location, weights_only=True)
+
+        return on_main(read)
 
 
 class SeedEveryStep(Callback):
@@ -149,7 +155,7 @@ def best_state(directory):
     """The module's weights in `directory/best.ckpt`, and the epoch they are of, from 0."""
 
     def read():
-        checkpoint = torch.load(directory / "best.ckpt", weights_only=True, map_location="cpu")
+        checkpoint = read_checkpoint(directory / "best.ckpt")
         return checkpoint["state_dict"], checkpoint["epoch"]
 
     return on_main(read)
