@@ -15,7 +15,6 @@ from cfgen_dist.generate import generate
 from cfgen_dist.train.run import train
 from data_loaders import ingest
 from data_loaders.errors import BadInput
-from data_loaders.files import temporary_folder
 
 log = logging.getLogger("cfgen_dist")
 
@@ -80,9 +79,9 @@ def demo(out):
     out.mkdir(parents=True)
     mark.touch()
     log.info("1/4 ingest: 700 real blood cells that come with scanpy")
-    with temporary_folder(out / "counts") as folder:
-        demo_counts().write_h5ad(folder / "pbmc68k_reduced.h5ad")
-        card = ingest([folder / "pbmc68k_reduced.h5ad"], out / "atlas.zarr", labels=["cell_type"], min_cells=3)
+    counts = out / "pbmc68k_reduced.h5ad"
+    demo_counts().write_h5ad(counts)
+    card = ingest([counts], out / "atlas.zarr", labels=["cell_type"], min_cells=3)
     log.info("2/4 train: autoencoder, latents, flow")
     train(out / "atlas.zarr", out / "run", load_config(overrides=SETTINGS))
     log.info("3/4 generate: %d sets as large as the atlas", SETS)

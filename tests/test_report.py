@@ -93,6 +93,7 @@ def test_the_page_holds_every_number_with_its_floor_and_control(page, report):
     assert result["verdict"][0] in text
     for word in ("Protocol", "centred", "scanpy", "Seed", "held_out_nll 123.25", "n_cells 420"):
         assert word in text
+    assert "log1p, all 765 genes, 30 principal components" in " ".join(text.split())
 
 
 def test_names_of_types_are_text_not_markup(page, report):
@@ -145,6 +146,9 @@ def test_training_logs_that_are_none(tmp_path):
         read_curves(tmp_path / "metrics.csv")
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(BadInput, match="no column 'step'; expected a training log"):
+        read_curves(tmp_path / "metrics.csv")
+    (tmp_path / "metrics.csv").write_bytes(b"\xff\xfe step")
+    with pytest.raises(BadInput, match="not UTF-8 text; expected a training log"):
         read_curves(tmp_path / "metrics.csv")
     (tmp_path / "metrics.csv").write_text("step,train_nll\n1,abc\n")
     with pytest.raises(BadInput, match="line 2 is damaged"):

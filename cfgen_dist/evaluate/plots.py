@@ -1,6 +1,7 @@
 """The figures of the report."""
 
 import csv
+import io
 import math
 from pathlib import Path
 
@@ -18,6 +19,8 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 REAL, GENERATED, FLOOR = "#0072B2", "#D55E00", "#999999"
 FIGURES = ("cells", "mean_variance", "dropout", "zeros", "size_factors", "types", "training")
+AXES = {"umap": "UMAP", "pca": "PC"}
+LOSSES = {"nll": "Negative log-likelihood of a cell", "loss": "Error of the velocity"}
 EMBEDDED_CELLS = 5000
 DPI = 110
 STYLE = {
@@ -112,8 +115,8 @@ def _cells(real, shown, names, kind, seed):
     axes[2].set_title("Both")
     axes[2].legend(loc="best", markerscale=1.6, handletextpad=0.2)
     for axis in axes:
-        axis.set(xticks=[], yticks=[], xlabel=f"{kind.upper()} 1")
-    axes[0].set_ylabel(f"{kind.upper()} 2")
+        axis.set(xticks=[], yticks=[], xlabel=f"{AXES[kind]} 1")
+    axes[0].set_ylabel(f"{AXES[kind]} 2")
     handles = [Line2D([], [], ls="", ms=6, label=name, **style[name]) for name in kinds]
     figure.legend(handles=handles, loc="outside right center", ncols=columns, handletextpad=0.2)
     return figure
@@ -197,13 +200,12 @@ def _training(curves):
     axes = figure.subplots(1, 2)
     for axis, (stage, columns) in zip(axes, curves.items(), strict=True):
         name = loss_of(columns)
-        for split, colour in (("train", REAL), ("val", GENERATED)):
-            steps, values = columns.get(f"{split}_{name}", ((), ()))
-            axis.plot(
-                steps, values, color=colour, lw=1.6, label="training cells" if split == "train" else "held-out cells"
-            )
-        axis.set(xlabel="Step", ylabel=name.replace("_", " "), title=stage.capitalize())
-        axis.legend()
+        for split, colour, label in (("train", REAL, "training cells"), ("val", GENERATED, "held-out cells")):
+            if f"{split}_{name}" in columns:  # a flow fitted to all cells has no held-out ones
+                axis.plot(*columns[f"{split}_{name}"], color=colour, lw=1.6, label=label)
+        axis.set(xlabel="Step", ylabel=LOSSES.get(name, name.replace("_", " ")), title=stage.capitalize())
+        if axis.lines:
+            axis.legend()
     return figure
 
 
@@ -239,8 +241,12 @@ def read_curves(path):
     """
     if not path.is_file():
         raise BadInput(f"{path}: no training log; expected a run with autoencoder/metrics.csv and flow/metrics.csv")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text; expected a training log") from error
     columns = {}
-    with open(path, newline="") as file:
+    with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         if "step" not in (reader.fieldnames or ()):
             raise BadInput(f"{path}: no column 'step'; expected a training log")

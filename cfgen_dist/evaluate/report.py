@@ -11,6 +11,7 @@ import jinja2
 
 from cfgen_dist.evaluate.catalogue import GROUPS, METRICS, QUESTIONS, VERDICTS, number
 from cfgen_dist.evaluate.plots import FIGURES, draw_figures
+from cfgen_dist.evaluate.space import N_GENES, N_PCS
 from data_loaders.errors import BadInput
 from data_loaders.files import finish_output, temporary_folder
 
@@ -94,7 +95,10 @@ def render(result, images, embedding):
         )
         for group, title in GROUPS.items()
     ]
+    n_genes, n_test = result["provenance"]["n_genes"], result["provenance"]["cells"]["test"]
+    variable = f"the {N_GENES:,} most variable genes of the real test cells"
     return template.render(
+        genes=variable if n_genes > N_GENES else f"all {n_genes:,} genes", components=min(N_PCS, n_genes, n_test - 1),
         result=result, groups=groups, images=images, captions=CAPTIONS, arrows=ARROWS, verdicts=VERDICTS,
         paper=result["protocol"] == "paper", control=bool(result["n_sets"]["control"]), sources=_sources(result),
         embedding=embedding, spread="sd_types" if result["protocol"] == "paper" else "sd",
