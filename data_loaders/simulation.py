@@ -21,6 +21,7 @@ from scipy.sparse import csr_matrix, vstack
 from data_loaders.errors import BadInput
 from data_loaders.parallel import ordered_map
 from data_loaders.progress import progress
+from data_loaders.simulated_peaks import draw_peaks, make_peak_truth, peak_table
 from data_loaders.splits import check_seed, random_split
 from data_loaders.writer import AtlasWriter
 
@@ -31,7 +32,7 @@ DEPTH_SD = 0.4  # of log depth within a donor
 TRUTH, LABELS, CELLS = 10, 11, 12  # purposes of the seed
 
 
-def simulate(out, *, cells, genes, types=8, donors=4, density=0.07, seed=0, in_order=False):
+def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, seed=0, in_order=False):
     """Write a synthetic atlas.
 
     Parameters
@@ -42,8 +43,10 @@ def simulate(out, *, cells, genes, types=8, donors=4, density=0.07, seed=0, in_o
     types, donors : int
         Categories of the label columns `cell_type` and `donor`. The k-th type is about 1 / (k + 1) as frequent as the
         first.
+    peaks : int
+        Peaks of accessible chromatin, the modality `atac`; none by default. See `data_loaders.simulated_peaks`.
     density : float
-        Expected share of non-zero counts.
+        Expected share of non-zero counts, and of open peaks.
     seed : int
     in_order : bool
         Put cells of one type together, as in atlases concatenated from studies, in place of a random order.
@@ -63,6 +66,8 @@ def simulate(out, *, cells, genes, types=8, donors=4, density=0.07, seed=0, in_o
     for name, value in {"cells": cells, "genes": genes, "types": types, "donors": donors}.items():
         if value < 1:
             raise BadInput(f"--{name} {value}: expected at least 1")
+    if peaks < 0:
+        raise BadInput(f"--peaks {peaks}: expected 0 or more")
     check_seed(seed)
     if not 0 < density <= 0.5:
         raise BadInput(f"--density {density}: expected a share above 0 and at most 0.5")
@@ -88,16 +93,21 @@ def simulate(out, *, cells, genes, types=8, donors=4, density=0.07, seed=0, in_o
         rows = slice(number * BLOCK, min((number + 1) * BLOCK, cells))
         counts, depth = make_cells(truth, type_of[rows], donor_of[rows], seed, number)
         obs = {name: column[rows] for name, column in columns.items()} | {"depth": depth}
-        return counts, pd.DataFrame(obs, index=[f"cell_{i:08d}" for i in range(rows.start, rows.stop)])
+        scores = _scores(_stream(seed, number), len(depth))  # those that the counts were drawn with
+        others = {"atac": draw_peaks(of_peaks, type_of[rows], scores, seed, number)} if peaks else {}
+        return counts, pd.DataFrame(obs, index=[f"cell_{i:08d}" for i in range(rows.start, rows.stop)]), others
 
     var = pd.DataFrame({"theta": truth["theta"]}, index=[f"gene_{g:05d}" for g in range(genes)])
     varm = {name: truth[name] for name in ("type_log_profile", "donor_log_effect", "programme_loadings")}
     known = {name: truth[name] for name in ("type_share", "donor_share", "mean_log_depth", "sd_log_depth")}
     options = {"cells": cells, "genes": genes, "types": types, "donors": donors, "density": density, "seed": seed}
-    with AtlasWriter(out, var, labels=["cell_type", "donor"], varm=varm) as writer:
-        with progress("simulate", cells) as advance:
-            for counts, obs in ordered_map(block, range(-(-cells // BLOCK))):
-                writer.append(counts, obs)
+    options |= {"peaks": peaks} if peaks else {}
+    of_peaks = make_peak_truth(peaks, types, N_PROGRAMMES, density, seed) if peaks else None
+    modalities = {"atac": peak_table(of_peaks)} if peaks else None
+    with AtlasWriter(out, var, labels=["cell_type", "donor"], varm=varm, modalities=modalities) as writer:
+        with progress("simulate", cells, "cells") as advance:
+            for counts, obs, others in ordered_map(block, range(-(-cells // BLOCK))):
+                writer.append(counts, obs, others)
                 advance(len(obs))
         return writer.close(
             uns={"truth": known},
@@ -146,9 +156,9 @@ def make_cells(truth, type_of, donor_of, seed, number):
     scipy.sparse.csr_matrix (n, G), float32 (n,)
         Counts (int32) and depths.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CELLS, number)))
+    rng = _stream(seed, number)
     n = len(type_of)
-    scores = rng.standard_normal((BLOCK, N_PROGRAMMES))[:n].astype(np.float32)
+    scores = _scores(rng, n)
     noise = rng.standard_normal(BLOCK)[:n]
     seeds = rng.integers(0, 2**63, BLOCK).astype(np.uint64)[:n]
     depth = np.exp(truth["mean_log_depth"][donor_of] + truth["sd_log_depth"] * noise).astype(np.float32)
@@ -169,6 +179,16 @@ def make_cells(truth, type_of, donor_of, seed, number):
         events *= truth["theta"]
         strips.append(csr_matrix(_draw_counts(mean, events, truth["theta"], seeds[rows]), shape=mean.shape))
     return vstack(strips, format="csr"), depth
+
+
+def _stream(seed, number):
+    """The random numbers of a block."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CELLS, number)))
+
+
+def _scores(rng, n):
+    """Programme scores (n, programmes) of a block's first n cells, the first numbers of its stream."""
+    return rng.standard_normal((BLOCK, N_PROGRAMMES))[:n].astype(np.float32)
 
 
 def _centre_for(density, truth, rng):

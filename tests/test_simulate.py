@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from cfgen_dist.cli import main
-from data_loaders import BadInput, simulate, simulation
+from data_loaders import BadInput, open_atlas, simulate, simulation
+from data_loaders.simulated_peaks import make_peak_truth
 from data_loaders.simulation import make_cells, make_truth
 
 
@@ -146,3 +147,26 @@ def test_command(tmp_path, capsys):
     assert "200 cells x 30 genes" in capsys.readouterr().out
     assert main(words) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_peaks(tmp_path):
+    """Open shares follow the stated truth, and genes stay as they are without peaks."""
+    options = {"cells": 3000, "genes": 60, "types": 2, "donors": 2, "density": 0.1, "seed": 4}
+    simulate(tmp_path / "plain.zarr", **options)
+    card = simulate(tmp_path / "a.zarr", peaks=80, **options)
+    assert card["modalities"]["atac"]["likelihood"] == "bernoulli"
+    assert card["modalities"]["atac"]["density"] == pytest.approx(0.1, abs=0.03)
+    plain, both = open_atlas(tmp_path / "plain.zarr"), open_atlas(tmp_path / "a.zarr")
+    rows = np.arange(3000)
+    assert (plain.read(rows).to_scipy() != both.read(rows, "rna").to_scipy()).nnz == 0
+    peaks = both.read(rows, "atac").to_scipy().toarray()
+    assert set(np.unique(peaks)) == {0, 1}
+    assert peaks.any(axis=1).all()
+    truth = make_peak_truth(80, 2, simulation.N_PROGRAMMES, 0.1, 4)
+    scores = np.random.default_rng(0).standard_normal((2000, simulation.N_PROGRAMMES)) @ truth["programme_loadings"].T
+    for kind in range(2):
+        expected = (1 / (1 + np.exp(-truth["type_logit"][:, kind] - scores))).mean(axis=0)
+        found = peaks[both.rows(cell_type=f"type_{kind}")].mean(axis=0)
+        np.testing.assert_allclose(found, expected, atol=0.06)
+        np.testing.assert_array_equal(both.features("atac")[f"logit_type_{kind}"], truth["type_logit"][:, kind])
+    assert main(["simulate", str(tmp_path / "b.zarr"), "--cells", "50", "--genes", "10", "--peaks", "-1"]) == 2

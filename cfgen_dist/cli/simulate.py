@@ -10,6 +10,7 @@ def configure(parser):
     parser.add_argument("--genes", type=int, required=True, metavar="G")
     parser.add_argument("--types", type=int, default=8, metavar="K", help="cell types (default 8)")
     parser.add_argument("--donors", type=int, default=4, metavar="D", help="donors, with batch effects (default 4)")
+    parser.add_argument("--peaks", type=int, default=0, metavar="P", help="peaks, as the modality atac (default none)")
     parser.add_argument("--density", type=float, default=0.07, metavar="F", help="share of non-zeros (default 0.07)")
     parser.add_argument("--in-order", action="store_true", help="put the cells of one type together")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
@@ -23,6 +24,7 @@ def run(args):
         genes=args.genes,
         types=args.types,
         donors=args.donors,
+        peaks=args.peaks,
         density=args.density,
         in_order=args.in_order,
         seed=args.seed,
