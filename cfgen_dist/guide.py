@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 
 import pandas as pd
 
@@ -118,11 +119,15 @@ def _plan(model, cells, weights, target, how):
 def _write(out, result, reference, clouds, embedding):
     """Write the folder: whole, or not at all."""
     built = begin_output(out)
-    (built / "guidance.json").write_text(json.dumps(result, indent=1, allow_nan=False))
-    guidance_table(result).to_csv(built / "guidance.csv", index=False)
-    draw_cells(built / "cells.png", result, reference, clouds, embedding)
-    draw_scores(built / "scores.png", result)
-    finish_output(built, out)
+    try:
+        (built / "guidance.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+        guidance_table(result).to_csv(built / "guidance.csv", index=False)
+        draw_cells(built / "cells.png", result, reference, clouds, embedding)
+        draw_scores(built / "scores.png", result)
+        finish_output(built, out)
+    except BaseException:
+        shutil.rmtree(built, ignore_errors=True)
+        raise
 
 
 def _check(model, joint, source, sweep, fix, cells, split, embedding):

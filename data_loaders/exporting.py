@@ -116,7 +116,7 @@ def _copy_array(array, group, name, *, wide, description):
     chunks = (min(array.shape[0], 1 << 16), *array.shape[1:]) if array.size else None
     dataset = group.create_dataset(name, shape=array.shape, dtype=dtype, chunks=chunks, **compressed)
     step = max(SLICE // max(int(np.prod(array.shape[1:])), 1), 1)
-    with progress(f"copy {description}", array.shape[0]) as advance:
+    with progress(f"copy {description}", array.shape[0], "rows" if array.ndim > 1 else "values") as advance:
         for start in range(0, array.shape[0], step):
             stop = min(start + step, array.shape[0])
             with readable(f"{array.store_path.store.root}: {description}"):

@@ -55,4 +55,5 @@ def progress(description, total, unit=None):
             logger.info("%s: %s of %s%s, %s left", description, f"{done:,}", f"{total:,}", speed, left)
 
     yield advance
-    logger.info("%s: %s in %.1f s", description, f"{done:,}", time.monotonic() - begin)
+    of = f" {unit}" if unit else ""
+    logger.info("%s: %s%s in %.1f s", description, f"{done:,}", of, time.monotonic() - begin)
