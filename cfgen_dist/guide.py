@@ -18,6 +18,7 @@ from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output, refuse_existing
 from data_loaders.progress import progress
+from data_loaders.splits import check_seed
 
 CELLS = 500  # of each setting, as in the paper
 MOST_SETTINGS = 200
@@ -73,6 +74,7 @@ def guide(
     joint = None if joint is None else load_model(joint)
     fix = fix or {}
     refuse_existing(out)
+    check_seed(seed)
     _check(model, joint, source, sweep, fix, cells, split, embedding)
     rows = None if split == "all" else source.rows(split=split)
     reference = Target.fit(source, rows, _target(model, source, rows, [*sweep, *fix], target), seed, split)

@@ -126,6 +126,7 @@ def test_the_same_study_twice(study, tiny_run, tiny_atlas, joint, tmp_path):
         ({"split": "val", "fix": {"donor": 1.0}}, "val cells are cell_type="),
         ({"solver": "x"}, "unknown solver 'x'"),
         ({"steps": 0}, "steps is 0, expected at least 1"),
+        ({"seed": -1}, "seed is -1, expected a whole number from 0"),
     ],
 )
 def test_impossible_requests(model, tiny_atlas, tmp_path, arguments, message):

@@ -1,5 +1,6 @@
 """`cfgen-dist classify`."""
 
+import math
 from pathlib import Path
 
 
@@ -26,10 +27,11 @@ def run(args):
     console = Console()
     for kind, overall in summary.items():
         shown = Table(title=kind)
-        for column in ("type", "train", "generated", "test", "F1 original", "F1 augmented", "gain (95 % interval)"):
+        for column in ("type", "train", "generated", "test", "F1 original", "augmented", "gain ± 95 %"):
             shown.add_column(column, justify="left" if column == "type" else "right")
         for row in table[table["classifier"] == kind].itertuples():
-            gain = f"{row.gain:+.3f} ({row.gain_low:+.3f} to {row.gain_high:+.3f})"
+            half = (row.gain_high - row.gain_low) / 2  # of the interval; none with one seed
+            gain = f"{row.gain:+.3f}" + (f" ± {half:.3f}" if math.isfinite(half) else "")
             cells = (f"{n:,}" for n in (row.train_cells, row.generated_cells, row.test_cells))
             shown.add_row(row.type, *cells, f"{row.f1_original:.3f}", f"{row.f1_augmented:.3f}", gain)
         console.print(shown)
