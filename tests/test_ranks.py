@@ -11,6 +11,7 @@ import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cfgen_dist.model.autoencoder import BatchNorm
 from cfgen_dist.train.batch_norm import over_all_ranks
 from cfgen_dist.train.held_out import mean_over_ranks
 from cfgen_dist.train.ranks import check_workers, on_main
@@ -80,6 +81,13 @@ def test_more_workers_than_cells_of_a_batch():
         check_workers(0, {})
 
 
+def test_one_cell_that_is_no_number_is_not_passed_over():
+    mean = mean_over_ranks()
+    mean.update(torch.tensor(1.0), weight=30)
+    mean.update(torch.tensor(torch.nan), weight=1)
+    assert mean.compute() == torch.inf
+
+
 def free_port():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -107,6 +115,7 @@ def as_rank(rank, world_size, port, folder):
         "buffers": dict(network.named_buffers()),
         "mean": mean.compute(),
         "said": on_main(lambda: f"rank {rank}"),
+        "few": [few_cells(x[:n] if rank == 0 else x[:0], over_all_ranks) for n in (0, 1)],
         "eval": network.eval()(mine).detach(),
     }
     torch.save(found, folder / f"{rank}.pt")
@@ -119,6 +128,16 @@ def network_and_cells():
         torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4), torch.nn.ELU(), torch.nn.BatchNorm1d(4, affine=False)
     )
     return network, torch.randn(31, 5) * 3 + 100  # a mean far from zero shows cancellation
+
+
+def few_cells(x, change=lambda network: None):
+    """Output, gradients and buffers of a batch of one cell or none, as when a modality is rare."""
+    network = torch.nn.Sequential(BatchNorm(5))
+    network[0].running_mean += 2
+    change(network)
+    y = network(x)
+    y.square().sum().backward()
+    return [y.detach(), *(p.grad for p in network.parameters()), *network.buffers()]
 
 
 def test_batch_norm_and_means_over_ranks_are_those_of_the_whole_batch(tmp_path):
@@ -136,5 +155,10 @@ def test_batch_norm_and_means_over_ranks_are_those_of_the_whole_batch(tmp_path):
         for name, value in network.named_buffers():
             torch.testing.assert_close(part["buffers"][name], value, **near)
         assert part["said"] == "rank 0"
+        for n, few in enumerate(part["few"]):
+            for got, expected in zip(few[3:], few_cells(x[:n])[3:], strict=True):
+                torch.testing.assert_close(got, expected, rtol=0, atol=0)  # the buffers are as they were
         torch.testing.assert_close(part["mean"], x.double().mean(), rtol=1e-6, atol=0)
+    for n, few in enumerate(found[0]["few"]):
+        torch.testing.assert_close(few, few_cells(x[:n]), **near)
     torch.testing.assert_close(torch.cat([part["eval"] for part in found]), network.eval()(x).detach(), **near)

@@ -39,13 +39,17 @@ class RanksBatchNorm(nn.BatchNorm1d):
         ones = exact.new_full((1,), len(x))
         total = _SumOverRanks.apply(torch.cat([ones, exact.sum(dim=0), exact.square().sum(dim=0)]))
         n, sums, squares = total[0], *total[1:].chunk(2)
-        mean = sums / n
-        variance = (squares / n - mean.square()).clamp_min(0)
+        enough = n > 1  # one cell, or none with this modality, has no variance: the running statistics serve
+        mean = sums / n.clamp_min(1)
+        variance = (squares / n.clamp_min(1) - mean.square()).clamp_min(0)
         with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.num_batches_tracked += enough
+            rate = enough.to(self.running_mean.dtype) * self.momentum
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
             unbiased = variance * n / (n - 1).clamp_min(1)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
+        mean = torch.where(enough, mean, self.running_mean.double())
+        variance = torch.where(enough, variance, self.running_var.double())
         y = (x.float() - mean.float()) * (variance + self.eps).rsqrt().float()
         return (y if self.weight is None else y * self.weight + self.bias).to(x.dtype)
 
