@@ -17,10 +17,13 @@ from scipy import stats
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config
 from cfgen_dist.train.run import train
+from cfgen_dist.train.trainer import SeedEveryStep
 from data_loaders import open_atlas, simulate
 from data_loaders.errors import BadInput
 
 LONGER = {**TINY, "autoencoder.max_epochs": 12, "autoencoder.batch_size": 32, "checkpoint_every_n_steps": 10}
+
+TIMES = ["cells_per_second", "loader_wait"]
 
 
 def as_arguments(settings):
@@ -64,6 +67,32 @@ def test_killed_training_ends_where_the_uninterrupted_one_does(tiny_atlas, tmp_p
         lost = Counter(steps[1]) - Counter(steps[0])
         assert lost.total() <= 1, "the metrics of both halves"
         assert not Counter(steps[0]) - Counter(steps[1]), "no row twice"
+
+
+def test_a_checkpoint_at_the_end_of_an_epoch_has_its_validation(tiny_atlas, tmp_path, monkeypatch):
+    """Saved at the last step of every epoch and resumed after the second: the validations and weights of one go."""
+    settings = {**TINY, "autoencoder.max_epochs": 4, "autoencoder.batch_size": 32, "checkpoint_every_n_steps": 14}
+    config = load_config(overrides={**settings, "refit": False, "flow.batch_size": 31})  # epochs of 14 steps, both
+    whole = train(tiny_atlas, tmp_path / "whole", config)
+    seed_step = SeedEveryStep.on_train_batch_start
+
+    def interrupted(self, trainer, module, batch, batch_idx):
+        seed_step(self, trainer, module, batch, batch_idx)
+        if (self.stage, trainer.global_step) in interruptions:
+            interruptions.remove((self.stage, trainer.global_step))
+            raise InterruptedError
+
+    monkeypatch.setattr(SeedEveryStep, "on_train_batch_start", interrupted)
+    interruptions, run = {(0, 28), (2, 28)}, tmp_path / "interrupted"
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            train(tiny_atlas, run, config, resume=True)
+    assert train(tiny_atlas, run, config, resume=True).digest == whole.digest
+    for stage in ("autoencoder", "flow"):
+        metrics = [
+            pd.read_csv(folder / stage / "metrics.csv").drop(columns=TIMES) for folder in (run, tmp_path / "whole")
+        ]
+        pd.testing.assert_frame_equal(*metrics, check_like=True, check_dtype=False)
 
 
 def test_training_learns_more_than_the_mean_profile(tmp_path):
@@ -115,6 +144,20 @@ def test_settings_that_do_not_fit_the_atlas(tiny_atlas, tmp_path, settings, mess
         train(tiny_atlas, tmp_path / "run", load_config(overrides=settings))
     assert message in str(error.value)
     assert not (tmp_path / "run").exists(), "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"autoencoder.lr": 1e30}, "the training of the autoencoder diverged: its held-out value is inf; lower its lr"),
+        ({"flow.lr": 1e30}, "the training of the flow diverged: its weights are no numbers; lower its lr"),
+    ],
+)
+def test_a_training_that_diverges_leaves_no_model(tiny_atlas, tmp_path, settings, message):
+    with pytest.raises(BadInput) as error:
+        train(tiny_atlas, tmp_path / "run", load_config(overrides=TINY | settings))
+    assert str(error.value) == message
+    assert not (tmp_path / "run" / "bundle").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(tiny_atlas, tmp_path):

@@ -5,30 +5,26 @@ import csv
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_utilities.core.imports import RequirementCache
 
-from cfgen_dist.train.checkpoint import read_checkpoint
-
 TENSORBOARD = RequirementCache("tensorboard")
 
 
-def open_loggers(directory, checkpoint, every):
-    """The loggers of a stage, continuing after `checkpoint` (None: from the start).
+def open_loggers(directory, step, every):
+    """The loggers of a stage, continuing after so many steps (None: from the start).
 
     Parameters
     ----------
     directory : Path
         Gets `metrics.csv` and, with TensorBoard installed, `tensorboard/`.
-    checkpoint : Path or None
-        Rows after it were lost with the steps that wrote them, and are written again.
+    step : int or None
+        Of the checkpoint. Rows after it were lost with the steps that wrote them, and are written again.
     every : int
         Steps between entries, each put on disk at once: a killed run keeps its metrics up to its last checkpoint.
     """
-    path, rows, step = directory / "metrics.csv", [], None
-    if checkpoint is not None:
-        step = read_checkpoint(checkpoint)["global_step"]
-        if path.exists():
-            with open(path, newline="") as file:
-                whole = (row for row in csv.DictReader(file) if None not in row.values())  # a kill may cut the last one
-                rows = [row for row in whole if int(row["step"]) < step]
+    path, rows = directory / "metrics.csv", []
+    if step is not None and path.exists():
+        with open(path, newline="") as file:
+            whole = (row for row in csv.DictReader(file) if None not in row.values())  # a kill may cut the last one
+            rows = [row for row in whole if int(row["step"]) < step]
     path.unlink(missing_ok=True)
     table = CSVLogger(save_dir=directory.parent, name=directory.name, version="", flush_logs_every_n_steps=every)
     for row in rows:

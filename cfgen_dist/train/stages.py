@@ -96,6 +96,8 @@ def _finished(directory):
 
 
 def _finish(directory, network):
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise BadInput(f"the training of the {directory.name} diverged: its weights are no numbers; lower its lr")
     on_main(lambda: write_whole(directory / WEIGHTS, lambda file: file.write(save(network.state_dict()))))
 
 

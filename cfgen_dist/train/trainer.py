@@ -2,15 +2,16 @@
 
 import io
 import logging
+import math
 import os
 import sys
+import time
 import warnings
-from datetime import timedelta
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
@@ -21,6 +22,7 @@ from cfgen_dist.train.checkpoint import read_checkpoint, whole
 from cfgen_dist.train.loggers import open_loggers
 from cfgen_dist.train.monitor import Monitor
 from cfgen_dist.train.ranks import on_main, rank, world_size
+from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 
 LAST = "last.ckpt"
@@ -74,6 +76,40 @@ class SeedEveryStep(Callback):
         torch.manual_seed(int(np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0] >> 1))
 
 
+class SaveLast(Checkpoint):
+    """Save the checkpoint to resume from every so many steps and, if asked to, minutes.
+
+    What is due at the last step of an epoch waits until the epoch has been validated. Lightning takes an epoch saved in
+    between for finished: a run resumed from there would not validate it, so it could not become the best, and early
+    stopping would not count it.
+    """
+
+    def __init__(self, path, steps, minutes):
+        self.path, self.steps, self.minutes, self.due = path, steps, minutes, False
+
+    def on_train_start(self, trainer, module):
+        """Start the clock."""
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        """Save, or wait for the end of the epoch."""
+        self.due = trainer.global_step % self.steps == 0
+        if self.minutes and trainer.global_step % LOG_EVERY == 0:  # the ranks' agreement takes its time
+            self.due |= trainer.strategy.broadcast(time.monotonic() - self.saved >= 60 * self.minutes)
+        if not (trainer.is_last_batch and trainer.check_val_every_n_epoch):
+            self._save_if_due(trainer)
+
+    def on_train_epoch_end(self, trainer, module):
+        """Save what has waited; a training that ends here has no use for it."""
+        if not trainer.should_stop:
+            self._save_if_due(trainer)
+
+    def _save_if_due(self, trainer):
+        if self.due:
+            trainer.save_checkpoint(self.path)
+            self.due, self.saved = False, time.monotonic()
+
+
 class HalfGradients(Callback):
     """Ranks exchange gradients as bfloat16: half the traffic. Lightning's own option does so on GPUs only."""
 
@@ -112,7 +148,9 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
     """
     directory.mkdir(parents=True, exist_ok=True)
     last = directory / LAST
-    resume = on_main(last.exists)
+    place = on_main(lambda: _place(last) if last.exists() else None)
+    if place:  # Lightning itself takes a position up only in the middle of an epoch
+        train_stream.load_state_dict(place["position"])
     terminal = sys.stderr.isatty()
     if world_size() > 1:
         over_all_ranks(module)
@@ -128,13 +166,13 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
             default_root_dir=directory,
             accelerator=config.accelerator,
             precision=config.precision,
-            logger=False if rank() else open_loggers(directory, last if resume else None, LOG_EVERY),
+            logger=False if rank() else open_loggers(directory, place and place["step"], LOG_EVERY),
             callbacks=[
+                *_checkpoints(directory, metric if val_stream is not None else None, config),
                 *callbacks,
                 SeedEveryStep(config.seed, stage),
                 Monitor(stage, metric, train_stream, LOG_EVERY, aloud=not terminal and not rank()),
                 *([RichProgressBar()] if terminal else []),
-                *_checkpoints(directory, metric if val_stream is not None else None, config),
             ],
             enable_progress_bar=terminal,
             enable_model_summary=False,
@@ -145,20 +183,37 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
             **limits,
         )
         try:
-            trainer.fit(module, train_stream, val_stream, ckpt_path=last if resume else None, weights_only=True)
+            trainer.fit(module, train_stream, val_stream, ckpt_path=last if place else None, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
     return trainer
 
 
+def _place(checkpoint):
+    """Where a checkpoint stands: steps done, and the position of the stream."""
+    saved = read_checkpoint(checkpoint)
+    (position,) = saved["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    return {"step": saved["global_step"], "position": position}
+
+
 def best_state(directory):
-    """The module's weights in `directory/best.ckpt`, and the epoch they are of, from 0."""
+    """The module's weights in `directory/best.ckpt`, and the epoch they are of, from 0.
+
+    Raises
+    ------
+    BadInput
+        No epoch had a held-out value that is a number.
+    """
 
     def read():
         checkpoint = read_checkpoint(directory / "best.ckpt")
-        return checkpoint["state_dict"], checkpoint["epoch"]
+        saved = next(state for key, state in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint"))
+        return checkpoint["state_dict"], checkpoint["epoch"], float(saved["best_model_score"])
 
-    return on_main(read)
+    state, epoch, value = on_main(read)
+    if not math.isfinite(value):
+        raise BadInput(f"the training of the {directory.name} diverged: its held-out value is {value}; lower its lr")
+    return state, epoch
 
 
 def _placement():
@@ -184,12 +239,9 @@ def _placement():
 
 
 def _checkpoints(directory, metric, config):
-    """Callbacks that save; the best first, so that the last knows the early stopping's count."""
+    """Callbacks that save; the best first, so that the last knows it."""
+    last = SaveLast(directory / LAST, config.checkpoint_every_n_steps, config.checkpoint_every_minutes)
+    if metric is None:
+        return [last]
     place = {"dirpath": directory, "enable_version_counter": False}
-    callbacks = [ModelCheckpoint(filename="last", every_n_train_steps=config.checkpoint_every_n_steps, **place)]
-    if config.checkpoint_every_minutes:
-        interval = timedelta(minutes=config.checkpoint_every_minutes)
-        callbacks.append(ModelCheckpoint(filename="last", train_time_interval=interval, **place))
-    if metric is not None:
-        callbacks.insert(0, ModelCheckpoint(filename="best", monitor=metric, mode="min", **place))
-    return callbacks
+    return [ModelCheckpoint(filename="best", monitor=metric, mode="min", **place), last]
