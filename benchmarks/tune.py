@@ -59,7 +59,7 @@ def main():
     reference = Reference.fit(atlas.read(rows).to_scipy(), labels[rows])
     wanted = pd.Series(labels[rows]).value_counts()
     table = {"floor": _floor(atlas, reference, labels, wanted.to_dict())}
-    for title, config in (("preset", base), ("search", best)):
+    for title, config in (("preset", base), ("tuned", best)):
         run = args.work / f"{name}-{title}"
         model = train(atlas_path, run, config, resume=run.exists())
         table[title] = _scores(model, reference, wanted, args.label) | {"nats": _held_out_nll(model, atlas)}
