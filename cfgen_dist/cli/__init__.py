@@ -99,4 +99,5 @@ def _run(argv):
         valid = [option for action in command._actions for option in action.option_strings]
         command.error(f"{name}: unknown argument {word!r}, {nearest(word, valid)}")
     module.run(args)
+    sys.stdout.flush()  # here, where a closed pipe can still be answered
     return 0
