@@ -37,7 +37,7 @@ def test_distributions_are_typed_by_the_config(base):
                 "lr": {"loguniform": ["1e-4", 1]}, "latent_dim": {"uniform": [5, 20]},
                 "theta_covariate": {"choice": [None, "auto"]}, "hidden": {"choice": [[8], [16, 8]]},
             },
-            "flow": {"max_steps": {"times": [0.5, 1, 2]}, "ema": {"choice": [0.9]}},
+            "flow": {"max_steps": {"times": [0.5, 1, 2]}, "ema": {"choice": [0.999]}, "blocks": {"choice": [3]}},
         },
         base,
     )  # fmt: skip
@@ -47,7 +47,9 @@ def test_distributions_are_typed_by_the_config(base):
         "autoencoder.theta_covariate": Choice((None, "cell_type")),
         "autoencoder.hidden": Choice(([8], [16, 8])),
     }
-    assert space["flow"] == {"flow.max_steps": Choice((1000, 2000, 4000))}, "one value is no search"
+    assert space["flow"] == {"flow.max_steps": Choice((1000, 2000, 4000)), "flow.blocks": Choice((3,))}, (
+        "the base's own value alone is no search; another one alone is what every other trial gets"
+    )
     assert space["sampling"] == {}
     assert load_space(json.loads(json.dumps(as_json(space))), base) == space
 

@@ -204,7 +204,7 @@ def _distribution(key, given, hint, base, where):
             value = _checked(key, value, base, where)
             if value not in checked:
                 checked.append(value)
-        return Choice(tuple(checked)) if len(checked) > 1 else None
+        return None if checked == [_value(base, key)] else Choice(tuple(checked))
     if len(values) != 2:
         raise BadInput(f"{where}: {key} has {kind}: {values!r}, expected [low, high]")
     low, high = (_checked(key, _number(value, key, where), base, where) for value in values)
