@@ -37,7 +37,7 @@ def connect(address="auto", workers=None):
     BadInput
         Ray is not installed, or there is no cluster at the address.
     """
-    local = address == "local" or (address == "auto" and not os.environ.get("RAY_ADDRESS"))
+    local = is_local(address)
     _settle_environment(local)
     try:
         import ray
@@ -63,6 +63,11 @@ def connect(address="auto", workers=None):
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_local(address):
+    """Whether `connect` starts a cluster in this machine for the address: it has what it has, and waiting is no use."""
+    return address == "local" or (address == "auto" and not os.environ.get("RAY_ADDRESS"))
 
 
 def _settle_environment(local):
@@ -118,7 +123,7 @@ def map_actors(function, items, setup, workers=None):
             try:
                 result = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
-                raise error.cause if isinstance(error.cause, BadInput) else error from None
+                raise error.cause if isinstance(error.cause, BadInput | OSError) else error from None
             for _ in range(WINDOW if done is None else 1):
                 if (item := next(items, None)) is not None:
                     pending[actor.run.remote(item)] = actor, item

@@ -107,8 +107,13 @@ def test_mistakes_found_in_actors_arrive_in_one_line(ray_local):
     def fail(state, item):
         raise BadInput(f"item {item} is wrong")
 
+    def overflow(state, item):
+        raise OSError(28, "No space left on device", "cells.zarr")
+
     with open_pool("local", 1) as pool, pytest.raises(BadInput, match=r"^item 0 is wrong$"):
         list(pool(fail, range(3), dict))
+    with open_pool("local", 1) as pool, pytest.raises(OSError, match=r"^\[Errno 28\] No space left .*'cells.zarr'$"):
+        list(pool(overflow, range(3), dict))
     with open_pool(None, 2) as pool, pytest.raises(BadInput, match=r"^item . is wrong$"):
         list(pool(fail, range(3), dict))
 

@@ -188,6 +188,7 @@ def test_a_finished_run_is_left_alone(ray_local, tiny_atlas, tiny_run, capsys):
         (["--ray", "local", "--cpus-per-worker", "0"], "cpus-per-worker is 0, expected at least 1"),
         (["--ray", "local", "--cpus-per-worker", "64"], "1 workers with 64 CPU each need 64, but this machine's"),
         (["--ray", "local", "--gpus-per-worker", "1"], "1 workers with 1 GPU each need 1, but this machine's"),
+        (["--ray", "auto", "--gpus-per-worker", "1"], "1 workers with 1 GPU each need 1, but this machine's"),
     ],
 )
 def test_impossible_workers_are_refused(ray_local, tiny_atlas, tmp_path, capsys, options, message):

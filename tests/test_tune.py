@@ -17,7 +17,7 @@ from conftest import TINY
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config, to_dict
 from cfgen_dist.tune import tune
-from cfgen_dist.tune.run import _begin
+from cfgen_dist.tune.run import _check_directory, _room
 from cfgen_dist.tune.sampling import choose
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
@@ -28,7 +28,7 @@ if importlib.util.find_spec("ray") is None or importlib.util.find_spec("optuna")
 from cfgen_dist.tune.plots import importances
 from cfgen_dist.tune.search import Halving, Suggest, best_trial, new_trial, read_trials
 from cfgen_dist.tune.space import Choice, Range, load_space
-from cfgen_dist.tune.trial import RESULT, Diverged, ReportLikelihood, finish, read_reports, work
+from cfgen_dist.tune.trial import RESULT, Diverged, ReportLikelihood, ReportSamples, finish, read_reports, work
 
 SPACE = {
     "autoencoder": {"lr": {"loguniform": [1e-4, 1e-2]}, "hidden": {"choice": [[16, 8], [32, 16]]}},
@@ -90,6 +90,7 @@ def killed_and_resumed(ray_local, tiny_atlas, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_no_trial_is_lost_or_done_twice(killed_and_resumed):
     out, before = killed_and_resumed["out"], killed_and_resumed["before"]
     after = read_trials(out / "autoencoder")
@@ -106,6 +107,7 @@ def test_no_trial_is_lost_or_done_twice(killed_and_resumed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_diverging_trial_is_recorded_and_the_search_goes_on(killed_and_resumed):
     records = read_trials(killed_and_resumed["out"] / "autoencoder")
     failed = [record for record in records if record["status"] == "failed"]
@@ -116,6 +118,7 @@ def test_a_diverging_trial_is_recorded_and_the_search_goes_on(killed_and_resumed
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_base_comes_first_and_is_never_undercut(killed_and_resumed):
     out = killed_and_resumed["out"]
     base = load_config(overrides=TINY)
@@ -129,12 +132,13 @@ def test_the_base_comes_first_and_is_never_undercut(killed_and_resumed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_train_takes_what_the_search_found(killed_and_resumed, tiny_atlas, tmp_path, capsys):
     out = killed_and_resumed["out"]
     found = load_config(out / "best.yaml")
     assert to_dict(found) == to_dict(killed_and_resumed["best"])
     values = best_trial(out / "autoencoder")["values"]
-    assert (found.autoencoder.lr, found.autoencoder.hidden) == tuple(values.values())
+    assert {"autoencoder.lr": found.autoencoder.lr, "autoencoder.hidden": found.autoencoder.hidden} == values
     assert found.flow.lr == best_trial(out / "flow")["values"]["flow.lr"]
     assert found.sampling.guidance in (1, 2)
     assert found.sampling.steps in (3, 10), "the base's own steps are scored too"
@@ -143,6 +147,7 @@ def test_train_takes_what_the_search_found(killed_and_resumed, tiny_atlas, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_disk_holds_the_best_weights_only(killed_and_resumed):
     out = killed_and_resumed["out"]
     assert not list(out.rglob("*.ckpt"))
@@ -152,6 +157,7 @@ def test_disk_holds_the_best_weights_only(killed_and_resumed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_table_and_report(killed_and_resumed):
     out = killed_and_resumed["out"]
     rows = list(csv.DictReader((out / "trials.csv").open()))
@@ -167,6 +173,7 @@ def test_table_and_report(killed_and_resumed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_finished_search_does_nothing_again(killed_and_resumed, ray_local, tiny_atlas):
     out = killed_and_resumed["out"]
     before = {path: path.stat().st_mtime_ns for path in out.rglob(RESULT)}
@@ -179,36 +186,6 @@ def test_a_finished_search_does_nothing_again(killed_and_resumed, ray_local, tin
         tune(tiny_atlas, out, 8, config=load_config(overrides=TINY), **options, resume=True)
     with pytest.raises(BadInput, match=r"was started with another base: resume it without changes"):
         tune(tiny_atlas, out, 7, config=load_config(), **options, resume=True)
-
-
-@pytest.mark.slow
-def test_trials_of_two_workers(ray_local, tiny_atlas, tmp_path):
-    """Both processes train as one; Tune counts and clears them, so one trial after the other finds room."""
-    config = load_config(overrides=TINY)
-    tune(tiny_atlas, tmp_path / "run", 4, config=config, space=SPACE, ray="local", workers=2)
-    for stage in ("autoencoder", "flow"):
-        records = read_trials(tmp_path / "run" / stage)
-        assert len(records) == 2
-        assert records[0]["status"] == "done", records[0].get("why")
-        assert all(record["status"] != "failed" for record in records)
-
-
-@pytest.mark.slow
-def test_population_based_training(ray_local, tiny_atlas, tmp_path):
-    """Members copy others' weights and settings; no donor's checkpoint is gone when it is wanted."""
-    space = {
-        "autoencoder": {"lr": {"loguniform": [1e-5, 1e-2]}},
-        "flow": {"lr": {"loguniform": [1e-5, 1e-2]}},
-        "sampling": {"guidance": {"choice": [1]}, "steps": {"choice": [3]}},
-    }
-    config = load_config(overrides=TINY | {"autoencoder.max_epochs": 17, "autoencoder.patience": 100})
-    tune(tiny_atlas, tmp_path / "run", 8, config=config, space=space, scheduler="pbt", ray="local")
-    records = read_trials(tmp_path / "run" / "autoencoder")
-    assert [record["status"] for record in records] == ["done"] * 4, [record.get("why") for record in records]
-    reports = [read_reports(Path(record["folder"])) for record in records]
-    assert any("copied_from" in report for each in reports for report in each)
-    assert all(each[-1]["step"] == 17 for each in reports)
-    assert load_config(tmp_path / "run" / "best.yaml")
 
 
 def test_suggestions_begin_with_the_base_and_learn_from_what_is_known(tmp_path):
@@ -286,6 +263,22 @@ def test_a_trial_works_without_ray(tiny_atlas, tmp_path):
     assert (folder / "weights.safetensors").exists()
 
 
+def test_a_flow_is_scored_by_a_copy_of_its_own(tmp_path):
+    """Which can be on the CPU while the network trains on a GPU; at each new quarter, none twice."""
+    from types import SimpleNamespace
+
+    import torch
+
+    scored = []
+    report = ReportSamples(print, new_trial(tmp_path, 0, {}), lambda velocity: scored.append(velocity) or (1.0, {}))
+    module = SimpleNamespace(velocity=torch.nn.Linear(2, 2))
+    for step in (9, 10, 15, 25, 40):
+        report.on_validation_epoch_end(SimpleNamespace(global_step=step, max_steps=40), module)
+    assert len(scored) == 2, "the first and the second quarter; the last is scored when all is done"
+    assert scored[0] is not module.velocity
+    assert torch.equal(scored[0].weight, module.velocity.weight)
+
+
 def test_importances_find_what_matters():
     import numpy as np
 
@@ -344,10 +337,27 @@ def test_directories_that_are_no_search(tiny_atlas, tmp_path):
     (tmp_path / "notes").write_text("x")
     with pytest.raises(BadInput, match=r"exists and is not a search: give a directory that does not exist"):
         tune(tiny_atlas, tmp_path)
-    request = {"atlas": {"fingerprint": "a", "path": "one.zarr"}}
-    _begin(tmp_path / "run", request, False)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tune.json").write_text('{"atlas": {"fingerprint": "a", "path": "one.zarr"}}')
     with pytest.raises(BadInput, match=r"searches on one\.zarr, whose cells differ from those of two\.zarr"):
-        _begin(tmp_path / "run", {"atlas": {"fingerprint": "b", "path": "two.zarr"}}, True)
+        _check_directory(tmp_path / "run", {"atlas": {"fingerprint": "b", "path": "two.zarr"}}, True)
+
+
+def test_room_is_known_before_anything_is_written(ray_local, tiny_atlas, tmp_path):
+    for ray in ("local", "auto"):  # without a cluster in the environment both are this machine, which will not grow
+        with pytest.raises(BadInput, match=r"a trial needs 1 GPU, but this machine's cluster has 0"):
+            tune(tiny_atlas, tmp_path / "run", ray=ray, gpus_per_worker=1)
+    assert list(tmp_path.iterdir()) == []
+    assert _room({"workers": 1, "cpus": 0.2, "gpus": 0}, local=True) == 10, "fractions of two"
+    assert _room({"workers": 5, "cpus": 1, "gpus": 4}, local=False) == 1, "a cluster that may grow"
+
+
+def test_a_cluster_that_is_not_there_leaves_nothing(tiny_atlas, tmp_path):
+    command = [sys.executable, "-m", "cfgen_dist", "tune", str(tiny_atlas), "--out", str(tmp_path / "run")]
+    done = subprocess.run([*command, "--ray", "127.0.0.1:1"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--ray 127.0.0.1:1: no Ray cluster can be joined there" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_space_is_kept_as_it_was_read(tiny_atlas):

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cfgen_dist.config import load_config, to_dict
-from cfgen_dist.ray_pool import connect
+from cfgen_dist.ray_pool import connect, is_local
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 
@@ -63,7 +63,7 @@ def connect_workers(address, workers, cpus, gpus, config):
             wanted = config.accelerator == "gpu" or (config.accelerator == "auto" and there.get("GPU", 0) >= 1)
             gpus = int(wanted)
         each = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-        if address == "local":
+        if is_local(address):
             for kind, n in each.items():
                 if workers * n > there.get(kind, 0):
                     found = f"this machine's cluster has {there.get(kind, 0):.0f}"
@@ -215,14 +215,14 @@ def _raise_unless_lost(failures, out):
     if any(isinstance(error, RayError | RayTrainError) for error in failures.values()):
         return
     number, cause = min(failures.items(), key=lambda item: getattr(item[1], "failed_at", float("inf")))
-    if _is_lost_peer(cause):
+    if is_lost_peer(cause):
         return
     if isinstance(cause, BadInput | OSError):
         raise cause
     raise WorkerError(f"worker {number} failed: {_line(cause)}; the traceback is in {out / ERRORS}")
 
 
-def _is_lost_peer(error):
+def is_lost_peer(error):
     """Whether this is how a rank notices that another one is gone."""
     import torch.distributed as dist
 

@@ -9,12 +9,15 @@ import json
 import os
 import shutil
 import socket
+import threading
 from pathlib import Path
 
+from cfgen_dist.train.on_ray import is_lost_peer
 from cfgen_dist.tune.trial import REPORTS, TRIAL, clear, finish, read_reports, why, work
 from data_loaders.files import write_whole
 
 MOST_SILENCE = datetime.timedelta(minutes=10)  # before the workers of a trial give each other up
+SECONDS_TO_END = 30  # that the workers of a failed trial have to say why
 
 
 def run_trial(config):
@@ -26,6 +29,7 @@ def run_trial(config):
         `run`, `stage`, `workers`, `cpus`, `gpus`; `folder` and `values` of the trial, or under population-based
         training `folders` of all members and `values`, which Tune changes.
     """
+    import ray
     from ray import tune
 
     run, stage = Path(config["run"]), config["stage"]
@@ -41,6 +45,8 @@ def run_trial(config):
 
     try:
         last = _as_first_rank(arguments, send, config) if config["workers"] > 1 else work(**arguments, send=send)
+    except ray.exceptions.RayActorError:  # a lost process of several: Tune starts the trial again
+        raise
     except Exception as error:
         # Without `step`: neither the scheduler nor the search takes it for a value.
         finish(folder, "failed", why=why(error))
@@ -75,6 +81,8 @@ def _as_first_rank(arguments, send, config):
         last = work(**arguments, send=send)
         ray.get(work_of_others)
         return last
+    except Exception as error:
+        raise _cause(error, work_of_others) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -82,13 +90,35 @@ def _as_first_rank(arguments, send, config):
             ray.kill(actor)
 
 
+def _cause(error, work_of_others):
+    """What a trial of several ranks failed of: the others only notice that a rank is gone."""
+    import ray
+
+    if not (is_lost_peer(error) or isinstance(error, ray.exceptions.RayError)):
+        return error
+    ended, _ = ray.wait(work_of_others, num_returns=len(work_of_others), timeout=SECONDS_TO_END)
+    for reference in ended:
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayTaskError as failed:
+            if not is_lost_peer(failed.cause):
+                return failed.cause
+        except ray.exceptions.RayActorError as lost:
+            error = lost
+    return error
+
+
 class _Rank:
-    """Any other rank; its process ends with its work, so that the others notice a failure at once."""
+    """Any other rank."""
 
     def work(self, arguments, address, number, workers, config):
-        """The same work, nothing reported."""
-        _join(address, number, workers, config)
-        work(**arguments, send=lambda report: None)
+        """The same work, nothing reported. An error ends the process too, so that the others notice it at once."""
+        try:
+            _join(address, number, workers, config)
+            work(**arguments, send=lambda report: None)
+        except BaseException:
+            threading.Timer(2, os._exit, (1,)).start()  # once Ray has sent the error
+            raise
 
 
 def _join(address, number, workers, config):

@@ -87,14 +87,8 @@ def _rank(record):
 def _number(value):
     if value is None:
         return ""
-    return (
-        f"{value:,.4g}"
-        if isinstance(value, float) and abs(value) < 1000
-        else (
-            f"{value:,.1f}"
-            if isinstance(value, float)
-            else "-".join(map(str, value))
-            if isinstance(value, list)
-            else str(value)
-        )
-    )
+    if isinstance(value, list):
+        return "-".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:,.1f}" if 1000 <= abs(value) < 1e6 else f"{value:.5g}"
+    return str(value)

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from cfgen_dist.config import load_config, to_dict
-from cfgen_dist.ray_pool import connect
+from cfgen_dist.ray_pool import connect, is_local
 from cfgen_dist.train.run import settle
 from cfgen_dist.train.stages import identity
 from cfgen_dist.tune.objective import check_objective
@@ -100,25 +100,26 @@ def tune(
         weights = {*space["sampling"]["sampling.guidance"].values, settled.sampling.guidance}
     else:
         weights = {settled.sampling.guidance}
-    _begin(out, request | {"guidance": sorted(weights)}, resume)
+    request |= {"guidance": sorted(weights)}
+    _check_directory(out, request, resume)
     with connect(ray, concurrent * workers * cpus_per_worker if concurrent else None):
         resources = {"workers": workers, "cpus": cpus_per_worker, "gpus": _gpus(settled, gpus_per_worker)}
-        room = _room(resources, ray)
-        _search(out, source, settled, space, request, resources, min(concurrent or room, room))
+        room = _room(resources, is_local(ray))
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "tune.json", lambda file: file.write(json.dumps(request, indent=1).encode()))
+        concurrent = min(concurrent or room, room) if is_local(ray) else concurrent or room
+        _search(out, source, settled, space, request, resources, concurrent)
     return load_config(out / "best.yaml")
 
 
 def _search(out, atlas, settled, space, request, resources, concurrent):
     """The three searches, each skipping what is there."""
-    import ray
-
     from cfgen_dist.tune.report import write_report
     from cfgen_dist.tune.sampling import grid_of
     from cfgen_dist.tune.search import best_trial, longest, read_trials, search
     from cfgen_dist.tune.table import Table
 
     table = Table(out, read_trials, request["objective"])
-    on_worker = ray.remote(num_cpus=resources["cpus"], num_gpus=min(resources["gpus"], 1), max_retries=3)
     shares = {"autoencoder": math.ceil(request["trials"] / 2), "flow": request["trials"] // 2}
     bests = {}
     try:
@@ -132,14 +133,14 @@ def _search(out, atlas, settled, space, request, resources, concurrent):
             )  # fmt: skip
             bests[stage] = best_trial(out / stage)
             if stage == "autoencoder":
-                ray.get(on_worker(encode_best).remote(str(out), bests[stage]))
+                _on_worker(encode_best, resources, str(out), bests[stage])
     finally:
         table.stop()
     log.info("scoring guidance strengths and solver steps")
     grid = grid_of(space["sampling"], settled)
     if not settled.labels:
         grid["sampling.guidance"] = [settled.sampling.guidance]
-    rows, chosen = ray.get(on_worker(_score).remote(str(out), bests["flow"], grid, request["objective"]))
+    rows, chosen = _on_worker(_score, resources, str(out), bests["flow"], grid, request["objective"])
     values = bests["autoencoder"]["values"] | bests["flow"]["values"]
     values |= {"sampling.guidance": chosen["guidance"], "sampling.steps": chosen["steps"]}
     best = load_config(request["base"], values)
@@ -154,6 +155,17 @@ def _search(out, atlas, settled, space, request, resources, concurrent):
     ]
     text = "\n".join(about) + "\n" + yaml.safe_dump(to_dict(best), sort_keys=False)
     write_whole(out / "best.yaml", lambda file: file.write(text.encode()))  # last: with it the search is finished
+
+
+def _on_worker(function, resources, *arguments):
+    """A function's result from a worker of the cluster; its error as it was there, without Ray's account of it."""
+    import ray
+
+    remote = ray.remote(num_cpus=resources["cpus"], num_gpus=min(resources["gpus"], 1), max_retries=3)(function)
+    try:
+        return ray.get(remote.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
 
 
 def encode_best(run, best):
@@ -190,14 +202,12 @@ def _score(run, best, grid, objective):
     return score_settings(Path(run), best, grid, objective)
 
 
-def _begin(out, request, resume):
-    """Make the directory of a new search, or see that the interrupted one is the same."""
+def _check_directory(out, request, resume):
+    """See that there is no directory yet, or that the interrupted search in it is the same."""
     path = out / "tune.json"
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise BadInput(f"{out} exists and is not a search: give a directory that does not exist")
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: file.write(json.dumps(request, indent=1).encode()))
         return
     if not resume:
         raise BadInput(f"{out} holds a search already: --resume continues it, or give another directory")
@@ -237,15 +247,15 @@ def _gpus(config, asked):
     return int(config.accelerator == "gpu" or (config.accelerator == "auto" and there >= 1))
 
 
-def _room(resources, address):
-    """Trials that the cluster has room for; a cluster that grows may have none yet."""
+def _room(resources, local):
+    """Trials that the cluster has room for; one that is not of this machine alone may grow, and have none yet."""
     import ray
 
     there, rooms = ray.cluster_resources(), []
     for kind, each in (("CPU", resources["cpus"]), ("GPU", resources["gpus"])):
         if each:
-            rooms.append(int(there.get(kind, 0) // (each * resources["workers"])))
-            if not rooms[-1] and address == "local":
+            rooms.append(int(there.get(kind, 0) / (each * resources["workers"]) + 1e-9))  # 1 // 0.2 is 4
+            if not rooms[-1] and local:
                 need = f"{each * resources['workers']:g} {kind}"
                 raise BadInput(f"a trial needs {need}, but this machine's cluster has {there.get(kind, 0):g}")
     return max(min(rooms), 1)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -210,6 +211,28 @@ class Halving(ASHAScheduler):
         return TrialScheduler.CONTINUE if is_preset else action
 
 
+class Population(PopulationBasedTraining):
+    """Ray's synchronous population-based training, but for two things that stop or spoil it here."""
+
+    def on_trial_result(self, tune_controller, trial, result):
+        """Ray's own decision, only at steps that have a checkpoint to pause at: a resumed member begins in between."""
+        if result.get("step", 0) % self._perturbation_interval:
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def choose_trial_to_run(self, tune_controller):
+        """The next member; if those that are left all wait, they are compared first.
+
+        Ray compares when the last one reports, so one that ended instead (early, or by an error) was awaited for ever.
+        """
+        live = [member for member in tune_controller.get_trials() if not member.is_finished()]
+        chosen = super().choose_trial_to_run(tune_controller)
+        if chosen is None and live and all(member.status == Trial.PAUSED for member in live):
+            super().on_trial_result(tune_controller, live[0], self._trial_state[live[0]].last_result)
+            chosen = super().choose_trial_to_run(tune_controller) or live[0]
+        return chosen
+
+
 def new_trial(stage, number, values):
     """Make the folder of a trial: from now on it exists."""
     folder = stage / f"{number:04d}"
@@ -251,7 +274,7 @@ def _population(folder, keys, base, request, fixed, known, left):
             path = new_trial(folder, number, values)
             records[number] = {"values": values, "folder": str(path), "status": "unfinished"}
     members = [record for _, record in sorted(records.items()) if record["status"] == "unfinished"]
-    scheduler = PopulationBasedTraining(
+    scheduler = Population(
         time_attr="step", metric="objective", mode="min", perturbation_interval=GRACE[fixed["stage"]],
         hyperparam_mutations={"values": {key: _sampler(d) for key, d in keys.items()}},
         custom_explore_fn=lambda config: _inside(config, keys), synch=True, require_attrs=False,
@@ -289,8 +312,9 @@ def _run_tuner(run, parts, request, resources, concurrent, table):
 
 
 def _settle_environment():
-    """Tune: no files of its own loggers, no handler for Ctrl-C, no other working directory."""
+    """Tune: no files of its own loggers, no handler for Ctrl-C, no other working directory, no tracebacks of Ray's."""
     os.environ |= {
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_WARN_THRESHOLD_S": "30",
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """The trials as they go: a live table on a terminal, a line for each that ends otherwise."""
 
 import logging
+import time
 
 from ray.tune import Callback
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Table as RichTable
 
 log = logging.getLogger("cfgen_dist")
 SHOWN = 12  # rows: those that run, then the best
+SECONDS_OF_SILENCE = 60
 OBJECTIVE = {"autoencoder": "held-out nats per cell"}
 
 
@@ -26,14 +28,14 @@ class Table(Callback):
 
     def __init__(self, run, read, objective):
         self.run, self.read, self.titles = run, read, OBJECTIVE | {"flow": f"{objective} on validation cells"}
-        self.told, self.live, self.stage, self.total = set(), None, None, 0
+        self.told, self.live, self.stage, self.total, self.heard = set(), None, None, 0, time.monotonic()
 
     def __getstate__(self):
         return vars(self) | {"live": None}  # Tune writes its callbacks into its snapshots
 
     def start(self, stage, total):
         """Begin with a stage of so many trials."""
-        self.stage, self.total = stage, total
+        self.stage, self.total, self.heard = stage, total, time.monotonic()
         self.told = {record["number"] for record in self._records() if record["status"] != "unfinished"}
         if self.told:
             log.info("%s: %d of %d trials are finished already", stage, len(self.told), total)
@@ -72,6 +74,14 @@ class Table(Callback):
     def on_trial_error(self, iteration, trials, trial, **info):
         """Show that it was lost."""
         self._show()
+
+    def on_step_end(self, iteration, trials, **info):
+        """Say once a minute that there is no room for any trial."""
+        if any(trial.status == "RUNNING" for trial in trials):
+            self.heard = time.monotonic()
+        elif time.monotonic() - self.heard > SECONDS_OF_SILENCE:
+            log.info("waiting for the cluster to have room for a trial")
+            self.heard = time.monotonic()
 
     def _show(self):
         if self.live:

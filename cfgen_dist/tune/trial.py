@@ -4,13 +4,14 @@ The folder is all a trial has: `trial.json` says what to do, `reports.jsonl` wha
 ended. A trial whose process dies goes on from its last checkpoint.
 """
 
+import copy
 import json
 import math
 import shutil
 import time
 
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from safetensors.torch import load_file, save
 
 from cfgen_dist.config import load_config
@@ -18,7 +19,7 @@ from cfgen_dist.train.autoencoder import train_autoencoder
 from cfgen_dist.train.build import build_autoencoder
 from cfgen_dist.train.features import model_features
 from cfgen_dist.train.flow import train_flow
-from cfgen_dist.train.ranks import rank
+from cfgen_dist.train.ranks import on_main, rank
 from cfgen_dist.train.run import settle
 from cfgen_dist.train.stages import assemble
 from cfgen_dist.train.trainer import LAST
@@ -52,35 +53,44 @@ class Report(Callback):
     def __init__(self, send, folder, save_every=None):
         self.send, self.folder, self.save_every = send, folder, save_every
 
-    def tell(self, step, objective, trainer=None, last=False, **more):
+    def save(self, step, trainer):
+        """Save a checkpoint for others when it is time; all ranks do so together."""
+        if self.save_every and step % self.save_every == 0:
+            trainer.save_checkpoint(self.folder / LAST)
+
+    def tell(self, step, objective, last=False, **more):
         """Keep one report and send it, unless it is the last; `Diverged` when the objective is no number."""
         if not math.isfinite(objective):
             raise Diverged(f"diverged: the objective is {objective} after report {step}")
+        if rank():
+            return
         report = {"step": step, "objective": objective, "time": time.time(), **more}
-        if self.save_every and trainer and step % self.save_every == 0:
-            trainer.save_checkpoint(self.folder / LAST)
         with open(self.folder / REPORTS, "a") as file:
             file.write(json.dumps(report) + "\n")
         if not last:  # the trial is done: nothing is left to decide
             self.send(report)
 
 
-class ReportLikelihood(Report):
-    """After each epoch the best held-out negative log-likelihood so far: these are the weights that are kept."""
+class ReportLikelihood(Report, Checkpoint):
+    """After each epoch the best held-out negative log-likelihood so far: these are the weights that are kept.
+
+    A Checkpoint to Lightning, so it is called after those that save the best weights and count the epochs without
+    better ones: a member of a population may be paused inside `send`, and goes on from what was saved before.
+    """
 
     def __init__(self, send, folder, save_every=None):
         super().__init__(send, folder, save_every)
         self.best = math.inf
-        for report in read_reports(folder):  # the best weights of another trial were not copied with its last ones
+        for report in on_main(lambda: read_reports(folder)):
+            # the best weights of another trial were not copied with its last ones
             self.best = math.inf if "copied_from" in report else min(self.best, report["objective"])
 
-    def on_validation_end(self, trainer, module):
+    def on_train_epoch_end(self, trainer, module):
         """Report."""
-        value = float(trainer.callback_metrics["val_nll"])
+        value, epochs = float(trainer.callback_metrics["val_nll"]), trainer.current_epoch + 1
         self.best = min(self.best, value) if math.isfinite(value) else value
-        if rank() == 0:
-            epochs = trainer.current_epoch + 1
-            self.tell(epochs, self.best, trainer, last=epochs == trainer.max_epochs, val_nll=value)
+        self.save(epochs, trainer)
+        self.tell(epochs, self.best, last=trainer.should_stop or epochs == trainer.max_epochs, val_nll=value)
 
 
 class ReportSamples(Report):
@@ -91,25 +101,27 @@ class ReportSamples(Report):
     send, folder, save_every
         As in `Report`.
     score : callable
-        Takes the velocity network, returns the objective and a dict of metrics.
+        Takes the velocity network, on the CPU, returns the objective and a dict of metrics.
     """
 
     def __init__(self, send, folder, score, save_every=None):
         super().__init__(send, folder, save_every)
-        reports = read_reports(folder)
+        reports = on_main(lambda: read_reports(folder))
         self.score, self.told, self.scored = score, reports[-1]["step"] if reports else 0, None
 
     def on_validation_epoch_end(self, trainer, module):
         """Score at a new quarter, while the averaged weights are in place; the last is scored when all is done."""
         quarter = REPORTS_OF_A_FLOW * trainer.global_step // trainer.max_steps
-        if rank() == 0 and self.told < quarter < REPORTS_OF_A_FLOW:
-            self.told, self.scored = quarter, self.score(module.velocity)
+        if self.told < quarter < REPORTS_OF_A_FLOW:
+            # of a copy: cells are generated on the CPU, wherever the network is trained
+            self.told, self.scored = quarter, on_main(lambda: self.score(copy.deepcopy(module.velocity).cpu()))
 
     def on_validation_end(self, trainer, module):
         """Report it, once the training's own weights are back for a checkpoint."""
         if self.scored:
             (value, metrics), self.scored = self.scored, None
-            self.tell(self.told, value, trainer, **metrics)
+            self.save(self.told, trainer)
+            self.tell(self.told, value, **metrics)
 
 
 class Settings(Callback):
