@@ -211,7 +211,12 @@ def pca(atlas, n_pcs=50, *, genes=None, rows=None, seed=0):
     if len(genes) <= COVARIANCE_GENES:
         sums = _sum_over(atlas, rows, genes, lambda: CovarianceSums(len(genes)), "pca")
         return sums.components(genes, n_pcs)
-    return _lanczos(atlas, rows, genes, n_pcs, seed)
+
+    def multiply(vectors, step):
+        return _sum_over(atlas, rows, genes, lambda: ProductSums(vectors), f"pca, pass {step + 1} of {PASSES}")
+
+    loadings, variance, sums = lanczos(len(genes), n_pcs, seed, multiply)
+    return Components(genes, sums.mean(), loadings, variance, sums.total_variance())
 
 
 def variable_genes(atlas, n_genes, rows=None):
@@ -258,26 +263,41 @@ class _Moments(GeneMoments):
         super().add(block.data, block.indices, block.indptr)
 
 
-def _lanczos(atlas, rows, genes, n_pcs, seed):
-    """Components by block Lanczos iteration with full reorthogonalisation, one pass over the cells a step."""
+def lanczos(n_features, n_pcs, seed, multiply, passes=PASSES):
+    """Leading eigenvectors of a covariance by block Lanczos iteration with full reorthogonalisation.
+
+    Parameters
+    ----------
+    n_features, n_pcs : int
+    seed : int
+        Of the vectors that the iteration starts with.
+    multiply : callable (vectors (n_features, V), pass) -> ProductSums
+        Sums over all cells: one pass over them.
+    passes : int
+
+    Returns
+    -------
+    loadings : float64 array (n_features, n_pcs)
+    variance : float64 array (n_pcs,)
+    sums : ProductSums
+        Of the last pass.
+    """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(START,)))
-    width = min(n_pcs + EXTRA_VECTORS, len(genes))
-    vectors = np.linalg.qr(rng.standard_normal((len(genes), width)))[0]
-    basis, images = [], []
-    for step in range(PASSES):
-        sums = _sum_over(atlas, rows, genes, lambda v=vectors: ProductSums(v), f"pca, pass {step + 1} of {PASSES}")
-        basis.append(vectors)
-        images.append(sums.covariance_product())
-        vectors = images[-1]
-        for _ in range(2):  # once leaves rounding errors that grow
-            for known in basis:
-                vectors = vectors - known @ (known.T @ vectors)
-        vectors = np.linalg.qr(vectors)[0]
-    basis, images = np.hstack(basis), np.hstack(images)
-    projected = basis.T @ images
-    variance, inside = np.linalg.eigh((projected + projected.T) / 2)  # Rayleigh and Ritz
+    width = min(n_pcs + EXTRA_VECTORS, n_features)
+    basis = np.empty((n_features, passes * width))
+    projected = np.zeros((passes * width, passes * width))  # covariance within the basis; its upper blocks
+    vectors = np.linalg.qr(rng.standard_normal((n_features, width)))[0]
+    for step in range(passes):
+        sums = multiply(vectors, step)
+        own, known = slice(step * width, (step + 1) * width), slice((step + 1) * width)
+        basis[:, own] = vectors
+        vectors = sums.covariance_product()
+        projected[known, own] = basis[:, known].T @ vectors
+        for _ in range(2):  # once leaves rounding errors that grow, and of few cells nothing but them
+            vectors = np.linalg.qr(vectors - basis[:, known] @ (basis[:, known].T @ vectors))[0]
+    variance, inside = np.linalg.eigh(projected, UPLO="U")  # Rayleigh and Ritz
     variance, inside = variance[::-1][:n_pcs], inside[:, ::-1][:, :n_pcs]
-    return Components(genes, sums.mean(), _signed(basis @ inside), variance, sums.total_variance())
+    return _signed(basis @ inside), variance, sums
 
 
 def _sum_over(atlas, rows, genes, new, what, normalise=True):

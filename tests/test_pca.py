@@ -73,6 +73,15 @@ def test_many_genes_by_iteration(monkeypatch, atlas):
     np.testing.assert_array_equal(found.loadings, pca.pca(atlas, 12, seed=4).loadings)
 
 
+def test_few_cells_by_iteration(monkeypatch, atlas):
+    """Fewer cells than vectors: their space is exhausted, and what rounding adds to it must not count."""
+    monkeypatch.setattr(pca, "COVARIANCE_GENES", 100)
+    rows = np.arange(60)
+    found, expected = pca.pca(atlas, 12, rows=rows), exact(normalised(atlas, rows), 12)
+    np.testing.assert_allclose(found.variance, expected.explained_variance_, rtol=1e-9)
+    assert angles(found, expected).min() > 1 - 1e-9
+
+
 def test_chosen_cells_and_genes(atlas):
     rows = atlas.rows("train")[::-1]
     found = pca.pca(atlas, 5, genes=100, rows=rows)
