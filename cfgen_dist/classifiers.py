@@ -54,6 +54,17 @@ class Moments:
         return np.minimum(values, CLIP).astype(np.float32)
 
 
+class Blocks:
+    """Counts of some cells in blocks, scipy CSR, read anew each time they are gone through."""
+
+    def __init__(self, atlas, rows):
+        self.atlas, self.rows = atlas, rows
+
+    def __iter__(self):
+        for start in range(0, len(self.rows), BATCH):
+            yield self.atlas.read(self.rows[start : start + BATCH]).to_scipy()
+
+
 def batches(atlas, rows, label=None, seed=None):
     """Yield (counts, codes) of a stream over `rows`: in a random order when there is a seed."""
     stream = CellStream(
@@ -75,8 +86,8 @@ def knn(atlas, rows, label, moments, test):
         Training cells.
     label : str
     moments : Moments
-    test : list of scipy CSR
-        Counts of the test cells in blocks.
+    test : iterable of scipy CSR
+        Counts of the test cells, such as `Blocks`.
 
     Returns
     -------

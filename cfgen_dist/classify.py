@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from cfgen_dist.classifiers import BATCH, Moments, knn, logistic
+from cfgen_dist.classifiers import Blocks, Moments, knn, logistic
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output
@@ -84,7 +84,7 @@ def _compare(original, others, label, seeds):
     test_rows = original.rows(split="test")
     names = np.asarray(original.categories(label), dtype=str)
     truth = names[original.codes(label)[test_rows]]
-    test = [original.read(test_rows[i : i + BATCH]).to_scipy() for i in range(0, len(test_rows), BATCH)]
+    test = Blocks(original, test_rows)
     real = np.bincount(original.codes(label)[training_rows(original)], minlength=len(names))
     types = [str(name) for name, n in zip(names, real, strict=True) if n and (truth == name).any()]
     prepared = {}

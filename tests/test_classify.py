@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from cfgen_dist.classifiers import CLIP, Moments, knn, logistic
+from cfgen_dist.classifiers import CLIP, Blocks, Moments, knn, logistic
 from cfgen_dist.classify import classify, correlation, interval, training_rows
 from cfgen_dist.cli import main
 from data_loaders import AtlasWriter, open_atlas
@@ -131,6 +131,17 @@ def test_what_is_written_says_what_was_returned(result):
     assert said["summary"] == summary
     assert said["seeds"] == 3
     assert (out / "classify.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_test_cells_are_read_in_blocks(pair, monkeypatch):
+    """However many there are, the counts of one block of them are held."""
+    monkeypatch.setattr("cfgen_dist.classifiers.BATCH", 100)
+    atlas = open_atlas(pair[0])
+    rows = atlas.rows(split="test")
+    blocks = Blocks(atlas, rows)
+    for _ in range(2):
+        assert [block.shape[0] for block in blocks] == [100, 100, 100, 90]
+    assert (sparse.vstack(list(blocks)) != atlas.read(rows).to_scipy()).nnz == 0
 
 
 def test_no_gain_is_said_to_be_none(pair, tmp_path):
