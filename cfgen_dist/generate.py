@@ -225,4 +225,5 @@ def finished(out, note, resume):
     if any(found.get(key) != value for key, value in note.items()):
         raise BadInput(f"{out}: exists already, made by another plan")
     log.info("%s is complete already: nothing to do", out)
+    shutil.rmtree(out.with_name(out.name + ".parts"), ignore_errors=True)  # of a run killed just before it did so
     return True

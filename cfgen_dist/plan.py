@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 from cfgen_dist.model.solvers import ADAPTIVE, SOLVERS
 from data_loaders.errors import BadInput, nearest
 
+log = logging.getLogger("cfgen_dist")
 SHARD_SIZE = 4096
 MOST_CELLS = 10**12
 SIZE_FACTOR_LAWS = ("lognormal", "resample")
@@ -136,6 +138,8 @@ def make_plan(
             raise BadInput(f"number of cells is {n}, expected 1 to {MOST_CELLS:,}")
         codes, counts = _from_proportions(model, n, labels or {}, seed)
     weights = guidance_weights(model, guidance)
+    if not isinstance(labels, pd.DataFrame):
+        _warn_of_dropped(model, labels or {}, weights)
     refuse_unseen(model, codes, weights)
     return Plan(
         bundle=model.digest,
@@ -165,6 +169,17 @@ def check_settings(solver, steps, size_factor, shard_size, seed):
         raise BadInput(f"solver {solver} needs torchdyn: install cfgen-dist[paper], or take midpoint")
     if not 0 <= seed < 2**63:
         raise BadInput(f"seed is {seed}, expected 0 to 2**63 - 1")
+
+
+def _warn_of_dropped(model, fixed, weights):
+    """Say so when an attribute was fixed and its guidance dropped: cells are labelled so, but not made so."""
+    weights = weights * len(model.labels) if model.config.flow.conditioning == "joint" else weights
+    for name, weight in zip(model.labels, weights, strict=True):
+        if name in fixed and weight == 0:
+            log.warning(
+                "%s=%s is fixed, but its guidance weight is 0: cells are labelled so and not made so; "
+                "guidance %s=1 makes them so", name, fixed[name], name,
+            )  # fmt: skip
 
 
 def refuse_unseen(model, codes, weights):
@@ -275,7 +290,7 @@ def read_plan(path, model):
     Raises
     ------
     BadInput
-        No such file, not a plan, or a plan for another bundle.
+        No such file, not a plan, a plan for another bundle, or one with entries that cannot be.
     """
     try:
         plan = Plan(**json.loads(Path(path).read_text()))
@@ -285,32 +300,37 @@ def read_plan(path, model):
         raise BadInput(f"plan {path} cannot be read: {' '.join(str(error).split())}") from error
     if plan.bundle != model.digest:
         raise BadInput(f"plan {path} is for bundle {str(plan.bundle)[:12]}, this one is {model.digest[:12]}")
-    _check_values(plan, model, path)
+    wrong = _wrong_entry(plan, model)
+    if wrong:
+        raise BadInput(f"plan {path}: {wrong} is {str(getattr(plan, wrong))[:60]}, which no plan of this model has")
     check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed)
+    refuse_unseen(model, np.asarray(plan.codes), plan.weights)
     return plan
 
 
-def _check_values(plan, model, path):
-    """Raise `BadInput` for a plan whose values were changed to what no plan of this model has."""
+def _wrong_entry(plan, model):
+    """Name of an entry of a plan that was read, perhaps edited by hand, that cannot be; None when all can."""
     sizes = [len(categories) for categories in model.labels.values()]
     n_weights = 1 if model.config.flow.conditioning == "joint" else len(sizes)
 
-    def whole(values, bounds):
-        return len(values) == len(bounds) and all(
-            isinstance(v, int) and 0 <= v < n for v, n in zip(values, bounds, strict=True)
-        )
+    def is_combination(row):
+        codes = row if isinstance(row, list) and len(row) == len(sizes) else [None]
+        return all(type(code) is int and 0 <= code < n for code, n in zip(codes, sizes or [0], strict=False))
 
-    rules = {
-        "counts": lambda counts: whole(counts, [MOST_CELLS + 1] * len(counts)) and 1 <= sum(counts) <= MOST_CELLS,
-        "codes": lambda codes: len(codes) == len(plan.counts) and all(whole(row, sizes) for row in codes),
-        "weights": lambda weights: len(weights) == n_weights and np.isfinite(np.asarray(weights, float)).all(),
-        "batch_size": lambda size: whole([size - 1], [MOST_CELLS]),
-        **dict.fromkeys(("steps", "shard_size", "seed"), lambda value: whole([value], [2**63])),
+    whole = {name: type(getattr(plan, name)) is int for name in ("steps", "batch_size", "shard_size", "seed")}
+    valid = whole | {
+        "solver": isinstance(plan.solver, str),
+        "size_factor": isinstance(plan.size_factor, str),
+        "codes": isinstance(plan.codes, list) and all(map(is_combination, plan.codes)),
+        "counts": isinstance(plan.counts, list) and all(type(n) is int and n >= 0 for n in plan.counts),
+        "weights": isinstance(plan.weights, list) and all(isinstance(w, int | float) for w in plan.weights),
     }
-    for name, fits in rules.items():
-        try:
-            good = fits(getattr(plan, name))
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            raise BadInput(f"plan {path}: {name} is {str(getattr(plan, name))[:60]}, which no plan of this model has")
+    wrong = next((name for name, is_valid in valid.items() if not is_valid), None)
+    if wrong is None:
+        fits = {
+            "batch_size": plan.batch_size >= 1,
+            "counts": len(plan.counts) == len(plan.codes) and 1 <= sum(plan.counts) <= MOST_CELLS,
+            "weights": len(plan.weights) == n_weights and all(map(np.isfinite, plan.weights)),
+        }
+        wrong = next((name for name, is_valid in fits.items() if not is_valid), None)
+    return wrong

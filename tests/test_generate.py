@@ -1,5 +1,6 @@
 """Plan, shards, bundle: what is asked is what is made, and how it is run does not change a count."""
 
+import copy
 import json
 import shutil
 import signal
@@ -11,11 +12,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.generate import generate
-from cfgen_dist.plan import make_plan, read_label_table
+from cfgen_dist.model.size_factor import SizeFactorLaw
+from cfgen_dist.plan import make_plan, read_label_table, read_plan
 from cfgen_dist.sample import sample_shard
+from cfgen_dist.train.build import build_autoencoder
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 
@@ -139,6 +143,73 @@ def test_a_finished_generation_is_left_alone(tiny_run, tmp_path):
         generate(tiny_run, tmp_path / "cells.zarr", 50)
     with pytest.raises(BadInput, match="made by another plan"):
         generate(tiny_run, tmp_path / "cells.zarr", 51, resume=True)
+
+
+def test_theta_and_size_factors_of_a_category_are_those_of_its_cells(model):
+    """Theta and the law of size factors per donor, set by hand: the variance and the depth of each donor follow."""
+    config = copy.deepcopy(model.config)
+    config.autoencoder.theta_covariate, config.sampling.guidance = "donor", 0.0  # one law of latents for both donors
+    weights = model.autoencoder.state_dict()
+    weights["log_theta"] = torch.tensor([[-1.5], [12.0]]).expand(2, len(model.genes))
+    network = build_autoencoder(config, {"rna": len(model.genes)}, model.labels)
+    network.load_state_dict(weights)
+    law = SizeFactorLaw.fit(np.array([300.0, 3000.0]), np.array([0, 1]), 2, kind="lognormal", covariate="donor")
+    other = CFGen(**{**vars(model), "config": config, "autoencoder": network.eval(), "size_factor": law})
+    excess = []
+    for code, (donor, depth) in enumerate(zip(model.labels["donor"], (300, 3000), strict=True)):
+        assert law.mean[code] == pytest.approx(np.log(depth)), "a category of one cell has its size factor"
+        assert law.std[code] == 0
+        cells = other.generate(4000, labels={"donor": donor}, seed=1)
+        assert cells.X.sum(axis=1).mean() == pytest.approx(depth, rel=0.05)
+        counts = cells.X.toarray().astype(float)
+        mean, variance = counts.mean(axis=0), counts.var(axis=0)
+        excess.append(np.median((variance - mean) / mean**2))  # 1 / theta, and what the latents add to both donors
+    assert excess[0] == pytest.approx(np.exp(1.5), rel=0.3)
+    assert excess[1] < 0.5
+
+
+def test_parts_that_a_killed_run_left_are_removed(tiny_run, tmp_path):
+    """Killed after the store was there and before its parts were gone."""
+    generate(tiny_run, tmp_path / "cells.zarr", 50)
+    (tmp_path / "cells.zarr.parts").mkdir()
+    generate(tiny_run, tmp_path / "cells.zarr", 50, resume=True)
+    assert not (tmp_path / "cells.zarr.parts").exists()
+
+
+def test_a_label_without_guidance_is_named(model, caplog):
+    kind = model.labels["cell_type"][1]
+    with caplog.at_level("WARNING", logger="cfgen_dist"):
+        make_plan(model, 5, labels={"cell_type": kind}, guidance={"cell_type": 1.0})
+        assert not caplog.records
+        make_plan(model, 5, labels={"cell_type": kind}, guidance={"donor": 1.0})
+    assert f"cell_type={kind} is fixed, but its guidance weight is 0: cells are labelled so and not made" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "named"),
+    [
+        ("codes", [[99, 0]], "codes"),
+        ("codes", [[0]], "codes"),
+        ("codes", "all", "codes"),
+        ("counts", [-5], "counts"),
+        ("counts", [0], "counts"),
+        ("counts", [1, 2], "counts"),
+        ("weights", [1.0], "weights"),
+        ("weights", [1.0, float("nan")], "weights"),
+        ("batch_size", 0, "batch_size"),
+        ("steps", "ten", "steps"),
+        ("shard_size", 1.5, "shard_size"),
+        ("solver", ["midpoint"], "solver"),
+        ("seed", None, "seed"),
+    ],
+)
+def test_a_plan_edited_by_hand_is_checked(model, tmp_path, entry, value, named):
+    plan = make_plan(model, 5).to_dict() | {"codes": [[0, 0]], "counts": [5]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert read_plan(tmp_path / "plan.json", model).n_cells == 5
+    (tmp_path / "plan.json").write_text(json.dumps(plan | {entry: value}))
+    with pytest.raises(BadInput, match=rf"plan\.json: {named} is .*, which no plan of this model has"):
+        read_plan(tmp_path / "plan.json", model)
 
 
 @pytest.mark.parametrize(
