@@ -179,7 +179,7 @@ def _opened(path, fingerprint, split):
 
 @torch.inference_mode()
 def translate_shard(model, shard, plan, atlas):
-    """Translate the cells of a shard, each with its own size factor.
+    """Translate the cells of a shard, each with its own size factor; a modality that a cell lacks it goes on to lack.
 
     Parameters
     ----------
@@ -212,8 +212,19 @@ def translate_shard(model, shard, plan, atlas):
         dense = model.autoencoder.dense(counts)
         z = translate_latents(model, plan, dense, sizes["rna"], before[batch], after[batch])
         for name, network in networks.items():
-            blocks[name].append(network.draw(z, sizes[name], theta_category[batch], seeds[name][batch], rng))
+            drawn = network.draw(z, sizes[name], theta_category[batch], seeds[name][batch], rng)
+            blocks[name].append(_without(drawn, sizes[name] == 0))
     return {name: stacked(blocks[name], networks[name].n_genes) for name in networks}, after
+
+
+def _without(rows, lacking):
+    """Rows (data, indices, indptr) without the counts of those that lack the modality: it was not measured in them."""
+    if not lacking.any():
+        return rows
+    data, indices, indptr = rows
+    lengths = np.diff(indptr)
+    keep = np.repeat(~lacking, lengths)
+    return data[keep], indices[keep], np.concatenate([[0], np.cumsum(np.where(lacking, 0, lengths))])
 
 
 def translate_latents(model, plan, counts, size_factor, before, after):
