@@ -162,6 +162,12 @@ def _check(source, model, balance, temperature):
     if balance not in model.labels:
         raise BadInput(f"balance: the model was not trained on {balance!r}, {nearest(balance, model.labels)}")
     check_genes(source, model)
+    trained_on = model.provenance.get("atlas", {}).get("fingerprint")
+    if trained_on is not None and trained_on != source.fingerprint:
+        log.warning(
+            "%s is not the atlas that the model was trained on: if its test cells were among the training cells, "
+            "generated cells carry what is known of them", source.name,
+        )  # fmt: skip
     for name, names in model.features.items():
         if list(source.features(name).index) != list(names):
             raise BadInput(

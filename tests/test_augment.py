@@ -131,6 +131,21 @@ def test_atlases_that_do_not_fit_the_model(tiny_run, tiny_atlas, tmp_path, chang
     assert message in str(error.value)
 
 
+def test_an_atlas_the_model_was_not_trained_on_draws_a_warning(tiny_run, tiny_atlas, tmp_path, caplog):
+    """Another split of the same cells: its test cells may have been training cells of the model."""
+
+    def other_split(cells):
+        cells.obs["split"] = pd.Categorical(np.roll(cells.obs["split"].astype(str), 7))
+        return cells
+
+    other = rewritten(tiny_atlas, tmp_path / "other.zarr", other_split)
+    with caplog.at_level("WARNING", logger="cfgen_dist"):
+        augment(tiny_run, tiny_atlas, tmp_path / "one.zarr", 620)
+        assert not caplog.records
+        augment(tiny_run, other, tmp_path / "two.zarr", 620)
+    assert "other.zarr is not the atlas that the model was trained on" in caplog.text
+
+
 def test_columns_that_are_missing(tiny_run, tiny_atlas, tmp_path):
     def without_donor(cells):
         del cells.obs["donor"]
