@@ -1,5 +1,7 @@
 """From a store to a TileDB-SOMA experiment: counts slice by slice, obs and var as tables."""
 
+import logging
+
 import anndata as ad
 import numpy as np
 from scipy import sparse
@@ -8,6 +10,7 @@ from data_loaders.atlas import open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.progress import progress
 
+log = logging.getLogger("cfgen_dist")
 ROWS = 16_384  # cells written at a time; each write is a fragment, and SOMA reads few large ones best
 MEASUREMENT = "RNA"
 
@@ -34,6 +37,9 @@ def write_soma(store, out):
     except ImportError:
         raise BadInput("--to soma: tiledbsoma is not installed; pip install 'cfgen-dist[soma]'") from None
     atlas = open_atlas(store)
+    if len(atlas.modalities) > 1:
+        left_out = ", ".join(atlas.modalities[1:])
+        log.warning("%s: %s left out: SOMA gets rna alone, --to h5mu writes all modalities", atlas.name, left_out)
     obs = {name: atlas.obs(name) for name in atlas.obs_columns}
     kind = atlas.read(np.arange(min(atlas.n_cells, 1))).data.dtype  # the store's type of counts
     empty = sparse.csr_matrix((atlas.n_cells, atlas.n_genes), dtype=kind)
