@@ -8,8 +8,9 @@ import scanpy as sc
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from cfgen_dist.evaluate.chromatin import ChromatinReference, inverse_document_frequency, tf_idf
+from cfgen_dist.evaluate.chromatin import ChromatinReference, fit_tf_idf, inverse_document_frequency, tf_idf
 from cfgen_dist.evaluate.markers import find_markers, marker_correlation, read_markers
+from cfgen_dist.evaluate.space import in_memory
 from data_loaders.errors import BadInput
 
 KINDS = np.repeat(["a", "b", "c"], 60)
@@ -25,20 +26,24 @@ def peaks(seed=0, strength=0.3):
     return sparse.csr_matrix((rng.random((180, 80)) < openness[kinds]) * rng.integers(1, 4, (180, 80)))
 
 
+def idf_of(counts):
+    return inverse_document_frequency(counts.shape[0], np.asarray(counts.sum(axis=0)).ravel())
+
+
 def test_tf_idf_is_muons_formula():
     """The dense formula of muon.atac.pp.tfidf: scale_factor 1e4, log_tf, log_idf."""
     counts = peaks()
     dense = counts.toarray().astype(float)
     tf = np.log1p(dense / dense.sum(axis=1, keepdims=True) * 1e4)
     idf = np.log1p(len(dense) / dense.sum(axis=0))
-    np.testing.assert_allclose(tf_idf(counts, inverse_document_frequency(counts)).toarray(), tf * idf, rtol=1e-12)
+    np.testing.assert_allclose(tf_idf(counts, idf_of(counts)).toarray(), tf * idf, rtol=1e-12)
 
 
 def test_empty_cells_and_peaks_are_zero():
     counts = peaks().tolil()
     counts[3], counts[:, 7] = 0, 0
     counts = counts.tocsr()
-    idf = inverse_document_frequency(counts)
+    idf = idf_of(counts)
     values = tf_idf(counts, idf).toarray()
     assert idf[7] == 0
     assert np.isfinite(values).all()
@@ -49,10 +54,22 @@ def test_empty_cells_and_peaks_are_zero():
 def test_components_are_those_of_a_dense_pca():
     counts = peaks().sign()
     reference = ChromatinReference.fit(peaks(), KINDS)
-    dense = tf_idf(counts, inverse_document_frequency(counts)).toarray()
+    dense = tf_idf(counts, idf_of(counts)).toarray()
     expected = PCA(30, svd_solver="full").fit_transform(dense)
-    signs = np.sign((expected * reference.pcs).sum(axis=0))
-    np.testing.assert_allclose(reference.pcs, expected * signs, atol=1e-6)
+    signs = np.sign((expected * reference.cells.pcs).sum(axis=0))
+    np.testing.assert_allclose(reference.cells.pcs, expected * signs, atol=1e-6)
+
+
+def test_components_of_many_peaks_are_those_of_a_dense_pca(monkeypatch):
+    """By iteration, without a matrix of peaks by peaks."""
+    rng = np.random.default_rng(0)
+    counts = sparse.csr_matrix(rng.random((70, 400)) < rng.beta(0.5, 3, 400))
+    dense = tf_idf(counts, idf_of(counts)).toarray()
+    expected = PCA(30, svd_solver="full").fit_transform(dense)
+    monkeypatch.setattr("cfgen_dist.evaluate.chromatin.COVARIANCE_GENES", 399)
+    monkeypatch.setattr("cfgen_dist.evaluate.chromatin.PASSES", 6)
+    found = fit_tf_idf(400, in_memory(counts.astype(int))).project(counts)
+    np.testing.assert_allclose(found, expected * np.sign((expected * found).sum(axis=0)), atol=1e-6)
 
 
 def test_scores_tell_good_cells_from_bad_ones():
@@ -81,7 +98,7 @@ def test_what_cannot_be_scored():
     reference = ChromatinReference.fit(peaks(), KINDS)
     with pytest.raises(BadInput, match="cells to score: 79 peaks, expected the 80 of the test cells"):
         reference.score(peaks()[:, 1:], KINDS)
-    with pytest.raises(BadInput, match="no type in common with the test cells, found 'x'"):
+    with pytest.raises(BadInput, match="cells to score: no test cells of type 'x', valid: a, b, c"):
         reference.score(peaks(), np.full(180, "x"))
 
 

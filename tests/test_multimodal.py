@@ -24,6 +24,7 @@ from cfgen_dist.model.negative_binomial import draw
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.train.features import complete
 from cfgen_dist.train.run import train
+from cfgen_dist.translate import translate
 from data_loaders import export, ingest, open_atlas
 from data_loaders.errors import BadInput
 
@@ -256,6 +257,10 @@ def test_cells_that_lack_a_modality(tmp_path):
     training = np.union1d(atlas.rows(split="train"), atlas.rows(split="val"))
     assert model.counts.sum() == len(complete(atlas, model.config, training)) < len(training)
     assert model.generate(50).obsm["atac"].nnz > 0
+    translate(tmp_path / "run", tmp_path / "a.zarr", tmp_path / "t.zarr", {"cell_type": "type0"}, shard_size=64)
+    translated = open_atlas(tmp_path / "t.zarr")
+    lacking = (np.asarray(store.obs("size_factor_atac")) == 0 for store in (atlas, translated))
+    np.testing.assert_array_equal(*lacking, err_msg="what was not measured in a cell is not made up")
 
 
 @pytest.mark.parametrize(
@@ -328,8 +333,10 @@ def test_marker_tables_of_the_user(pair, run, tmp_path):
     (tmp_path / "m.csv").write_text("type,feature\ntype0,gene99\n")
     with pytest.raises(BadInput, match="markers: no feature 'gene99', did you mean 'gene9'"):
         evaluate(pair, tmp_path / "cells.zarr", markers=tmp_path / "m.csv")
-    with pytest.raises(BadInput, match="markers: given for cells in memory; expected stores"):
-        evaluate(ad.read_zarr(pair), CFGen.load(run).generate(300), markers=tmp_path / "m.csv", label="cell_type")
+    (tmp_path / "m.csv").write_text("type,feature\ntype0,gene1\ntype1,gene2\ntype0,gene3\ntype2,chr1:5-14\n")
+    cells = CFGen.load(run).generate(300, seed=2)
+    in_memory = evaluate(ad.read_zarr(pair), cells, markers=tmp_path / "m.csv", label="cell_type")["modalities"]
+    assert in_memory["rna"]["markers"].keys() == found["rna"]["markers"].keys()
 
 
 # ---- what the public code trains but cannot sample

@@ -179,7 +179,7 @@ def test_a_plan_can_be_kept_and_repeated(expected, tiny_run, tmp_path, capsys):
         ({"solver": "eulr"}, "unknown solver 'eulr', did you mean 'euler'?"),
         ({"colour": 1}, "cannot be read: .*colour"),
         ({"counts": [-5, *values["counts"][1:]]}, r"counts is \[-5, .*which no plan of this model has"),
-        ({"counts": values["counts"][:1]}, "codes is .*, which no plan of this model has"),
+        ({"counts": values["counts"][:1]}, "counts is .*, which no plan of this model has"),
         ({"counts": [0] * len(values["counts"])}, "counts is "),
         ({"codes": [[99, 0]] * len(values["codes"])}, "codes is "),
         ({"codes": None}, "codes is None"),

@@ -18,6 +18,7 @@ from data_loaders.atlas import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
 
 DEFAULT_LABEL = "cell_type"
+MAIN = "rna"  # the modality in X
 
 
 @dataclass(eq=False)
@@ -39,6 +40,8 @@ class Cells:
         What the store says of itself: its card, its generation.
     identity : str
         Differs between cells that differ, as far as can be told without reading them.
+    largest : dict of str to int
+        Further modality that the store describes → its largest count.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Cells:
     provenance: dict
     identity: str
     _read: object = field(repr=False)
+    largest: dict = field(default_factory=dict)
+    _totals: object = field(default=None, repr=False)
     _columns: np.ndarray | None = None
 
     def __len__(self):
@@ -59,6 +64,10 @@ class Cells:
         """Counts (CSR) of `rows`, in that order; BadInput when they are no counts."""
         counts = check_counts(self._read(rows), self.name)
         return counts if self._columns is None else counts[:, self._columns]
+
+    def measured(self, modality):
+        """Whether each cell has counts in a further modality, bool (n,)."""
+        return np.asarray(self._totals(modality)).ravel() > 0
 
     def rows_of(self, split):
         """Rows of `train` or `test` cells, ascending; BadInput when there are none."""
@@ -83,7 +92,8 @@ class Cells:
                 if len(some)
             ]
             raise BadInput(
-                f"{self.name}: its {len(self.genes)} genes are not the real cells' {len(genes)}: {', '.join(parts)}"
+                f"{self.name}: its {len(self.genes)} {self.genes.name} are not the real cells' {len(genes)}: "
+                f"{', '.join(parts)}"
             )
         return replace(self, genes=genes, _columns=self.genes.get_indexer(genes))
 
@@ -100,7 +110,7 @@ class Cells:
         return replace(self, types=real.types, codes=places[self.codes])
 
 
-def open_cells(source, label=None, name=None):
+def open_cells(source, label=None, name=None, *, modality=None, binary=False):
     """Open cells for evaluation.
 
     Parameters
@@ -111,6 +121,10 @@ def open_cells(source, label=None, name=None):
         The obs column with the types; by default `cell_type`, or the only label column there is.
     name : str, optional
         For messages, when `source` has no path.
+    modality : str, optional
+        A further modality in place of rna: its counts, its features as `genes`.
+    binary : bool
+        Read counts as 1.
 
     Returns
     -------
@@ -123,43 +137,58 @@ def open_cells(source, label=None, name=None):
         from.
     """
     if isinstance(source, ad.AnnData):
-        return _from_anndata(source, label, name or "AnnData")
-    atlas = source if isinstance(source, Atlas) else open_atlas(source)
+        cells = _from_anndata(source, label, name or "AnnData", modality)
+    else:
+        cells = _from_atlas(source if isinstance(source, Atlas) else open_atlas(source), label, modality)
+    if not cells.genes.is_unique:
+        twice = cells.genes[cells.genes.duplicated()][0]
+        raise BadInput(f"{cells.name}: gene {twice!r} occurs more than once; expected unique gene names")
+    read = cells._read
+    return replace(cells, _read=lambda rows: read(rows).sign()) if binary else cells
+
+
+def _from_atlas(atlas, label, modality):
     label = _choose(atlas.name, label, atlas.obs_columns, atlas.labels)
-    return _checked(
-        Cells(
-            atlas.name,
-            atlas.genes.astype(str),
-            label,
-            *_types(atlas.small_codes(label), atlas.categories(label), atlas.name, label),
-            pd.Categorical.from_codes(atlas.small_codes("split"), atlas.categories("split"))
-            if "split" in atlas.obs_columns
-            else None,
-            {"path": atlas.name, "card": atlas.card, "generation": _generation(atlas.name)},
-            _identity(atlas),
-            lambda rows: _as_csr(atlas.read(rows)),
-        )
+    split = "split" in atlas.obs_columns
+    described = (atlas.card or {}).get("modalities", {})
+    return Cells(
+        atlas.name if modality is None else f"{atlas.name}, modality {modality!r}",
+        _named(atlas.genes if modality is None else atlas.features(modality).index, modality),
+        label,
+        *_types(atlas.small_codes(label), atlas.categories(label), atlas.name, label),
+        pd.Categorical.from_codes(atlas.small_codes("split"), atlas.categories("split")) if split else None,
+        {"path": atlas.name, "card": atlas.card, "generation": _generation(atlas.name)},
+        _identity(atlas),
+        lambda rows: _as_csr(atlas.read(rows, modality)),
+        {each: facts["largest"] for each, facts in described.items() if each != MAIN},
+        lambda each: atlas.obs(f"size_factor_{each}"),
     )
 
 
-def _from_anndata(data, label, name):
+def _from_anndata(data, label, name, modality):
     categorical = [column for column in data.obs if isinstance(data.obs[column].dtype, pd.CategoricalDtype)]
     labels = [column for column in categorical if column not in ("split", "shard", "is_generated")]
     label = _choose(name, label, list(data.obs.columns), labels)
     values = data.obs[label].astype("category")
-    generation = data.uns.get("generation")
-    return _checked(
-        Cells(
-            name,
-            data.var_names.astype(str),
-            label,
-            *_types(values.cat.codes.to_numpy(), values.cat.categories.astype(str), name, label),
-            pd.Categorical(data.obs["split"].astype(str)) if "split" in data.obs else None,
-            {"path": name, "card": None, "generation": json.loads(generation) if generation else None},
-            uuid.uuid4().hex,  # nothing is known of what was in memory at another time
-            lambda rows: sparse.csr_matrix(data.X[rows]),
-        )
+    generation, features = data.uns.get("generation"), data.uns.get("features", {})
+    counts = data.X if modality is None else data.obsm[modality]
+    return Cells(
+        name if modality is None else f"{name}, modality {modality!r}",
+        _named(data.var_names if modality is None else features[modality].index, modality),
+        label,
+        *_types(values.cat.codes.to_numpy(), values.cat.categories.astype(str), name, label),
+        pd.Categorical(data.obs["split"].astype(str)) if "split" in data.obs else None,
+        {"path": name, "card": None, "generation": json.loads(generation) if generation else None},
+        uuid.uuid4().hex,  # nothing is known of what was in memory at another time
+        lambda rows: sparse.csr_matrix(counts[rows]),
+        {each: data.obsm[each].max() for each in features if each in data.obsm},
+        lambda each: data.obsm[each].sum(axis=1),
     )
+
+
+def _named(index, modality):
+    """Names of features, the index named after what they are."""
+    return index.astype(str).rename("genes" if modality is None else "features")
 
 
 def check_counts(counts, what):
@@ -231,10 +260,3 @@ def _types(codes, categories, name, label):
         )
     types, places = np.unique(np.array(list(categories), dtype=str), return_inverse=True)
     return types, places.astype(np.int32)[codes] if len(codes) else np.empty(0, np.int32)
-
-
-def _checked(cells):
-    if not cells.genes.is_unique:
-        twice = cells.genes[cells.genes.duplicated()][0]
-        raise BadInput(f"{cells.name}: gene {twice!r} occurs more than once; expected unique gene names")
-    return cells

@@ -2,29 +2,32 @@
 
 TF-IDF as muon computes it (Bredikhin et al. 2022, `muon.atac.pp.tfidf` with scale_factor 1e4 and its other defaults):
 log1p(1e4 x / total of the cell) * log1p(n cells / total of the peak), the second factor of the real test cells.
+
+As in `cfgen_dist.evaluate.space` everything comes from sums over cells, in memory or in shards.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
-from sklearn.decomposition import PCA
-from sklearn.metrics import f1_score
-from sklearn.neighbors import KNeighborsClassifier
 
-from cfgen_dist.evaluate.distances import mmd_linear, mmd_rbf, wasserstein
-from data_loaders.errors import BadInput
+from cfgen_dist.evaluate.cells import check_counts
+from cfgen_dist.evaluate.cellset import CellSet
+from cfgen_dist.evaluate.score import collect, distances, neighbours
+from cfgen_dist.evaluate.space import BLOCK, N_PCS, Moments, in_memory
+from data_loaders.errors import BadInput, nearest
+from data_loaders.pca import COVARIANCE_GENES, CovarianceSums, ProductSums, lanczos
 
 SCALE = 1e4
-N_PCS = 30
-NEIGHBOURS = 10
+SEED = 0  # of the vectors that the iteration for many peaks starts with
+PASSES = 16  # of that iteration: the spectrum of accessibility is flat
+PIECES = {"distances": distances, "neighbours": neighbours}
 
 
-def inverse_document_frequency(counts):
+def inverse_document_frequency(n_cells, total):
     """log1p(n cells / total of the peak), float64 (P,); zero for peaks without counts, which say nothing."""
-    total = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
-    return np.log1p(np.divide(counts.shape[0], total, out=np.zeros(len(total)), where=total > 0))
+    total = np.asarray(total, dtype=np.float64)
+    return np.log1p(np.divide(n_cells, total, out=np.zeros(len(total)), where=total > 0))
 
 
 def tf_idf(counts, idf):
@@ -44,29 +47,98 @@ def tf_idf(counts, idf):
     return values
 
 
+class TfIdfCovariance(CovarianceSums):
+    """Covariance sums of TF-IDF, from blocks of raw counts."""
+
+    def __init__(self, idf):
+        super().__init__(len(idf))
+        self.idf = idf
+
+    def add(self, counts):
+        """Add raw counts, scipy CSR (n, P)."""
+        super().add(tf_idf(counts, self.idf))
+
+
+class TfIdfProducts(ProductSums):
+    """What multiplies the covariance of TF-IDF with some vectors, from blocks of raw counts."""
+
+    def __init__(self, idf, vectors):
+        super().__init__(vectors)
+        self.idf = idf
+
+    def add(self, counts):
+        """Add raw counts, scipy CSR (n, P)."""
+        super().add(tf_idf(counts, self.idf))
+
+
+@dataclass(frozen=True, eq=False)
+class TfIdfSpace:
+    """The space in which accessibility is compared.
+
+    Attributes
+    ----------
+    idf, mean : float64 arrays (P,)
+    loadings : float64 array (P, C)
+    """
+
+    idf: np.ndarray
+    mean: np.ndarray
+    loadings: np.ndarray
+
+    def project(self, counts, *, centred=True):
+        """Components (n, C) of raw counts (n, P), scipy CSR; the mean taken off if centred."""
+        parts = [np.empty((0, self.loadings.shape[1]))]
+        for start in range(0, counts.shape[0], BLOCK):
+            parts.append(tf_idf(counts[start : start + BLOCK], self.idf) @ self.loadings)
+        return np.concatenate(parts) - (self.mean @ self.loadings if centred else 0.0)
+
+
+def fit_tf_idf(n_peaks, pass_over, n_pcs=N_PCS):
+    """Fit the space: in two passes over the test cells, exactly, or for more than 4,096 peaks in 17 by iteration.
+
+    Parameters
+    ----------
+    n_peaks : int
+        P.
+    pass_over : callable
+        As in `cfgen_dist.evaluate.space`.
+    n_pcs : int
+
+    Returns
+    -------
+    TfIdfSpace
+    """
+    moments = pass_over(Moments(n_peaks))
+    idf = inverse_document_frequency(moments.n_cells, moments.total)
+    n_pcs = max(min(n_pcs, n_peaks - 1, moments.n_cells - 1), 1)
+    if n_peaks <= COVARIANCE_GENES:
+        found = pass_over(TfIdfCovariance(idf)).components(np.arange(n_peaks), n_pcs)
+        return TfIdfSpace(idf, found.mean, found.loadings)
+    loadings, _, sums = lanczos(n_peaks, n_pcs, SEED, lambda v, k: pass_over(TfIdfProducts(idf, v), k), PASSES)
+    return TfIdfSpace(idf, sums.mean(), loadings)
+
+
 @dataclass(frozen=True, eq=False)
 class ChromatinReference:
     """Accessibility of real test cells, ready to score any set of cells against. Made by `ChromatinReference.fit`.
 
     Attributes
     ----------
-    labels : array of str (n,)
+    cells : CellSet
+    names : array of str (K,)
+        Types, sorted.
     binary : bool
         Whether counts are read as open or not.
-    idf : float64 array (P,)
-    pca : sklearn.decomposition.PCA
-        Fitted on the test cells.
-    pcs : float64 array (n, C)
-        Of the test cells.
     seed : int
+    space : TfIdfSpace
+        Fitted on the test cells.
     """
 
-    labels: np.ndarray
+    cells: CellSet
+    names: np.ndarray
     binary: bool
-    idf: np.ndarray
-    pca: PCA
-    pcs: np.ndarray
     seed: int
+    space: TfIdfSpace
 
     @classmethod
     def fit(cls, counts, labels, *, binary=True, seed=0):
@@ -86,17 +158,17 @@ class ChromatinReference:
         Raises
         ------
         BadInput
-            Fewer than two cells or peaks.
+            Fewer than two cells or peaks, values that are no counts.
         """
-        counts = _read(counts, binary)
+        counts = _read(counts, binary, "test cells")
         if min(counts.shape) < 2:
             raise BadInput(
                 f"test cells: {counts.shape[0]} cells x {counts.shape[1]} peaks, expected at least 2 of each"
             )
-        idf = inverse_document_frequency(counts)
-        values = tf_idf(counts, idf)
-        pca = PCA(min(N_PCS, min(values.shape) - 1), svd_solver="arpack", random_state=0).fit(values)
-        return cls(np.asarray(labels, dtype=str), binary, idf, pca, pca.transform(values), seed)
+        names, codes = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
+        space = fit_tf_idf(counts.shape[1], in_memory(counts))
+        cells = CellSet.scan(counts.__getitem__, codes, len(names), space, counts.shape[1])
+        return cls(cells, names, binary, seed, space)
 
     def score(self, counts, labels, *, draw=0):
         """Distances of a set of cells from the test cells.
@@ -113,41 +185,35 @@ class ChromatinReference:
         -------
         dict of str to float
             `w1`, `w2`, `mmd`, `mmd_rbf`: mean over the types that both have; the same with `_all`: over all cells;
-            `knn_f1`: macro-F1 of a 10-NN classifier of the test cells; `open`: mean share of peaks open in a cell.
+            `knn_f1`: macro-F1 of a 10-NN classifier of the test cells; `open`: mean share of peaks open in a cell; the
+            metrics of `faithfulness`.
 
         Raises
         ------
         BadInput
-            Another number of peaks, or no type in common.
+            Another number of peaks, a type that the test cells have not, values that are no counts.
         """
-        if counts.shape[1] != len(self.idf):
-            raise BadInput(f"cells to score: {counts.shape[1]} peaks, expected the {len(self.idf)} of the test cells")
+        n_peaks = len(self.space.idf)
+        if counts.shape[1] != n_peaks:
+            raise BadInput(f"cells to score: {counts.shape[1]} peaks, expected the {n_peaks} of the test cells")
         labels = np.asarray(labels, dtype=str)
-        counts = _read(counts, self.binary)
-        pcs = self.pca.transform(tf_idf(counts, self.idf))
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(draw,)))
-        shared = np.intersect1d(self.labels, labels)
-        if not len(shared):
-            raise BadInput(f"cells to score: no type in common with the test cells, found {str(labels[0])!r}")
-        types = pd.DataFrame([_distances(self.pcs[self.labels == t], pcs[labels == t], rng) for t in shared])
-        metrics = {name: float(types[name].mean()) for name in types}
-        metrics |= {f"{name}_all": value for name, value in _distances(self.pcs, pcs, rng).items()}
-        classifier = KNeighborsClassifier(min(NEIGHBOURS, len(self.pcs))).fit(self.pcs, self.labels)
-        metrics["knn_f1"] = float(f1_score(labels, classifier.predict(pcs), average="macro", zero_division=0))
-        metrics["open"] = counts.nnz / np.prod(counts.shape)
-        return metrics
+        unknown = np.setdiff1d(labels, self.names)
+        if len(unknown):
+            raise BadInput(f"cells to score: no test cells of type {unknown[0]!r}, {nearest(unknown[0], self.names)}")
+        counts = _read(counts, self.binary, "cells to score")
+        codes = np.searchsorted(self.names, labels)
+        scored = CellSet.scan(counts.__getitem__, codes, len(self.names), self.space, n_peaks)
+        pieces = {
+            name: piece(self.cells, scored, paper=False, seed=self.seed, draw=draw) for name, piece in PIECES.items()
+        }
+        return with_open(collect(pieces, self.cells, scored, self.names)[0])
 
 
-def _distances(real, generated, rng):
-    transport = wasserstein(real, generated, rng)
-    return {
-        "w1": transport["w1"],
-        "w2": transport["w2"],
-        "mmd": mmd_linear(real, generated),
-        "mmd_rbf": mmd_rbf(real, generated, rng),
-    }
+def with_open(metrics):
+    """The metrics of accessibility with `open`, the mean share of peaks open in a cell."""
+    return metrics | {"open": 1.0 - metrics["zeros"]}
 
 
-def _read(counts, binary):
-    counts = sparse.csr_matrix(counts)
+def _read(counts, binary, what):
+    counts = check_counts(sparse.csr_matrix(counts), what)
     return counts.sign() if binary else counts

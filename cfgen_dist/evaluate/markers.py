@@ -1,17 +1,72 @@
-"""Markers: do generated cells of a type express, or open, what its real cells do?"""
+"""Markers: do generated cells of a type express, or open, what its real cells do?
 
-import warnings
+Both the markers and their mean levels come from sums over the cells of each type, in memory or in shards.
+"""
 
-import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
+from scipy import sparse
 
-from cfgen_dist.evaluate.space import log_normalise
+from cfgen_dist.evaluate.space import BLOCK
 from data_loaders.errors import BadInput, nearest
+from data_loaders.pca import log_normalise
 
 N_MARKERS = 10  # a type
 FEWEST_CELLS = 3  # of a type: markers and means of fewer are noise
+
+
+class LevelSums:
+    """Of each type: its cells, and sums and sums of squares of the levels of some features.
+
+    The level of a feature in a cell is its log1p of counts scaled to 1e4 a cell; with `binary`, 1 where it is open.
+
+    Parameters
+    ----------
+    n_types : int
+        K.
+    columns : int array (F,)
+        The features.
+    binary : bool
+    """
+
+    def __init__(self, n_types, columns, binary):
+        self.n_types, self.columns, self.binary = n_types, columns, binary
+        self.cells = np.zeros(n_types, np.int64)
+        self.total, self.squares = np.zeros((n_types, len(columns))), np.zeros((n_types, len(columns)))
+
+    @classmethod
+    def of(cls, counts, codes, n_types, columns, binary):
+        """The sums of counts in memory (n, G), block by block."""
+        sums, counts = cls(n_types, columns, binary), sparse.csr_matrix(counts)
+        for start in range(0, counts.shape[0], BLOCK):
+            sums.add(counts[start : start + BLOCK], codes[start : start + BLOCK])
+        return sums
+
+    def add(self, counts, codes):
+        """Add raw counts, scipy CSR (n, G), of cells of types `codes` (n,)."""
+        if self.binary:
+            values = counts[:, self.columns].sign().astype(np.float64)
+        else:
+            values = log_normalise(counts, self.columns)
+        n, k = len(codes), self.n_types
+        members = sparse.csr_matrix((np.ones(n), (codes, np.arange(n))), shape=(k, n))
+        self.cells += np.bincount(codes, minlength=k)
+        self.total += (members @ values).toarray()
+        self.squares += (members @ values.multiply(values)).toarray()
+
+    def merge(self, other):
+        """Add the sums of other cells and return self."""
+        for name in ("cells", "total", "squares"):
+            getattr(self, name)[:] += getattr(other, name)
+        return self
+
+    def means(self):
+        """Mean levels (K, F); zero for a type without cells."""
+        return self.total / np.maximum(self.cells, 1)[:, None]
+
+    def kinds(self):
+        """Codes of the types with enough cells."""
+        return np.flatnonzero(self.cells >= FEWEST_CELLS)
 
 
 def find_markers(counts, labels, features, *, binary=False, n=N_MARKERS):
@@ -38,19 +93,37 @@ def find_markers(counts, labels, features, *, binary=False, n=N_MARKERS):
     BadInput
         Fewer than two types with enough cells.
     """
-    labels = np.asarray(labels, dtype=str)
-    kinds, sizes = np.unique(labels, return_counts=True)
-    kinds = kinds[sizes >= FEWEST_CELLS]
+    names, codes = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
+    sums = LevelSums.of(counts, codes, len(names), np.arange(counts.shape[1]), binary)
+    if len(sums.kinds()) < 2:
+        raise BadInput(f"markers: {len(sums.kinds())} types with at least {FEWEST_CELLS} cells, expected two or more")
+    return best_markers(sums, names, features, n)
+
+
+def best_markers(sums, names, features, n=N_MARKERS):
+    """As `find_markers`, of the sums of the training cells over all features; empty for fewer than two types."""
+    kinds = sums.kinds()
     if len(kinds) < 2:
-        raise BadInput(f"markers: {len(kinds)} types with at least {FEWEST_CELLS} cells, expected two or more")
-    kept = np.isin(labels, kinds)
-    cells = ad.AnnData(levels(counts[kept], binary).astype(np.float32), obs={"type": pd.Categorical(labels[kept])})
-    cells.var_names = pd.Index(features).astype(str)
-    with warnings.catch_warnings(), sc.settings.verbosity.override("error"):
-        warnings.simplefilter("ignore")  # scanpy's, on folds of features without counts, and on zeros and ones
-        sc.tl.rank_genes_groups(cells, "type", method="t-test_overestim_var", n_genes=n)
-    names = pd.DataFrame(cells.uns["rank_genes_groups"]["names"])
-    return names.melt(var_name="type", value_name="feature")[["type", "feature"]]
+        return pd.DataFrame({"type": [], "feature": []}, dtype=str)
+    features = np.asarray(pd.Index(features).astype(str))
+    everything = [getattr(sums, name)[kinds].sum(axis=0) for name in ("cells", "total", "squares")]
+    tables = []
+    for kind in kinds:
+        own = [getattr(sums, name)[kind] for name in ("cells", "total", "squares")]
+        mean, variance = _moments(*own)
+        other_mean, other_variance = _moments(*(a - b for a, b in zip(everything, own, strict=True)))
+        # The variance of the others is overestimated: as if they were as few cells as the type has.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = (mean - other_mean) / np.sqrt((variance + other_variance) / own[0])
+        best = np.argsort(-np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf).round(9), kind="stable")[:n]
+        tables.append(pd.DataFrame({"type": str(names[kind]), "feature": features[best]}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _moments(n, total, squares):
+    """Mean and variance, divided by n - 1."""
+    mean = total / n
+    return mean, np.maximum(squares - n * mean**2, 0.0) / max(n - 1, 1)
 
 
 def read_markers(path):
@@ -93,31 +166,34 @@ def marker_correlation(real, real_labels, other, other_labels, features, markers
     BadInput
         A marker that is not among the features.
     """
+    columns = marker_columns(markers, features)
+    names, codes = np.unique(np.concatenate([real_labels, other_labels]).astype(str), return_inverse=True)
+    first, second = (
+        LevelSums.of(counts, part, len(names), columns, binary)
+        for counts, part in zip((real, other), np.split(codes, [len(real_labels)]), strict=True)
+    )
+    return level_correlation(first, second, names)
+
+
+def marker_columns(markers, features):
+    """Positions of all markers among the features, each once; BadInput for one that is not there."""
     features = pd.Index(features).astype(str)
     chosen = pd.unique(markers["feature"].astype(str))
     columns = features.get_indexer(chosen)
     if (columns < 0).any():
         unknown = chosen[columns < 0][0]
         raise BadInput(f"markers: no feature {unknown!r}, {nearest(unknown, features)}")
-    means = [_means(*side, columns, binary) for side in ((real, real_labels), (other, other_labels))]
-    shared = [kind for kind in means[0] if kind in means[1]]
+    return columns
+
+
+def level_correlation(real, other, names):
+    """As `marker_correlation`, of the sums of two sets over all markers; `names` (K,) are those of the types."""
+    kinds = np.intersect1d(real.kinds(), other.kinds())
+    first, second = real.means(), other.means()
     rows = {
-        kind: {"r": _pearson(means[0][kind], means[1][kind]), "cells": int((np.asarray(other_labels) == kind).sum())}
-        for kind in shared
+        str(names[kind]): {"r": _pearson(first[kind], second[kind]), "cells": int(other.cells[kind])} for kind in kinds
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["r", "cells"])
-
-
-def levels(counts, binary):
-    """What is compared of counts, CSR: log-normalised, or 1 where open."""
-    return counts.sign().astype(np.float64) if binary else log_normalise(counts)
-
-
-def _means(counts, labels, columns, binary):
-    values, labels = levels(counts, binary)[:, columns], np.asarray(labels, dtype=str)
-    kinds, sizes = np.unique(labels, return_counts=True)
-    kinds = kinds[sizes >= FEWEST_CELLS]
-    return {kind: np.asarray(values[labels == kind].mean(axis=0)).ravel() for kind in kinds}
 
 
 def _pearson(a, b):

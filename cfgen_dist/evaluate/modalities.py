@@ -1,136 +1,176 @@
 """The modalities of a multi-modal evaluation: each in a space of its own beside its floor, and markers by type.
 
-In memory, on the cells of the sets that are compared: as many as there are test cells, at most `MOST_CELLS` of them.
+Each modality is an evaluation of its own, in a folder of parts inside that of the whole, by the same stages: in shards,
+on the same workers.
 """
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cfgen_dist.evaluate.chromatin import ChromatinReference
-from cfgen_dist.evaluate.markers import find_markers, marker_correlation
-from cfgen_dist.evaluate.reference import Reference
+from cfgen_dist.evaluate import stages
+from cfgen_dist.evaluate.cells import MAIN, open_cells
+from cfgen_dist.evaluate.chromatin import PIECES, with_open
+from cfgen_dist.evaluate.markers import LevelSums, best_markers, level_correlation, marker_columns
 from cfgen_dist.evaluate.summary import summarise
+from cfgen_dist.evaluate.workspace import Workspace
 from data_loaders.card import ACCESSIBILITY
 from data_loaders.errors import BadInput, nearest
 
-MOST_CELLS = 20_000
-MAIN = "rna"
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the modalities are compared on.
+
+    Attributes
+    ----------
+    origins : list of path-like, Atlas or AnnData
+        The real cells first.
+    cells : list of Cells
+        The same, opened.
+    rows : dict of str to int array
+        Set → rows of its source: `train`, `test`, `floor-K`, `generated-K`.
+    source_of : dict of str to int
+        Set → number of its source.
+    settings : str
+        Digest of the settings of the evaluation.
+    markers : pandas.DataFrame or None
+        Columns `type`, `feature`; found in the training cells when None.
+    seed : int
+    """
+
+    origins: list
+    cells: list
+    rows: dict
+    source_of: dict
+    settings: str
+    markers: pd.DataFrame | None
+    seed: int
+
+    def modalities(self):
+        """Names of the modalities to compare: those that all sources describe; none for rna alone without markers."""
+        shared = [name for name in self.cells[0].largest if all(name in cells.largest for cells in self.cells)]
+        return [MAIN, *shared] if shared or self.markers is not None else []
+
+    def open(self):
+        """The sources of each modality to compare, and the entries of its plan that say how they were opened.
+
+        Raises
+        ------
+        BadInput
+            Features that differ between the sources, or a marker that no modality has.
+        """
+        opened = {name: self._open(name) for name in self.modalities()}
+        _refuse_unknown(self.markers, {name: sources[0].genes for name, (sources, _) in opened.items()})
+        return opened
+
+    def _open(self, name):
+        accessible = name in ACCESSIBILITY
+        how = {} if name == MAIN else {"modality": name}
+        if accessible:  # 0/1 values say of real cells as much as a model of them can
+            how["binary"] = all(cells.largest[name] <= 1 for cells in self.cells[1:])
+        real, *others = [
+            open_cells(origin, cells.label, cells.name, **how)
+            for origin, cells in zip(self.origins, self.cells, strict=True)
+        ]
+        sources = [real, *(cells.in_order_of(real.genes).with_types_of(real) for cells in others)]
+        return sources, how | {"space": "TF-IDF" if accessible else "log-normalised"}
+
+    def rows_of(self, name):
+        """The rows of each set that have counts in a modality, of types that the test cells have in it.
+
+        Training cells are of all types: they are for markers alone.
+        """
+        if name == MAIN:
+            return self.rows
+        there = [cells.measured(name) for cells in self.cells]
+        rows = {key: chosen[there[self.source_of[key]][chosen]] for key, chosen in self.rows.items()}
+        kinds = np.unique(self.cells[0].codes[rows["test"]])
+        codes = {key: self.cells[self.source_of[key]].codes[chosen] for key, chosen in rows.items()}
+        return {key: chosen if key == "train" else chosen[np.isin(codes[key], kinds)] for key, chosen in rows.items()}
 
 
-def compare_modalities(stores, rows, store_of, labels, train, *, markers=None, seed=0):
-    """Score the modalities that the real and all generated stores have.
+def compare_modalities(comparison, opened, folder, pool, ray, shard_size):
+    """Score the modalities that the real and all generated cells have.
 
     Parameters
     ----------
-    stores : list of Atlas
-        The real one first.
-    rows : dict of str to int array
-        Set → rows of its store: `test`, `floor-K`, `generated-K`.
-    store_of : dict of str to int
-        Set → number of its store.
-    labels : dict of str to array of str
-        Set → type of each of its cells.
-    train : (rows, labels)
-        Real training cells, for markers.
-    markers : pandas.DataFrame, optional
-        Columns `type`, `feature`; found in the training cells when left out.
-    seed : int
+    comparison : Comparison
+    opened : dict
+        What `Comparison.open` gave.
+    folder : Path
+        Of the parts of the evaluation.
+    pool : callable
+    ray
+        As in `evaluate`.
+    shard_size : int
 
     Returns
     -------
-    dict of str to dict
+    found : dict of str to dict
         Modality → `space`, `binary`, `metrics` {name: {"generated", "floor": {"mean", "sd"}}} (not of rna, whose
         metrics are those of the evaluation), `markers` {type: {"generated", "floor": r}}, means over sets. Empty when
         there is one modality only and no markers are given.
-
-    Raises
-    ------
-    BadInput
-        Features that differ between stores, or a marker that no modality has.
+    notes : list of str
+        What could not be compared.
     """
-    shared = [name for name in _described(stores[0]) if all(name in _described(store) for store in stores)]
-    if len(shared) < 2 and markers is None:
-        return {}
-    rows, labels = _at_most(rows, labels, seed)
-    features = {name: _features(stores, name) for name in shared}
-    _refuse_unknown(markers, features)
-    return {
-        name: _compare(name, stores, rows, store_of, labels, train, features[name], markers, seed) for name in shared
-    }
+    found, notes = {}, []
+    for name, (sources, how) in opened.items():
+        rows = comparison.rows_of(name)
+        few = next((key for key, chosen in rows.items() if len(chosen) < (2 if key == "test" else 1)), None)
+        if few and name != MAIN:
+            notes.append(f"Modality {name}: {len(rows[few])} cells of {few} have counts in it, so it is not compared.")
+            continue
+        plan = how | {
+            "sets": comparison.source_of, "protocol": "centred", "seed": comparison.seed,
+            "n_types": len(sources[0].types), "n_genes": len(sources[0].genes), "settings": comparison.settings,
+        }  # fmt: skip
+        part = folder / f"modality-{name}"
+        part.mkdir(exist_ok=True)
+        work = Workspace.create(part, plan, sources, rows)
+        absolute = [origin if ray is None or "://" in str(origin) else Path(origin).absolute()
+                    for origin in comparison.origins]  # fmt: skip
+        setup = (lambda work=work: work) if ray is None else partial(Workspace.open, part, absolute, sources[0].label)
+        found[name] = _compare(name, work, pool, setup, shard_size, comparison.markers)
+    return found, notes
 
 
-def _described(store):
-    """Modalities that the store's card tells of: other matrices in obsm may be anything."""
-    return (store.card or {}).get("modalities", {MAIN: None})
-
-
-def _compare(name, stores, rows, store_of, labels, train, features, markers, seed):
-    def read(number, chosen):
-        block = stores[number].read(chosen, name)
-        return block.to_scipy()[:, stores[number].features(name).index.get_indexer(features)]
-
-    counts, labels = {key: read(store_of[key], chosen) for key, chosen in rows.items()}, dict(labels)
-    for key, matrix in counts.items():  # cells without counts lack the modality
-        there = np.diff(matrix.indptr) > 0
-        counts[key], labels[key] = matrix[there], labels[key][there]
-    made = [key for key in counts if key.startswith("generated")]
+def _compare(name, work, pool, setup, shard_size, markers):
+    types, features = work.sources[0].types, work.sources[0].genes
+    kinds = {kind: [key for key in work.plan["sets"] if key.startswith(kind)] for kind in ("generated", "floor")}
     accessible = name in ACCESSIBILITY
-    binary = accessible and all(counts[key].data.max(initial=1) == 1 for key in made)
-    found = {"space": "TF-IDF" if accessible else "log-normalised", "binary": binary}
-    kinds = {"generated": made, "floor": [key for key in counts if key.startswith("floor")]}
+    found = {"space": work.plan["space"], "binary": work.plan.get("binary", False)}
     if name != MAIN:
-        found["metrics"] = _metrics(counts, labels, kinds, accessible, binary, seed)
-    own = _markers_of(name, read, train, features, markers, accessible)
+        stages.fit(work, pool, setup, shard_size)
+        stages.scan(work, pool, setup, shard_size)
+        scored = stages.score(work, pool, setup, types, PIECES)
+        values = {key: with_open(metrics) if accessible else metrics for key, (metrics, _) in scored.items()}
+        summary = {kind: summarise([values[key] for key in keys]) for kind, keys in kinds.items()}
+        found["metrics"] = {metric: {kind: summary[kind][metric] for kind in kinds} for metric in summary["generated"]}
+    if markers is None:
+        empty = {"train": LevelSums(len(types), np.arange(len(features)), accessible)}
+        sums = stages.add_up(work, pool, setup, shard_size, empty, "levels.all")
+        own = best_markers(sums["train"], types, features)
+    else:
+        own = markers[markers["feature"].isin(features)]
     found["markers"] = {}
     if len(own):
-        r = _correlations(counts, labels, kinds, features, own, accessible)
+        columns = marker_columns(own, features)
+        empty = {
+            key: LevelSums(len(types), columns, accessible) for key in ("test", *kinds["generated"], *kinds["floor"])
+        }
+        sums = stages.add_up(work, pool, setup, shard_size, empty, "levels.markers")
+        r = pd.DataFrame(
+            {
+                kind: sum(level_correlation(sums["test"], sums[key], types)["r"] for key in keys) / len(keys)
+                for kind, keys in kinds.items()
+            }
+        )
         found["markers"] = r.astype(object).where(r.notna(), None).to_dict("index")
     return found
-
-
-def _metrics(counts, labels, kinds, accessible, binary, seed):
-    if accessible:
-        reference, options = ChromatinReference.fit(counts["test"], labels["test"], binary=binary, seed=seed), {}
-    else:
-        reference, options = Reference.fit(counts["test"], labels["test"], seed=seed), {"structure": False}
-    scores = {
-        kind: summarise(
-            [reference.score(counts[key], labels[key], draw=draw, **options) for draw, key in enumerate(keys)]
-        )
-        for kind, keys in kinds.items()
-    }
-    return {metric: {kind: scores[kind][metric] for kind in kinds} for metric in scores["generated"]}
-
-
-def _correlations(counts, labels, kinds, features, markers, accessible):
-    """Table of types by `generated` and `floor`: mean over sets of the correlation of marker levels."""
-
-    def correlation(key):
-        real = counts["test"], labels["test"]
-        return marker_correlation(*real, counts[key], labels[key], features, markers, binary=accessible)["r"]
-
-    return pd.DataFrame({kind: sum(map(correlation, keys)) / len(keys) for kind, keys in kinds.items()})
-
-
-def _markers_of(name, read, train, features, markers, accessible):
-    if markers is not None:
-        return markers[markers["feature"].isin(features)]
-    train_rows, train_labels = train
-    return find_markers(read(0, train_rows), train_labels, features, binary=accessible)
-
-
-def _features(stores, name):
-    """The features of the real store; BadInput when another store has others."""
-    features = stores[0].features(name).index
-    for store in stores[1:]:
-        others = store.features(name).index
-        differing = features.symmetric_difference(others)
-        if len(differing):
-            raise BadInput(
-                f"{store.name}: its {len(others)} features of modality {name!r} are not the real cells' "
-                f"{len(features)}, such as {str(differing[0])!r}; expected the same"
-            )
-    return features
 
 
 def _refuse_unknown(markers, features):
@@ -140,15 +180,3 @@ def _refuse_unknown(markers, features):
     unknown = markers["feature"][~markers["feature"].isin(known)]
     if len(unknown):
         raise BadInput(f"markers: no feature {unknown.iloc[0]!r}, {nearest(unknown.iloc[0], known)}")
-
-
-def _at_most(rows, labels, seed):
-    """The same sets with at most `MOST_CELLS` cells each, drawn at random."""
-    kept, names = {}, {}
-    for number, (key, chosen) in enumerate(rows.items()):
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7, number)))
-        some = np.arange(len(chosen))
-        if len(some) > MOST_CELLS:
-            some = np.sort(rng.choice(len(chosen), MOST_CELLS, replace=False))
-        kept[key], names[key] = chosen[some], labels[key][some]
-    return kept, names

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 
 from cfgen_dist.evaluate import stages
@@ -23,14 +22,13 @@ from cfgen_dist.evaluate.catalogue import sentences
 from cfgen_dist.evaluate.cells import open_cells
 from cfgen_dist.evaluate.control import write_control
 from cfgen_dist.evaluate.markers import read_markers
-from cfgen_dist.evaluate.modalities import compare_modalities
+from cfgen_dist.evaluate.modalities import Comparison, compare_modalities
 from cfgen_dist.evaluate.reference import PROTOCOLS
 from cfgen_dist.evaluate.sets import attainable, floor_rows, generated_rows, plan_types, sets_in
 from cfgen_dist.evaluate.summary import plain, subsampled, summarise_metrics, summarise_types
 from cfgen_dist.evaluate.workspace import Workspace
 from cfgen_dist.pool import open_pool
 from cfgen_dist.unfinished import open_parts
-from data_loaders.atlas import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.splits import check_seed
 
@@ -76,7 +74,7 @@ def evaluate(
         A training run, for its training curves.
     seed : int
     markers : path-like, optional
-        CSV with columns `type` and `feature`, for the correlation of marker levels by type. Of stores with several
+        CSV with columns `type` and `feature`, for the correlation of marker levels by type. Of cells with several
         modalities it is given anyway, with markers found in the training cells.
     shard_size : int
         Cells that a worker reads and commits at a time.
@@ -95,7 +93,7 @@ def evaluate(
         What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control": {"mean", "sd", "sd_types"},
         "real", "verdict"}}, `types` (one dict per type), `sets` (the values of every set), `verdict` (sentences),
         `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see `compare_modalities`) of
-        stores that have several, or with `markers`.
+        cells that have several, or with `markers`.
 
     Raises
     ------
@@ -144,6 +142,12 @@ def evaluate(
         return finished
     plan["settings"] = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
+    comparison = Comparison(
+        list(origins), [real, *sources], rows | {"train": train}, plan["sets"] | {"train": 0}, plan["settings"],
+        markers, seed,
+    )  # fmt: skip
+    modalities = comparison.open()
+
     with open_pool(ray, workers) as pool, _parts(out, settings, resume) as folder:
         controls = []
         for draw in range(names["control"]):
@@ -177,29 +181,15 @@ def evaluate(
                 "n_genes": len(real.genes), "versions": _versions(),
             },
         }  # fmt: skip
-        found = _modalities(origins, [real, *sources], rows, plan["sets"], train, markers, seed)
+        found, missing = compare_modalities(comparison, modalities, folder, pool, ray, shard_size)
         result |= {"modalities": found} if found else {}
+        result["notes"] += missing
         result["seconds"] = round(time.monotonic() - started, 1)
         result = plain(result)
         if out is not None:
             shown = work.cell_set("generated-0")
             write_report(out, result, reference, shown, real.types, embedding=embedding, curves=curves)
     return result
-
-
-def _modalities(origins, cells, rows, store_of, train, markers, seed):
-    """The comparison of the modalities of stores; nothing of cells in memory."""
-    origins = origins[: len(cells)]
-    if any(isinstance(origin, ad.AnnData) for origin in origins):
-        if markers is not None:
-            raise BadInput("markers: given for cells in memory; expected stores")
-        return {}
-    stores = [origin if isinstance(origin, Atlas) else open_atlas(origin) for origin in origins]
-    rows = {key: chosen for key, chosen in rows.items() if not key.startswith("control")}
-    types = cells[0].types
-    labels = {key: types[cells[store_of[key]].codes[chosen]] for key, chosen in rows.items()}
-    learned = train, types[cells[0].codes[train]]
-    return compare_modalities(stores, rows, store_of, labels, learned, markers=markers, seed=seed)
 
 
 def _check_options(protocol, embedding, sets, floor_sets, shard_size, seed):

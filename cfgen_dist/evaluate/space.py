@@ -1,7 +1,8 @@
 """The space in which cells are compared: log-normalised counts of the most variable genes, PCA of the real test cells.
 
 Everything comes from sums over cells, so that the space of shards is that of the whole. `pass_over(sums)` is a pass:
-it adds all cells to empty sums and returns them, block by block in memory or shard by shard on workers.
+it adds all cells to empty sums and returns them, block by block in memory or shard by shard on workers. Of several
+passes with sums of one kind each has a number, its second argument.
 """
 
 import numpy as np
@@ -127,7 +128,7 @@ def components(sums, genes, n_pcs=N_PCS):
 def in_memory(counts):
     """`pass_over` of counts in memory, scipy CSR (n, G)."""
 
-    def pass_over(sums):
+    def pass_over(sums, number=0):
         for start in range(0, counts.shape[0], BLOCK):
             sums.add(counts[start : start + BLOCK])
         return sums

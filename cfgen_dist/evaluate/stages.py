@@ -9,7 +9,9 @@ import logging
 import numpy as np
 
 from cfgen_dist.evaluate.cellset import CellSet
+from cfgen_dist.evaluate.chromatin import TfIdfCovariance, TfIdfProducts, fit_tf_idf
 from cfgen_dist.evaluate.faithfulness import Profile
+from cfgen_dist.evaluate.markers import LevelSums
 from cfgen_dist.evaluate.score import PIECES, collect
 from cfgen_dist.evaluate.space import BLOCK, LogCovariance, LogSums, Moments, fit_space
 from cfgen_dist.evaluate.workspace import unpack
@@ -19,9 +21,16 @@ from data_loaders.seurat_v3 import ClippedSums
 
 log = logging.getLogger("cfgen_dist")
 SHARD_SIZE = 16_384  # cells
-COVARIANCE_SHARDS = 16  # at most: each keeps a matrix of genes by genes (32 MB) until they are summed
-MADE_OF = {"clipped": "clip", "covariance": "genes"}  # what empty sums are made of; the number of genes otherwise
-SUMS = {"moments": Moments, "log": LogSums, "clipped": ClippedSums, "covariance": LogCovariance}
+WIDE_SHARDS = 16  # at most, of sums that are matrices (32 MB of 2,000 genes): all are kept until they are added up
+WIDE = ("covariance", "tfidf", "products", "levels")
+SUMS = {
+    "moments": Moments, "log": LogSums, "clipped": ClippedSums, "covariance": LogCovariance,
+    "tfidf": TfIdfCovariance, "products": TfIdfProducts, "levels": LevelSums,
+}  # fmt: skip
+MADE_OF = {  # what empty sums are made of; the number of features otherwise
+    "clipped": ("clip",), "covariance": ("genes",), "tfidf": ("idf",), "products": ("idf", "vectors"),
+    "levels": ("n_types", "columns", "binary"),
+}  # fmt: skip
 
 
 def run_stage(work, pool, setup, items, what):
@@ -58,16 +67,57 @@ def do_item(work, item):
         )
         work.commit(part_name(item), {"pcs": shard.pcs, "sums": shard.sums, "cells": shard.cells} | vars(shard.profile))
     else:
-        read, sums = work.reader(name), empty_sums(work, kind)
+        read, codes, sums = work.reader(name), work.codes(name), empty_sums(work, kind)
         for first in range(start, stop, BLOCK):
-            sums.add(read(np.arange(first, min(first + BLOCK, stop))))
+            positions = np.arange(first, min(first + BLOCK, stop))
+            more = [np.asarray(codes[positions])] if isinstance(sums, LevelSums) else []
+            sums.add(read(positions), *more)
         work.commit(part_name(item), vars(sums))
 
 
 def empty_sums(work, kind):
-    """Sums of a kind without any cells, as the driver committed them."""
-    made_of = work.arrays(f"empty-{kind}")["made_of"]
-    return SUMS[kind](made_of if made_of.ndim else int(made_of))
+    """Sums of a kind without any cells, as the driver committed them; `kind` is one of `SUMS`, `.` and a number."""
+    made_of = work.arrays(f"empty-{kind}").values()
+    return SUMS[kind.partition(".")[0]](*(each if each.ndim else each.item() for each in made_of))
+
+
+def add_up(work, pool, setup, size, empty, kind):
+    """Add all cells of some sets, shard by shard, in the order of the shards; the sums of a set are kept as one part.
+
+    Parameters
+    ----------
+    work, pool, setup, size
+        As everywhere here.
+    empty : dict of str to sums
+        Set → sums without cells, alike for all sets.
+    kind : str
+        As `empty_sums` takes it.
+
+    Returns
+    -------
+    dict of str to sums
+    """
+    wide = kind.partition(".")[0] in WIDE
+    items = {}
+    for name in empty:
+        n_cells = work.n_cells(name)
+        if work.facts(f"sum-{kind}-{name}") is None:
+            items[name] = shards(kind, name, n_cells, max(size, -(-n_cells // WIDE_SHARDS)) if wide else size)
+    if items:
+        made_of = MADE_OF.get(kind.partition(".")[0], ())
+        sums = empty[next(iter(items))]
+        values = [getattr(sums, each) for each in made_of] or [len(sums.total)]
+        work.commit(f"empty-{kind}", {f"{i:02d}": value for i, value in enumerate(values)})
+        run_stage(work, pool, setup, [item for name in items for item in items[name]], f"sums: {kind}")
+    for name, sums in empty.items():
+        if name not in items:
+            unpack(sums, work.arrays(f"sum-{kind}-{name}"))
+            continue
+        for item in items[name]:
+            sums.merge(unpack(empty_sums(work, kind), work.arrays(part_name(item))))
+        work.commit(f"sum-{kind}-{name}", vars(sums))
+        work.remove(map(part_name, items[name]))
+    return empty
 
 
 def shards(kind, name, n_cells, size):
@@ -79,28 +129,21 @@ def fit(work, pool, setup, size):
     """Fit the space to the test cells and commit it as `space`."""
     if work.facts("space"):
         return
-    n_cells = work.n_cells("test")
     passes = []
 
-    def pass_over(sums):
-        """Add all test cells, shard by shard, in the order of the shards."""
-        kind = next(kind for kind, cls in SUMS.items() if type(sums) is cls)
-        work.commit(f"empty-{kind}", {"made_of": getattr(sums, MADE_OF.get(kind, ""), len(sums.total))})
-        most = COVARIANCE_SHARDS if kind == "covariance" else n_cells
-        items = shards(kind, "test", n_cells, max(size, -(-n_cells // most)))
-        run_stage(work, pool, setup, items, f"fit space: {kind}")
-        for item in items:
-            sums.merge(unpack(empty_sums(work, kind), work.arrays(part_name(item))))
-        passes.extend([f"empty-{kind}", *map(part_name, items)])
-        return sums
+    def pass_over(sums, number=0):
+        kind = next(kind for kind, cls in SUMS.items() if type(sums) is cls) + f".{number}"
+        passes.extend([f"empty-{kind}", f"sum-{kind}-test"])
+        return add_up(work, pool, setup, size, {"test": sums}, kind)["test"]
 
-    work.commit("space", vars(fit_space(work.plan["n_genes"], pass_over)))
+    fitted = fit_tf_idf if work.plan.get("space") == "TF-IDF" else fit_space
+    work.commit("space", vars(fitted(work.plan["n_genes"], pass_over)))
     work.remove(passes)
 
 
 def scan(work, pool, setup, size):
     """Project and sum the cells of all sets; each set becomes one part, its components one file."""
-    names = [name for name in work.plan["sets"] if work.facts(f"set-{name}") is None]
+    names = [name for name in work.plan["sets"] if name != "train" and work.facts(f"set-{name}") is None]
     items = {name: shards("scan", name, work.n_cells(name), size) for name in names}
     run_stage(work, pool, setup, [item for name in names for item in items[name]], "read cells")
     for name in names:
@@ -129,20 +172,22 @@ def _put_together(work, name, items):
     work.remove(map(part_name, items))
 
 
-def score(work, pool, setup, names):
-    """Metrics and table per type of each set but the test cells, {name: (metrics, types)}; see `score.collect`.
+def score(work, pool, setup, names, pieces=PIECES):
+    """Metrics and table per type of each set of cells to compare, {name: (metrics, types)}; see `score.collect`.
 
     Parameters
     ----------
     names : array of str (K,)
         Of the types.
+    pieces : collection of str
+        Those of `score.PIECES` that are wanted.
     """
-    sets = [name for name in work.plan["sets"] if name != "test"]
-    items = {(name, kind): (kind, name, 0, work.n_cells(name)) for name in sets for kind in PIECES}
+    sets = [name for name in work.plan["sets"] if name not in ("test", "train")]
+    items = {(name, kind): (kind, name, 0, work.n_cells(name)) for name in sets for kind in pieces}
     run_stage(work, pool, setup, list(items.values()), "score")
     real = work.cell_set("test")
     scores = {}
     for name in sets:
-        pieces = {kind: work.facts(part_name(items[name, kind]))["values"] for kind in PIECES}
-        scores[name] = collect(pieces, real, work.cell_set(name), names)
+        found = {kind: work.facts(part_name(items[name, kind]))["values"] for kind in pieces}
+        scores[name] = collect(found, real, work.cell_set(name), names)
     return scores

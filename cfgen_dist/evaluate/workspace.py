@@ -15,6 +15,7 @@ import numpy as np
 
 from cfgen_dist.evaluate.cells import open_cells
 from cfgen_dist.evaluate.cellset import CellSet
+from cfgen_dist.evaluate.chromatin import TfIdfSpace
 from cfgen_dist.evaluate.faithfulness import Profile
 from data_loaders.files import write_whole
 from data_loaders.pca import Components
@@ -32,7 +33,8 @@ class Workspace:
     folder : Path
         On a disk that all workers see.
     plan : dict
-        JSON: `settings` (digest), `protocol`, `seed`, `n_types`, `n_genes`, `sets` {name: number of the source}.
+        JSON: `settings` (digest), `protocol`, `seed`, `n_types`, `n_genes`, `sets` {name: number of the source}; of
+        another modality than rna `modality`, `space` ("log-normalised" or "TF-IDF") and `binary` as well.
     sources : list of Cells
         The real cells first.
     """
@@ -61,9 +63,11 @@ class Workspace:
         origins : list of path-like or AnnData
         label : str
         """
-        real, *others = [open_cells(origin, label) for origin in origins]
+        plan = json.loads((Path(folder) / "plan.json").read_text())
+        how = {name: plan[name] for name in ("modality", "binary") if name in plan}
+        real, *others = [open_cells(origin, label, **how) for origin in origins]
         others = [cells.in_order_of(real.genes).with_types_of(real) for cells in others]
-        return cls(folder, json.loads((Path(folder) / "plan.json").read_text()), [real, *others])
+        return cls(folder, plan, [real, *others])
 
     def n_cells(self, name):
         """Cells of a set."""
@@ -118,7 +122,8 @@ class Workspace:
     def space(self):
         """The fitted space; only where it was committed as `space`."""
         if self._space is None:
-            self._space = Components(**self.arrays("space"))
+            arrays = self.arrays("space")
+            self._space = TfIdfSpace(**arrays) if "idf" in arrays else Components(**arrays)
         return self._space
 
     def cell_set(self, name):
