@@ -197,8 +197,8 @@ class ChromatinReference:
         if counts.shape[1] != n_peaks:
             raise BadInput(f"cells to score: {counts.shape[1]} peaks, expected the {n_peaks} of the test cells")
         labels = np.asarray(labels, dtype=str)
-        unknown = np.setdiff1d(labels, self.names)
-        if len(unknown):
+        unknown = np.setdiff1d(labels, self.names).tolist()
+        if unknown:
             raise BadInput(f"cells to score: no test cells of type {unknown[0]!r}, {nearest(unknown[0], self.names)}")
         counts = _read(counts, self.binary, "cells to score")
         codes = np.searchsorted(self.names, labels)
