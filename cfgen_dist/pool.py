@@ -36,10 +36,10 @@ def open_pool(ray=None, workers=None):
     if ray is None:
         yield partial(map_threads, workers=workers)
         return
-    from cfgen_dist.ray_pool import connect, map_actors
+    from cfgen_dist.ray_pool import connect, open_actors
 
-    with connect(ray, workers):
-        yield partial(map_actors, workers=workers)
+    with connect(ray, workers), open_actors(workers) as map_actors:
+        yield map_actors
 
 
 def map_threads(function, items, setup, workers=None):
@@ -54,7 +54,7 @@ def map_threads(function, items, setup, workers=None):
     items : iterable
         Drawn only as workers become free.
     setup : callable () -> state
-        Called once in every actor; once for all threads.
+        Called once for all threads; in every actor before its first item.
     workers : int, optional
         By default as many as torch has threads.
     """

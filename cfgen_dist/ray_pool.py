@@ -1,5 +1,6 @@
 """The Ray layer: join or start a cluster, and map a function over actors that are replaced when they die."""
 
+import hashlib
 import os
 import pickle
 import secrets
@@ -14,7 +15,7 @@ from cfgen_dist.pool import WINDOW
 from data_loaders.errors import BadInput
 
 OBJECT_STORE = 128 << 20  # bytes: only small results pass through it
-INLINE = 64 << 10  # bytes that an actor's own description may hold
+INLINE = 64 << 10  # bytes that may travel with every item
 TRIES = 20  # of one item; an item that kills every worker must end the run some time
 
 
@@ -94,8 +95,33 @@ def _join(ray, address, quiet):
         raise BadInput(f"--ray {address}: no Ray cluster can be joined there ({reason})") from error
 
 
-def map_actors(function, items, setup, workers=None):
-    """`cfgen_dist.pool.map_threads` over actors of the cluster that is connected.
+@contextmanager
+def open_actors(workers=None):
+    """Actors of the cluster that is connected, for as long as the block lasts: yields map(function, items, setup).
+
+    The map is `cfgen_dist.pool.map_threads` over actors. They start with the first item of the first map and serve all
+    maps of the block: a process that imports torch takes seconds to come up.
+    """
+    import ray
+
+    actors = []
+
+    def map_actors(function, items, setup):
+        if not actors:
+            cls = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES)(_Worker)
+            n = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
+            actors.extend(cls.remote() for _ in range(n))
+        return _map(actors, function, items, setup)
+
+    try:
+        yield map_actors
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def _map(actors, function, items, setup):
+    """Yield (item, result) as results come.
 
     An actor gets its first item once it runs, so a cluster with room for fewer actors than asked does all the work. An
     actor that dies is started again, elsewhere if its machine is gone, and its items are done again.
@@ -107,50 +133,46 @@ def map_actors(function, items, setup, workers=None):
     """
     import ray
 
-    workers = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
-    cls = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES)(_Worker)
-    # An actor that starts again needs this again. Small, it is part of the actor; large, an object that is held here.
     work = ray.cloudpickle.dumps((function, setup))
+    key = hashlib.sha256(work).hexdigest()
     if len(work) > INLINE:
         work = ray.put(work)
-    actors = [cls.remote(work) for _ in range(workers)]
     items, working = iter(items), 0
     pending = {actor.ready.remote(): (actor, None) for actor in actors}  # reference -> (actor, item)
-    try:
-        while pending:
-            (reference,), _ = ray.wait(list(pending), num_returns=1)
-            actor, done = pending.pop(reference)
-            try:
-                result = ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause if isinstance(error.cause, BadInput | OSError) else error from None
-            for _ in range(WINDOW if done is None else 1):
-                if (item := next(items, None)) is not None:
-                    pending[actor.run.remote(item)] = actor, item
-                    working += 1
-            if done is not None:
-                working -= 1
-                yield done, result
-            if not working:
-                return  # no item is left, and an actor that never came up is not waited for
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+    while pending:
+        (reference,), _ = ray.wait(list(pending), num_returns=1)
+        actor, done = pending.pop(reference)
+        try:
+            result = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, BadInput | OSError) else error from None
+        for _ in range(WINDOW if done is None else 1):
+            if (item := next(items, None)) is not None:
+                pending[actor.run.remote(key, work, item)] = actor, item
+                working += 1
+        if done is not None:
+            working -= 1
+            yield done, result
+        if not working:
+            return  # no item is left, and an actor that never came up is not waited for
 
 
 class _Worker:
-    """What an actor is: a state, built once, and a function."""
+    """What an actor is: a state, built with the first item of a map, and a function."""
 
-    def __init__(self, work):
+    def __init__(self):
         import torch
 
         torch.set_num_threads(1)
-        self.function, setup = pickle.loads(work)
-        self.state = setup()
+        self.key = None
 
     def ready(self):
-        """Return when the state is there."""
+        """Return when the process is there."""
 
-    def run(self, item):
-        """The function's result for one item."""
+    def run(self, key, work, item):
+        """The function's result for one item; what to do comes along, as the actor may have just been started again."""
+        if key != self.key:
+            self.key = self.state = None  # the state of the map before goes before the next one is built
+            self.function, setup = pickle.loads(work)
+            self.state, self.key = setup(), key
         return self.function(self.state, item)
