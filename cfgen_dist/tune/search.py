@@ -264,9 +264,9 @@ def _population(folder, keys, base, request, fixed, known, left):
     import optuna
 
     records = {record["number"]: record for record in known + left}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.RandomSampler(seed=request["seed"])
     study, distributions = optuna.create_study(sampler=sampler), spaces.to_optuna(keys)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     for number in range(request["trials"]):
         values = spaces.decode(study.ask(distributions).params, keys)
         if number not in records:
