@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cfgen_dist.config import load_config, to_dict
 from cfgen_dist.ray_pool import connect, is_local
+from cfgen_dist.train.memory import ENVIRONMENT
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 
@@ -132,6 +133,7 @@ def _trainer(work, workers, each, out):
             storage_path=str(out / "ray"),
             failure_config=FailureConfig(max_failures=0),
             logging_config=LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={"env_vars": ENVIRONMENT},
         ),
     )
 

@@ -13,6 +13,7 @@ from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config, save_config, to_dict
 from cfgen_dist.train.features import other_modalities, settle_likelihoods
 from cfgen_dist.train.flow import fitted_rows
+from cfgen_dist.train.memory import keep_freed_memory
 from cfgen_dist.train.on_ray import connect_workers, train_on_ray
 from cfgen_dist.train.ranks import check_workers
 from cfgen_dist.train.stages import identity, run_stages
@@ -99,6 +100,7 @@ def train(atlas, out, config=None, *, resume=False, ray=None, workers=None, cpus
             write_whole(out / "atlas.json", lambda file: file.write(json.dumps(identity(source)).encode()))
             save_config(config, out / "config.yaml")  # last: with it the run exists
         if ray is None:
+            keep_freed_memory()
             run_stages(source, out, config)
         else:
             train_on_ray(atlas if is_remote(atlas) else str(Path(atlas).absolute()), out, config, workers, each)

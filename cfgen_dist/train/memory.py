@@ -1,0 +1,22 @@
+"""Keep the memory of a training step in the process.
+
+On a CPU every step frees its matrices of cells x genes, some 80 MB each, and asks for the same again. glibc hands
+blocks of that size back to the kernel at once and gets them back page by page, zeroed: a third of a step's time at
+20,000 genes. Keeping them costs a tenth more memory.
+"""
+
+import ctypes
+
+# https://man7.org/linux/man-pages/man3/mallopt.3.html. Threads of one arena, since others cannot grow beyond 64 MB:
+# what does not fit in them goes to the kernel again.
+OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX": (-8, 1)}
+# The same for a process that is still to start: Ray's workers train in a thread, whose arena is chosen by then.
+ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**63), "MALLOC_ARENA_MAX": "1"}
+
+
+def keep_freed_memory():
+    """Do so in this process from now on; C libraries other than glibc are left as they are."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in OPTIONS.values():
+            mallopt(option, value)
