@@ -10,6 +10,8 @@ from cfgen_dist.train import ranks
 from data_loaders import CellStream
 from data_loaders.errors import BadInput
 
+HELD_OUT_BYTES = 32 << 20  # of a window: these are read in order, and large windows only mix
+
 
 class TrainingStream:
     """The training cells, shuffled, one iteration an epoch; a position saved on W ranks is continued on any number.
@@ -110,4 +112,4 @@ class TrainingStream:
 def held_out_stream(atlas, batch_size, *, rows, labels):
     """A rank's share of held-out cells, in the order of the store."""
     share, place = Fraction(batch_size, ranks.world_size()), {"rank": ranks.rank(), "world_size": ranks.world_size()}
-    return CellStream(atlas, share, rows=rows, labels=labels, shuffle=False, **place)
+    return CellStream(atlas, share, rows=rows, labels=labels, shuffle=False, buffer_bytes=HELD_OUT_BYTES, **place)
