@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from cfgen_dist.train.ranks import on_main, rank, world_size
+from cfgen_dist.train.stream import IN_ORDER_BYTES
 from data_loaders import CellStream, LatentWriter, open_atlas
 from data_loaders.files import write_whole
 from data_loaders.progress import progress
@@ -58,7 +59,7 @@ def encode(atlas, autoencoder, path, device="cpu"):
 
 def _encoded(atlas, autoencoder, rows, device, advance):
     """Yield latents (B, D), batch by batch, in the order of `rows`."""
-    for batch in CellStream(atlas, BATCH_SIZE, rows=rows, shuffle=False):
+    for batch in CellStream(atlas, BATCH_SIZE, rows=rows, shuffle=False, buffer_bytes=IN_ORDER_BYTES):
         batch = batch.to(device)
         z = autoencoder.encode(autoencoder.dense(batch.counts, device), batch.size_factor)
         advance(len(batch))

@@ -1,4 +1,4 @@
-"""Keep the memory of a training step in the process.
+"""Keep the memory of a training step in the process, and give that of a stage back.
 
 On a CPU every step frees its matrices of cells x genes, some 80 MB each, and asks for the same again. glibc hands
 blocks of that size back to the kernel at once and gets them back page by page, zeroed: a third of a step's time at
@@ -6,6 +6,7 @@ blocks of that size back to the kernel at once and gets them back page by page, 
 """
 
 import ctypes
+import gc
 
 # https://man7.org/linux/man-pages/man3/mallopt.3.html. Threads of one arena, since others cannot grow beyond 64 MB:
 # what does not fit in them goes to the kernel again.
@@ -20,3 +21,11 @@ def keep_freed_memory():
     if mallopt is not None:
         for option, value in OPTIONS.values():
             mallopt(option, value)
+
+
+def give_memory_back():
+    """Collect what a stage has left in cycles of objects, its windows of cells above all, and free it for others."""
+    gc.collect()
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

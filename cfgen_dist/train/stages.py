@@ -19,6 +19,7 @@ from cfgen_dist.train.build import build_autoencoder, build_velocity
 from cfgen_dist.train.encode import encode
 from cfgen_dist.train.features import model_features, other_modalities, sized_modalities
 from cfgen_dist.train.flow import fitted_rows, size_factor_range, train_flow
+from cfgen_dist.train.memory import give_memory_back
 from cfgen_dist.train.ranks import on_main
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
@@ -41,7 +42,9 @@ def run_stages(atlas, out, config):
     started = time.monotonic()
     labels = {name: atlas.categories(name) for name in config.labels}
     autoencoder = _autoencoder(atlas, config, out / "autoencoder")
+    give_memory_back()
     latents = encode(atlas, autoencoder, out / "latents.zarr", _device(config))
+    give_memory_back()
     velocity = _velocity(latents, labels, config, out / "flow")
     on_main(lambda: assemble(atlas, config, autoencoder, velocity, _provenance(atlas, out)).save(out / "bundle"))
     log.info("model written to %s after %.0f s", out / "bundle", time.monotonic() - started)

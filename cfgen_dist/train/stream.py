@@ -10,7 +10,7 @@ from cfgen_dist.train import ranks
 from data_loaders import CellStream
 from data_loaders.errors import BadInput
 
-HELD_OUT_BYTES = 32 << 20  # of a window: these are read in order, and large windows only mix
+IN_ORDER_BYTES = 32 << 20  # of a window of cells that are read in order: larger ones only mix better
 
 
 class TrainingStream:
@@ -112,4 +112,4 @@ class TrainingStream:
 def held_out_stream(atlas, batch_size, *, rows, labels):
     """A rank's share of held-out cells, in the order of the store."""
     share, place = Fraction(batch_size, ranks.world_size()), {"rank": ranks.rank(), "world_size": ranks.world_size()}
-    return CellStream(atlas, share, rows=rows, labels=labels, shuffle=False, buffer_bytes=HELD_OUT_BYTES, **place)
+    return CellStream(atlas, share, rows=rows, labels=labels, shuffle=False, buffer_bytes=IN_ORDER_BYTES, **place)
