@@ -35,6 +35,8 @@ def train(atlas, out, config=None, *, resume=False, ray=None, workers=None, cpus
     skips the stages that are finished and goes on inside the one that is not, from its last checkpoint. The number of
     workers may differ from that of the interrupted run.
 
+    Without Ray this process keeps memory that it frees for its own use from then on (`cfgen_dist.train.memory`).
+
     Parameters
     ----------
     atlas : path-like
