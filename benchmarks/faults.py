@@ -41,42 +41,44 @@ BREAK_AT = 70  # step of the autoencoder; an epoch has 45
 def main():
     parser = base_parser(__doc__)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faults-", dir="/tmp") as folder:
-        figures = drills(Path(folder), args.quick)
     print(f"{'fault':44}{'outcome':52}{'steps lost':>11}{'s to go on':>11}{'cells':>8}{'NLL':>9}")
-    for row in figures:
-        lost, seconds = row.get("lost", ""), row.get("seconds")
-        exact = {True: "exact", False: "WRONG"}.get(row.get("exact"), "")
-        nll = f"{row['nll']:.2f}" if "nll" in row else ""
-        print(f"{row['fault']:44}{row['outcome']:52}{lost!s:>11}"
-              f"{'' if seconds is None else f'{seconds:.0f}':>11}{exact:>8}{nll:>9}")  # fmt: skip
+    figures = []
+    with tempfile.TemporaryDirectory(prefix="faults-", dir="/tmp") as folder:
+        for row in drills(Path(folder), args.quick):
+            show(row)
+            figures.append(row)
     report(args, {"drills": figures})
 
 
+def show(row):
+    """Print one drill in one line."""
+    lost, seconds = row.get("lost", ""), row.get("seconds")
+    exact = {True: "exact", False: "WRONG"}.get(row.get("exact"), "")
+    nll = f"{row['nll']:.2f}" if "nll" in row else ""
+    print(f"{row['fault']:44}{row['outcome']:52}{lost!s:>11}"
+          f"{'' if seconds is None else f'{seconds:.0f}':>11}{exact:>8}{nll:>9}", flush=True)  # fmt: skip
+
+
 def drills(folder, quick):
-    """One dict a drill."""
+    """One dict a drill, as they end."""
     atlas = folder / "atlas.zarr"
     simulate(atlas, cells=8000, genes=300, types=4, donors=2, density=0.2, seed=0)
-    seeds = [0] if quick else [0, 1, 2, 3, 4]
-    alone = [
-        train(atlas, folder / f"alone-{seed}", load_config(overrides={**SETTINGS, "seed": seed})) for seed in seeds
-    ]
-    values = [model.provenance["training"]["val_nll"] for model in alone]
-    figures = [{"fault": f"none, one process, seed {seed}", "outcome": "finished", "nll": nll}
-               for seed, nll in zip(seeds, values, strict=True)]  # fmt: skip
+    for seed in [0] if quick else [0, 1, 2, 3, 4]:
+        model = train(atlas, folder / f"alone-{seed}", load_config(overrides={**SETTINGS, "seed": seed}))
+        nll = model.provenance["training"]["val_nll"]
+        yield {"fault": f"none, one process, seed {seed}", "outcome": "finished", "nll": nll}
     with connect("local", 3):
-        figures.append(drill(folder, atlas, "none, two workers", lambda: None))
+        yield drill(folder, atlas, "none, two workers", lambda: None)
         for rank in (1,) if quick else (1, 0):
-            figures.append(drill(folder, atlas, f"SIGKILL of worker {rank}", rank))
+            yield drill(folder, atlas, f"SIGKILL of worker {rank}", rank)
         for raised in (OSError(errno.ENOSPC, "No space left on device"), ZeroDivisionError("division by zero")):
-            figures.append(raising(folder, atlas, raised))
+            yield raising(folder, atlas, raised)
         if os.geteuid() == 0:
-            figures.append(full_disk(folder, atlas))
+            yield full_disk(folder, atlas)
         for workers in (2, 3):
-            figures.append(killed_driver(folder, atlas, workers))
-        figures.append(finished(folder, atlas))
-    figures.append(lost_node(folder, atlas))
-    return figures
+            yield killed_driver(folder, atlas, workers)
+        yield finished(folder, atlas)
+    yield lost_node(folder, atlas)
 
 
 def drill(folder, atlas, fault, rank):
@@ -133,7 +135,7 @@ def full_disk(folder, atlas):
         model = train_recorded(atlas, disk / "run", out, SETTINGS, workers=2, resume=True)
         return {"fault": "the disk is full", "outcome": outcome, **account(out, atlas, model)}
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)  # a worker that is on its way out keeps its log open
 
 
 def killed_driver(folder, atlas, workers):
