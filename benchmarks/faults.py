@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -184,20 +185,15 @@ def lost_node(folder, atlas):
         nodes = [cluster.add_node(num_cpus=1, **memory)]
         ray.init(cluster.address, log_to_driver=False, logging_level="error")
         out = new_folder(folder)
-        when = []
-
-        def break_node():
+        with ThreadPoolExecutor(1) as pool:  # machines are added by the main thread: Ray sets signal handlers
+            training = pool.submit(train_recorded, atlas, out / "run", out, SETTINGS, workers=2)
             wait_for(out)
             cluster.remove_node(nodes[0], allow_graceful=False)
-            when.append(time.time())
+            when = time.time()
             cluster.add_node(num_cpus=1, **memory)
-
-        breaker = threading.Thread(target=break_node)
-        breaker.start()
-        model = train_recorded(atlas, out / "run", out, SETTINGS, workers=2)
-        breaker.join()
+            model = training.result()
         return {"fault": "a machine is lost, another one comes", "outcome": "finished",
-                **account(out, atlas, model, *when)}  # fmt: skip
+                **account(out, atlas, model, when)}  # fmt: skip
     finally:
         ray.shutdown()
         cluster.shutdown()
