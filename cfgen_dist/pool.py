@@ -1,7 +1,8 @@
 """A pure function of (state, item) mapped over workers: threads of this process, or Ray actors that may die.
 
-Whatever the pool, each worker builds its state once, holds at most two items, and computes with one torch thread:
-matrix products round differently for other numbers of threads, and results must not depend on how they were made.
+Whatever the pool, each worker builds its state once, holds at most two items, and computes with one thread of torch and
+one of numpy's BLAS: matrix products round differently for other numbers of threads, and results must not depend on how
+they were made.
 """
 
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -9,9 +10,11 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from data_loaders.errors import BadInput
 
+ONE_THREAD = {"limits": 1, "user_api": "blas"}
 WINDOW = 2  # items a worker holds: one in work, one waiting
 
 
@@ -33,13 +36,14 @@ def open_pool(ray=None, workers=None):
     """
     if workers is not None and workers < 1:
         raise BadInput(f"workers is {workers}, expected at least 1")
-    if ray is None:
-        yield partial(map_threads, workers=workers)
-        return
-    from cfgen_dist.ray_pool import connect, open_actors
+    with threadpool_limits(**ONE_THREAD):  # of this process too, which adds up what workers return
+        if ray is None:
+            yield partial(map_threads, workers=workers)
+            return
+        from cfgen_dist.ray_pool import connect, open_actors
 
-    with connect(ray, workers), open_actors(workers) as map_actors:
-        yield map_actors
+        with connect(ray, workers), open_actors(workers) as map_actors:
+            yield map_actors
 
 
 def map_threads(function, items, setup, workers=None):

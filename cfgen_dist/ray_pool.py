@@ -11,7 +11,9 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from cfgen_dist.pool import WINDOW
+from threadpoolctl import threadpool_limits
+
+from cfgen_dist.pool import ONE_THREAD, WINDOW
 from data_loaders.errors import BadInput
 
 OBJECT_STORE = 128 << 20  # bytes: only small results pass through it
@@ -174,5 +176,6 @@ class _Worker:
         if key != self.key:
             self.key = self.state = None  # the state of the map before goes before the next one is built
             self.function, setup = pickle.loads(work)
+            threadpool_limits(**ONE_THREAD)  # here, as it sees only libraries that are loaded
             self.state, self.key = setup(), key
         return self.function(self.state, item)

@@ -1,6 +1,5 @@
 """Cells for the tests of the evaluation: real ones that scanpy ships, and splits of them."""
 
-import math
 import warnings
 from collections import Counter
 
@@ -50,17 +49,3 @@ def generated(cells, sets=3, seed=0, label="cell_type"):
     names = [f"generated-{i}" for i in range(len(labels))]
     obs = pd.DataFrame({label: pd.Categorical(labels), "is_generated": True}, index=names)
     return ad.AnnData(counts, obs=obs, var=cells.var[[]])
-
-
-def same(one, other, path=""):
-    """Whether two results have the same numbers, to 1e-9; forests, whose splits turn on the last bit, to 0.01."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        return all(same(one[key], other[key], f"{path}/{key}") for key in one)
-    if isinstance(one, list):
-        assert len(one) == len(other), path
-        return all(same(a, b, f"{path}/{i}") for i, (a, b) in enumerate(zip(one, other, strict=True)))
-    tolerance = 0.01 if "/auc_" in path else 1e-9
-    close = math.isclose(one, other, rel_tol=1e-9, abs_tol=tolerance) if isinstance(one, float) else one == other
-    assert close, (path, one, other)
-    return True

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from evaluation_data import generated, same, with_split
+from evaluation_data import generated, with_split
 from scipy import sparse
 
 from cfgen_dist.evaluate import Reference, evaluate, stages
@@ -63,6 +64,19 @@ def stores(real, made, tmp_path_factory):
 def whole(real, made):
     """One shard, cells in memory."""
     return evaluate(real, made, control=True, **OPTIONS)
+
+
+def same(one, other, path=""):
+    """Whether two results have the same numbers, to 1e-9."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        return all(same(one[key], other[key], f"{path}/{key}") for key in one)
+    if isinstance(one, list):
+        assert len(one) == len(other), path
+        return all(same(a, b, f"{path}/{i}") for i, (a, b) in enumerate(zip(one, other, strict=True)))
+    close = math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9) if isinstance(one, float) else one == other
+    assert close, (path, one, other)
+    return True
 
 
 def numbers(result):

@@ -63,7 +63,10 @@ class Cells:
     def read(self, rows):
         """Counts (CSR) of `rows`, in that order; BadInput when they are no counts."""
         counts = check_counts(self._read(rows), self.name)
-        return counts if self._columns is None else counts[:, self._columns]
+        if self._columns is not None:
+            counts = counts[:, self._columns]
+            counts.sort_indices()  # sums are to be those of cells that come in this order
+        return counts
 
     def measured(self, modality):
         """Whether each cell has counts in a further modality, bool (n,)."""

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from cfgen_dist.evaluate.cells import check_counts
 from cfgen_dist.evaluate.cellset import CellSet
 from cfgen_dist.evaluate.score import PIECES, collect
 from cfgen_dist.evaluate.space import Space
+from cfgen_dist.pool import ONE_THREAD
 from data_loaders.errors import BadInput, nearest
 
 PROTOCOLS = ("centred", "paper")
@@ -38,6 +40,7 @@ class Reference:
     space: Space
 
     @classmethod
+    @threadpool_limits.wrap(**ONE_THREAD)
     def fit(cls, counts, labels, *, protocol="centred", seed=0):
         """Prepare real test cells.
 
@@ -75,6 +78,7 @@ class Reference:
         """
         return self.compare(counts, labels, draw=draw, structure=structure)[0]
 
+    @threadpool_limits.wrap(**ONE_THREAD)
     def compare(self, counts, labels, *, draw=0, structure=True):
         """All metrics of one set of cells, overall and per type.
 
