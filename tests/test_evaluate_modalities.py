@@ -1,7 +1,5 @@
 """Several modalities evaluated: in shards as in memory, and as dense formulas of their own say."""
 
-import importlib.util
-
 import anndata as ad
 import numpy as np
 import ot
@@ -103,8 +101,6 @@ def test_many_peaks_in_shards_as_in_memory(real, made, stores, whole, monkeypatc
 
 
 def test_actors_change_nothing(stores, whole, tmp_path):
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("RAY ABSENT: evaluation of modalities on actors has not been tested")
     again = evaluate(*stores, tmp_path / "report", shard_size=60, ray="local", workers=2, **OPTIONS)["modalities"]
     assert same(again, whole)
 

@@ -1,6 +1,5 @@
 """Evaluation in shards: the same numbers however the work is cut, done and interrupted."""
 
-import importlib.util
 import json
 import math
 import os
@@ -116,8 +115,6 @@ def with_only(cells, wanted):
 
 
 def test_actors_change_nothing(stores, whole, tmp_path):
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("RAY ABSENT: evaluation on actors has not been tested")
     again = evaluate(*stores, tmp_path / "report", control=True, shard_size=60, ray="local", workers=2, **OPTIONS)
     assert same(without_forests(again), without_forests(whole))
     assert [path.name for path in tmp_path.iterdir()] == ["report"]

@@ -85,7 +85,6 @@ def test_command(tmp_path, capsys):
 
 
 def test_soma_is_the_store(tmp_path, monkeypatch):
-    pytest.importorskip("tiledbsoma", reason="TILEDBSOMA ABSENT: export to SOMA has not run")
     monkeypatch.setattr(soma_export, "ROWS", 100)  # several slices
     simulate(tmp_path / "a.zarr", cells=250, genes=40, density=0.2, seed=2)
     assert main(["export", str(tmp_path / "a.zarr"), str(tmp_path / "a.soma"), "--to", "soma"]) == 0

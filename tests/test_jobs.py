@@ -1,6 +1,5 @@
 """The entry points of `ray job submit`: the command's options, messages and exit codes, on the cluster's workers."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +18,6 @@ def job(name, *arguments):
 
 
 def test_a_job_generates(tiny_run, tmp_path):
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("RAY ABSENT: the job has not run")
     done = job("generate", tiny_run, tmp_path / "cells.zarr", "--cells", 100, "--shard-size", 40, "--workers", 1)
     assert done.returncode == 0, done.stderr
     assert "100 cells" in done.stdout

@@ -4,6 +4,8 @@ import contextlib
 import socket
 import threading
 
+import boto3
+import moto.server
 import numpy as np
 import pytest
 from store_data import random_counts, write_atlas
@@ -11,17 +13,13 @@ from store_data import random_counts, write_atlas
 from data_loaders import CellStream, open_atlas
 from data_loaders.errors import BadInput
 
-boto3 = pytest.importorskip("boto3", reason="BOTO3 ABSENT: these tests have not run")
-moto_server = pytest.importorskip("moto.server", reason="MOTO ABSENT: these tests have not run")
-pytest.importorskip("obstore", reason="OBSTORE ABSENT: these tests have not run")
-
 COUNTS = random_counts(800, 50)
 ACCESS = {"access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
 def server():
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = moto.server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())
     server.stop()

@@ -25,15 +25,12 @@ def test_order_of_convergence(solver, order):
 
 @pytest.mark.parametrize("solver", ["dopri5", "tsit5"])
 def test_adaptive_solvers_reach_their_tolerance(solver):
-    pytest.importorskip("torchdyn", reason="torchdyn is the extra `paper`")
     z = torch.ones(3, 2)
     assert integrate(field, z, solver=solver)[0, 0].item() == pytest.approx(EXACT, abs=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["rk4", "dopri5"])
 def test_backwards_undoes_forwards(solver):
-    if solver == "dopri5":
-        pytest.importorskip("torchdyn", reason="torchdyn is the extra `paper`")
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     there = integrate(field, z, solver=solver, steps=50)
     back = integrate(field, there, solver=solver, steps=50, start=1.0, end=0.0)

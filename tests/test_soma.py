@@ -4,12 +4,11 @@ import anndata
 import numpy as np
 import pytest
 import scipy.sparse
+import tiledbsoma.io as soma_io
 from store_data import cells, genes, random_counts
 
 from data_loaders import CellStream, open_atlas
 from data_loaders.errors import BadInput
-
-soma_io = pytest.importorskip("tiledbsoma.io", reason="TILEDBSOMA ABSENT: these tests have not run")
 
 N = 5_000  # more than two runs
 COUNTS = random_counts(N, 50, dtype=np.float32)

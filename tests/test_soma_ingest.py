@@ -5,13 +5,12 @@ import shutil
 import anndata as ad
 import numpy as np
 import pytest
+import tiledbsoma.io as soma_io
 from small_data import same_counts, small_adata
 from store_data import cells, genes, random_counts
 
 from cfgen_dist.cli import main
 from data_loaders import BadInput, export, ingest, open_atlas, spill
-
-soma_io = pytest.importorskip("tiledbsoma.io", reason="TILEDBSOMA ABSENT: these tests have not run")
 
 N = 9_000  # five runs, three blocks
 

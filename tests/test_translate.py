@@ -1,6 +1,5 @@
 """Translation: what it must keep, what it must change, the same bytes however it is run, and what it refuses."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -107,7 +106,6 @@ def test_there_and_back_under_the_own_label_is_the_cell(model, atlas):
 
 def test_the_way_to_noise_is_dopri5s(model, atlas):
     """Fixed steps against the paper's adaptive solver."""
-    pytest.importorskip("torchdyn")
     to = {"donor": model.labels["donor"][1]}
     fine, _ = latents(model, atlas, plan_translation(model, atlas, to, solver="rk4", steps=40))
     exact, _ = latents(model, atlas, plan_translation(model, atlas, to, solver="dopri5"))
@@ -134,8 +132,6 @@ def test_workers_make_the_same_bytes(translated, tiny_run, tiny_atlas, tmp_path)
 
 
 def test_actors_make_the_same_bytes(translated, tiny_run, tiny_atlas, tmp_path):
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("RAY ABSENT: translation on actors has not been tested")
     from cfgen_dist.ray_pool import connect
 
     donor = open_atlas(tiny_atlas).categories("donor")[0]

@@ -1,7 +1,6 @@
 """A search: what it leaves, what it survives, what it refuses."""
 
 import csv
-import importlib.util
 import json
 import math
 import os
@@ -17,18 +16,14 @@ from conftest import TINY
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config, to_dict
 from cfgen_dist.tune import tune
+from cfgen_dist.tune.plots import importances
 from cfgen_dist.tune.run import _check_directory, _room
 from cfgen_dist.tune.sampling import choose
-from data_loaders import open_atlas
-from data_loaders.errors import BadInput
-
-if importlib.util.find_spec("ray") is None or importlib.util.find_spec("optuna") is None:
-    pytest.skip("RAY OR OPTUNA ABSENT: the hyper-parameter search has not been tested", allow_module_level=True)
-
-from cfgen_dist.tune.plots import importances
 from cfgen_dist.tune.search import Halving, Suggest, best_trial, new_trial, read_trials
 from cfgen_dist.tune.space import Choice, Range, load_space
 from cfgen_dist.tune.trial import RESULT, Diverged, ReportLikelihood, ReportSamples, finish, read_reports, work
+from data_loaders import open_atlas
+from data_loaders.errors import BadInput
 
 SPACE = {
     "autoencoder": {"lr": {"loguniform": [1e-4, 1e-2]}, "hidden": {"choice": [[16, 8], [32, 16]]}},
@@ -64,7 +59,7 @@ def killed_and_resumed(ray_local, tiny_atlas, tmp_path_factory):
         "--out",
         str(out),
         "--trials",
-        "7",
+        "9",
         *settings,
     ]
     command += ["--space", str(folder / "space.yaml"), "--ray", "local", "--concurrent", "2"]
@@ -82,10 +77,12 @@ def killed_and_resumed(ray_local, tiny_atlas, tmp_path_factory):
     time.sleep(2)  # its Ray dies with it
     before = {record["number"]: record for record in read_trials(out / "autoencoder")}
     files = {path: path.stat().st_mtime_ns for path in out.glob(f"autoencoder/*/{RESULT}")}
-    if len(before) < 4:  # one that is bound to fail joins those that the kill has left unfinished
-        new_trial(out / "autoencoder", len(before), {"autoencoder.lr": 1e30, "autoencoder.hidden": [16, 8]})
+    assert len(before) < 5, "two done and two in work: there is room for one"
+    new_trial(
+        out / "autoencoder", len(before), {"autoencoder.lr": 1e30, "autoencoder.hidden": [16, 8]}
+    )  # bound to fail
     config = load_config(overrides=TINY)
-    best = tune(tiny_atlas, out, 7, config=config, space=folder / "space.yaml", ray="local", concurrent=2, resume=True)
+    best = tune(tiny_atlas, out, 9, config=config, space=folder / "space.yaml", ray="local", concurrent=2, resume=True)
     return {"out": out, "before": before, "files": files, "best": best, "space": folder / "space.yaml"}
 
 
@@ -94,7 +91,7 @@ def killed_and_resumed(ray_local, tiny_atlas, tmp_path_factory):
 def test_no_trial_is_lost_or_done_twice(killed_and_resumed):
     out, before = killed_and_resumed["out"], killed_and_resumed["before"]
     after = read_trials(out / "autoencoder")
-    assert [record["number"] for record in after] == [0, 1, 2, 3]
+    assert [record["number"] for record in after] == [0, 1, 2, 3, 4]
     assert all(record["status"] != "unfinished" for record in after)
     done = [number for number, record in before.items() if record["status"] != "unfinished"]
     assert len(done) >= 2
@@ -103,7 +100,7 @@ def test_no_trial_is_lost_or_done_twice(killed_and_resumed):
         assert after[number]["started"] == record["started"]
     for path, written in killed_and_resumed["files"].items():
         assert path.stat().st_mtime_ns == written
-    assert len(read_trials(out / "flow")) == 3
+    assert len(read_trials(out / "flow")) == 4
 
 
 @pytest.mark.slow
@@ -111,8 +108,6 @@ def test_no_trial_is_lost_or_done_twice(killed_and_resumed):
 def test_a_diverging_trial_is_recorded_and_the_search_goes_on(killed_and_resumed):
     records = read_trials(killed_and_resumed["out"] / "autoencoder")
     failed = [record for record in records if record["status"] == "failed"]
-    if not any(record["values"]["autoencoder.lr"] == 1e30 for record in records):
-        pytest.skip("all trials had begun before the kill: none could be added")
     assert [record["values"]["autoencoder.lr"] for record in failed] == [1e30]
     assert failed[0]["why"].startswith("diverged: the objective is")
 
@@ -161,9 +156,9 @@ def test_disk_holds_the_best_weights_only(killed_and_resumed):
 def test_table_and_report(killed_and_resumed):
     out = killed_and_resumed["out"]
     rows = list(csv.DictReader((out / "trials.csv").open()))
-    assert [row["stage"] for row in rows] == ["autoencoder"] * 4 + ["flow"] * 3 + ["sampling"] * 4
+    assert [row["stage"] for row in rows] == ["autoencoder"] * 5 + ["flow"] * 4 + ["sampling"] * 4
     assert {row["status"] for row in rows} <= {"done", "stopped", "failed"}
-    for row in rows[:4]:
+    for row in rows[:5]:
         assert float(row["autoencoder.lr"]) > 0
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 4
@@ -178,14 +173,14 @@ def test_a_finished_search_does_nothing_again(killed_and_resumed, ray_local, tin
     out = killed_and_resumed["out"]
     before = {path: path.stat().st_mtime_ns for path in out.rglob(RESULT)}
     options = {"space": killed_and_resumed["space"], "ray": "local", "concurrent": 2}
-    tune(tiny_atlas, out, 7, config=load_config(overrides=TINY), **options, resume=True)
+    tune(tiny_atlas, out, 9, config=load_config(overrides=TINY), **options, resume=True)
     assert {path: path.stat().st_mtime_ns for path in out.rglob(RESULT)} == before
     with pytest.raises(BadInput, match=r"holds a search already: --resume continues it"):
-        tune(tiny_atlas, out, 7, config=load_config(overrides=TINY), **options)
-    with pytest.raises(BadInput, match=r"was started with trials = 7, not 8: resume it without changes"):
+        tune(tiny_atlas, out, 9, config=load_config(overrides=TINY), **options)
+    with pytest.raises(BadInput, match=r"was started with trials = 9, not 8: resume it without changes"):
         tune(tiny_atlas, out, 8, config=load_config(overrides=TINY), **options, resume=True)
     with pytest.raises(BadInput, match=r"was started with another base: resume it without changes"):
-        tune(tiny_atlas, out, 7, config=load_config(), **options, resume=True)
+        tune(tiny_atlas, out, 9, config=load_config(), **options, resume=True)
 
 
 def test_suggestions_begin_with_the_base_and_learn_from_what_is_known(tmp_path):

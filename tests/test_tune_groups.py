@@ -1,6 +1,5 @@
 """Searches whose trials share work: several workers a trial, populations, and what they do when a part of them ends."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,11 @@ from conftest import TINY
 
 from cfgen_dist.config import load_config
 from cfgen_dist.train.stream import held_out_stream
-from cfgen_dist.tune import tune
-from data_loaders import open_atlas
-from data_loaders.errors import BadInput
-
-if importlib.util.find_spec("ray") is None or importlib.util.find_spec("optuna") is None:
-    pytest.skip("RAY OR OPTUNA ABSENT: groups and populations have not been tested", allow_module_level=True)
-
-from cfgen_dist.tune import search
+from cfgen_dist.tune import search, tune
 from cfgen_dist.tune.search import best_trial, read_trials
 from cfgen_dist.tune.trial import best_autoencoder, read_reports, trial_config
+from data_loaders import open_atlas
+from data_loaders.errors import BadInput
 
 pytestmark = pytest.mark.timeout(1800)  # a process takes a minute to start where others are at work
 SPACE = {
