@@ -1,10 +1,11 @@
 """Training on Ray, in figures: two workers against one, waiting for cells, and memory against the size of the atlas.
 
-    python benchmarks/training.py [--quick] [--json FILE] [--work FOLDER]
+    python benchmarks/training.py [--batch 4096] [--quick] [--json FILE] [--work FOLDER]
 
-1. Autoencoder at 20,000 genes, batches of 4,096 cells: one worker bound to one core, two workers to one core each,
-   these with gradients exchanged as float32 and as bfloat16, in turns. Cells a second and the share of waiting for
-   cells are medians over rounds of the medians over the rows of metrics.csv, the first left out.
+1. Autoencoder at 20,000 genes: one worker bound to one core, two workers to one core each, these with gradients
+   exchanged as float32 and as bfloat16, and one worker that gives back what a step frees (as others do), in turns.
+   Cells a second and the share of waiting for cells are medians over rounds of the medians over the rows of
+   metrics.csv, the first left out; peak memory is that of rank 0.
 2. Whole trainings by one worker on 100,000 cells of 5,000 genes, a quarter of them counted, and on ten times as many
    (the same ones, ten times in other orders): peak memory of the worker. 100,000 are enough to fill the loader's two
    windows; the network is small, so that an epoch takes minutes.
@@ -24,6 +25,7 @@ from common import base_parser, report
 import cfgen_dist.train.on_ray as on_ray
 from cfgen_dist.config import load_config
 from cfgen_dist.ray_pool import connect
+from cfgen_dist.train.memory import ENVIRONMENT
 from cfgen_dist.train.run import train
 from data_loaders import AtlasWriter, open_atlas, simulate
 
@@ -34,39 +36,48 @@ ROUNDS, TIMES = 2, 10
 
 def main():
     parser = base_parser(__doc__)
+    parser.add_argument("--batch", type=int, default=4096, help="cells of a step of the first part (default 4096)")
+    parser.add_argument("--no-memory", action="store_true", help="the first part only")
     parser.add_argument("--work", metavar="FOLDER", help="keep atlases and runs here; a temporary folder by default")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="training-", dir="/tmp") as temporary:
         work = Path(args.work or temporary)
         work.mkdir(exist_ok=True)
-        figures = {"scaling": scaling(work, args.quick), "memory": memory(work, args.quick)}
-    print(f"{'workers':>8}{'exchange':>10}{'cells/s':>10}{'waiting for cells':>20}{'against one':>13}")
+        figures = {"batch": args.batch, "scaling": scaling(work, args.batch, args.quick)}
+        figures["memory"] = [] if args.no_memory else memory(work, args.quick)
+    print(f"{'':>36}{'cells/s':>10}{'waiting for cells':>20}{'against one':>13}{'peak MiB':>10}")
     one = figures["scaling"][0]["cells_per_second"]
     for row in figures["scaling"]:
-        speed = row["cells_per_second"]
-        print(f"{row['workers']:>8}{row['exchange']:>10}{speed:>10,.0f}{row['loader_wait']:>20.1%}{speed / one:>13.2f}")
+        speed, peak = row["cells_per_second"], row["peak"] / 2**20
+        print(f"{row['way']:>36}{speed:>10,.0f}{row['loader_wait']:>20.1%}{speed / one:>13.2f}{peak:>10,.0f}")
     for row in figures["memory"]:
         print(f"{row['cells']:>10,} cells: a worker needs {row['peak'] / 2**20:,.0f} MiB at most")
     report(args, figures)
 
 
-def scaling(work, quick):
-    """One dict for each number of workers and type that gradients are exchanged in."""
+def scaling(work, batch, quick):
+    """One dict for each way to train."""
     atlas = make(work / "genes.zarr", cells=6000 if quick else 20000, genes=20_000, density=0.08)
-    contests = [(1, "float32"), (2, "float32"), (2, "bfloat16")]
-    rounds = {contest: [] for contest in contests}
+    ways = {
+        "1 worker": (1, "float32", ENVIRONMENT),
+        "2 workers": (2, "float32", ENVIRONMENT),
+        "2 workers, bfloat16 gradients": (2, "bfloat16", ENVIRONMENT),
+        "1 worker, memory given back": (1, "float32", {}),
+    }
+    epochs = -(-30 * batch // 16_000)  # some thirty steps
+    rounds = {way: [] for way in ways}
     for _ in range(1 if quick else ROUNDS):
-        for workers, exchange in contests:
+        for way, (workers, exchange, environment) in ways.items():
             run = Path(tempfile.mkdtemp(dir=work)) / "run"
-            settings = COMMON | {"autoencoder.batch_size": 4096, "autoencoder.max_epochs": 5, "all_reduce": exchange}
-            train_measured(atlas, run, settings, workers, run.parent, bound=True)
+            settings = COMMON | {
+                "autoencoder.batch_size": batch, "autoencoder.max_epochs": epochs, "all_reduce": exchange
+            }  # fmt: skip
+            train_measured(atlas, run, settings, workers, run.parent, bound=True, environment=environment)
             metrics = pd.read_csv(run / "autoencoder" / "metrics.csv")[["cells_per_second", "loader_wait"]].dropna()
-            rounds[workers, exchange].append(metrics.iloc[1:].median())
-            print(f"{workers} {exchange}: {rounds[workers, exchange][-1].round(4).to_dict()}", flush=True)
-    return [
-        {"workers": workers, "exchange": exchange, **pd.DataFrame(own).median().to_dict()}
-        for (workers, exchange), own in rounds.items()
-    ]
+            peak = int((run.parent / "peak-0").read_text())
+            rounds[way].append(metrics.iloc[1:].median().to_dict() | {"peak": peak})
+            print(f"{way}: {rounds[way][-1]}", flush=True)
+    return [{"way": way, **pd.DataFrame(own).median().to_dict()} for way, own in rounds.items()]
 
 
 def memory(work, quick):
@@ -103,7 +114,7 @@ def repeated(source, path):
     return path
 
 
-def train_measured(atlas, run, settings, workers, folder, bound):
+def train_measured(atlas, run, settings, workers, folder, bound, environment=ENVIRONMENT):
     """Train on a local cluster; each worker leaves its peak memory in `folder`."""
 
     def work(settings):
@@ -117,11 +128,12 @@ def train_measured(atlas, run, settings, workers, folder, bound):
         (folder / f"peak-{ranks.rank()}").write_text(str(peak))
 
     original, on_ray.work_as_rank = on_ray.work_as_rank, work
+    on_ray.ENVIRONMENT = environment
     try:
         with connect("local", workers):
             train(atlas, run, load_config(overrides=settings), ray="local", workers=workers)
     finally:
-        on_ray.work_as_rank = original
+        on_ray.work_as_rank, on_ray.ENVIRONMENT = original, ENVIRONMENT
 
 
 if __name__ == "__main__":
