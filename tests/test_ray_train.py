@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config
-from cfgen_dist.train.on_ray import WorkerError
+from cfgen_dist.train.on_ray import WorkerError, _raise_unless_lost
 from cfgen_dist.train.run import train
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
@@ -85,18 +85,24 @@ def test_one_worker_does_what_one_process_does(ray_local, alone, tiny_atlas, tmp
             torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=0)
 
 
-def test_two_workers_reach_the_same(ray_local, alone, tiny_atlas, tmp_path):
-    model = train_recorded(tiny_atlas, tmp_path / "run", tmp_path, SETTINGS | {"all_reduce": "bfloat16"}, workers=2)
-    assert held_out(model) == pytest.approx(alone[1], abs=TOLERANCE)
-    check_cells(tmp_path, tiny_atlas)
-    assert {record["rank"] for record in records(tmp_path)} == {0, 1}
-    metrics = pd.read_csv(tmp_path / "run" / "autoencoder" / "metrics.csv")
+def check_run(run):
+    """Speed and waiting are told, and what was only needed on the way is gone."""
+    metrics = pd.read_csv(run / "autoencoder" / "metrics.csv")
     assert (metrics["cells_per_second"].dropna() > 0).all()
     assert metrics["loader_wait"].dropna().between(0, 1).all()
-    assert list((tmp_path / "run" / "autoencoder" / "tensorboard").glob("events*"))
-    assert "2 workers started" in (tmp_path / "run" / "train.log").read_text()
-    assert not (tmp_path / "run" / "ray").exists()
-    assert not (tmp_path / "run" / "latents.zarr.parts").exists()
+    assert list((run / "autoencoder" / "tensorboard").glob("events*"))
+    assert "2 workers started" in (run / "train.log").read_text()
+    assert not (run / "ray").exists()
+    assert not (run / "latents.zarr.parts").exists()
+
+
+@pytest.mark.slow  # starting workers takes most of a minute; the next test asks for the same in spite of a fault
+def test_two_workers_reach_the_same(ray_local, alone, tiny_atlas, tmp_path):
+    model = train_recorded(tiny_atlas, tmp_path / "run", tmp_path, SETTINGS, workers=2)
+    assert held_out(model) == pytest.approx(alone[1], abs=TOLERANCE)
+    check_cells(tmp_path, tiny_atlas)
+    check_run(tmp_path / "run")
+    assert {record["rank"] for record in records(tmp_path)} == {0, 1}
 
 
 def test_a_killed_worker_costs_the_steps_since_the_checkpoint(ray_local, alone, tiny_atlas, tmp_path, caplog):
@@ -106,7 +112,7 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint(ray_local, alone, 
 
     killer = threading.Thread(target=kill)
     killer.start()
-    model = train_recorded(tiny_atlas, tmp_path / "run", tmp_path, SETTINGS, workers=2)
+    model = train_recorded(tiny_atlas, tmp_path / "run", tmp_path, SETTINGS | {"all_reduce": "bfloat16"}, workers=2)
     killer.join()
     starts = sorted({record["start"] for record in records(tmp_path)})
     assert len(starts) == 2, "the workers were started again"
@@ -115,9 +121,11 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint(ray_local, alone, 
     assert again >= EPOCH
     assert "starting again from the last checkpoint" in caplog.text
     check_cells(tmp_path, tiny_atlas)
+    check_run(tmp_path / "run")
     assert held_out(model) == pytest.approx(alone[1], abs=TOLERANCE)
 
 
+@pytest.mark.slow  # a minute and a half; benchmarks/faults.py has this drill too, and more
 def test_a_killed_driver_is_resumed_on_other_workers(ray_local, alone, tiny_atlas, tmp_path):
     """Two workers to the middle of an epoch, three from there on."""
     run = tmp_path / "run"
@@ -138,15 +146,7 @@ def test_a_killed_driver_is_resumed_on_other_workers(ray_local, alone, tiny_atla
     assert held_out(model) == pytest.approx(alone[1], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    ("raised", "found", "message"),
-    [
-        (BadInput("cells.zarr: chunk 3 is damaged"), BadInput, r"^cells.zarr: chunk 3 is damaged$"),
-        (OSError(errno.ENOSPC, "No space left on device", "x.ckpt"), OSError, r"No space left on device: 'x.ckpt'"),
-        (ZeroDivisionError("by\nzero"), WorkerError, r"^worker 1 failed: ZeroDivisionError: by zero; the traceback"),
-    ],
-)
-def test_a_worker_that_raises_is_told_in_one_line(ray_local, tiny_atlas, tmp_path, monkeypatch, raised, found, message):
+def test_a_worker_that_raises_is_told_in_one_line(ray_local, tiny_atlas, tmp_path, monkeypatch):
     """The cause, which is rank 1's, and not what rank 0 says when it finds rank 1 gone."""
     import cfgen_dist.train.on_ray as on_ray
 
@@ -155,16 +155,29 @@ def test_a_worker_that_raises_is_told_in_one_line(ray_local, tiny_atlas, tmp_pat
 
         def fail(self, trainer, module, batch, batch_idx):
             if ranks.rank() == 1 and trainer.global_step == 3:
-                raise raised
+                raise ZeroDivisionError("by\nzero")
 
         trainer.SeedEveryStep.on_train_batch_start = fail
         on_ray.work_as_rank(settings)
 
     monkeypatch.setattr(on_ray, "work_as_rank", failing)
-    with pytest.raises(found, match=message) as error:
+    message = r"^worker 1 failed: ZeroDivisionError: by zero; the traceback is in .*errors\.log$"
+    with pytest.raises(WorkerError, match=message):
         train(tiny_atlas, tmp_path / "run", load_config(overrides=SETTINGS), ray="local", workers=2)
-    assert "\n" not in str(error.value)
-    assert type(raised).__name__ in (tmp_path / "run" / "errors.log").read_text()
+    assert "ZeroDivisionError" in (tmp_path / "run" / "errors.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "cause", [BadInput("cells.zarr: chunk 3 is damaged"), OSError(errno.ENOSPC, "No space left on device", "x.ckpt")]
+)
+def test_a_mistake_or_a_full_disk_is_raised_as_it_is(tmp_path, cause):
+    """Rank 1 failed first, however Ray numbers its failures; rank 0 only noticed that it was gone."""
+    noticed = RuntimeError("[gloo] Connection closed by peer")
+    noticed.failed_at, cause.failed_at = 2.0, 1.0
+    with pytest.raises(type(cause)) as error:
+        _raise_unless_lost({0: noticed, 1: cause}, tmp_path)
+    assert error.value is cause
+    _raise_unless_lost({0: noticed}, tmp_path)  # a lost peer is a reason to start again
 
 
 def test_a_finished_run_is_left_alone(ray_local, tiny_atlas, tiny_run, capsys):
@@ -198,9 +211,6 @@ def test_the_job_is_the_command(tiny_atlas, tiny_run):
     job = [sys.executable, Path(__file__).parents[1] / "jobs" / "train.py", tiny_atlas, "--out", tiny_run]
     done = subprocess.run([*map(str, job), "--resume"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, f"{tiny_run}/bundle")
-    done = subprocess.run([*map(str, job)], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "holds a run already" in done.stderr
 
 
 def test_it_imports_and_trains_without_ray(tiny_atlas, tmp_path):
@@ -212,8 +222,6 @@ def test_it_imports_and_trains_without_ray(tiny_atlas, tmp_path):
     command = [sys.executable, "-c", script, "train", str(tiny_atlas), "--out", str(tmp_path / "run")]
     options = [word for key, value in TINY.items() for word in (f"--{key}", str(value).strip("[]").replace(" ", ""))]
     assert subprocess.run([*command, *options]).returncode == 0
-    done = subprocess.run([*command, "--resume", "--ray", "local"], capture_output=True, text=True)
-    assert done.returncode == 0, "it is finished"
     other = [*command[:-1], str(tmp_path / "other"), "--ray", "local"]
     done = subprocess.run(other, capture_output=True, text=True)
     assert done.returncode == 2

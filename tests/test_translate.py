@@ -131,6 +131,7 @@ def test_workers_make_the_same_bytes(translated, tiny_run, tiny_atlas, tmp_path)
     assert other["sha256"] != threads["sha256"]
 
 
+@pytest.mark.slow  # as for generation in test_ray_generate.py
 def test_actors_make_the_same_bytes(translated, tiny_run, tiny_atlas, tmp_path):
     from cfgen_dist.ray_pool import connect
 
