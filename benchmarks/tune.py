@@ -94,7 +94,7 @@ def _held_out_nll(model, atlas):
     for batch in CellStream(atlas, 512, split="test", labels=list(model.labels), shuffle=False):
         batch = batch.to("cpu")
         category = batch.labels[covariate] if covariate else None
-        loss = model.autoencoder.loss(batch.counts["rna"].to_dense(), batch.size_factor, category)
+        loss = model.autoencoder(batch.counts["rna"].to_dense(), batch.size_factor, category)
         total, cells = total + loss.item() * len(batch), cells + len(batch)
     return total / cells
 

@@ -36,7 +36,7 @@ SLICE = 4096  # real cells copied at a time
 
 def augment(
     bundle, atlas, out, total, *, balance="cell_type", temperature=1.0, guidance=None, size_factor=None, solver=None,
-    steps=None, seed=0, shard_size=SHARD_SIZE, resume=False, ray=None, workers=None,
+    steps=None, seed=0, shard_size=SHARD_SIZE, device="cpu", resume=False, ray=None, workers=None,
 ):  # fmt: skip
     """Write an atlas of all cells of `atlas` and as many generated training cells as make `total` training cells.
 
@@ -56,7 +56,7 @@ def augment(
         Label column whose rare categories get most generated cells.
     temperature : float
         As in `type_proportions`.
-    guidance, size_factor, solver, steps, seed, shard_size, resume, ray, workers
+    guidance, size_factor, solver, steps, seed, shard_size, device, resume, ray, workers
         As in `cfgen_dist.generate.generate`.
 
     Returns
@@ -83,7 +83,7 @@ def augment(
     table = _wanted(model, balance, types, n_generated, temperature, seed)
     plan = make_plan(
         model, labels=table, guidance=guidance, size_factor=size_factor, solver=solver, steps=steps, seed=seed,
-        shard_size=shard_size,
+        shard_size=shard_size, device=device,
     )  # fmt: skip
     made_of_each = table.groupby(balance)["n"].sum().to_dict()
     facts = {
@@ -95,7 +95,7 @@ def augment(
     if finished(out, note, resume):
         return facts | {"path": str(out), "cells": plan.n_cells, "seconds": 0.0, "cells_per_second": 0.0}
     started = time.monotonic()
-    with open_pool(ray, workers) as pool:
+    with open_pool(ray, workers, plan.device) as pool:
         parts = open_parts(out, note, resume)
         records, made = make_parts(bundle, plan, parts, pool)
     write_plan(out, plan)

@@ -17,6 +17,7 @@ from cfgen_dist.config import Config, load_config, to_dict
 from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.velocity import Velocity
+from cfgen_dist.pool import check_device
 from cfgen_dist.train.build import build_autoencoder, build_velocity
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output
@@ -144,6 +145,18 @@ class CFGen:
             table["combinations"], table["counts"], card["provenance"], _sha256(path / "card.json"), features,
         )  # fmt: skip
 
+    @property
+    def device(self):
+        """Where the networks are."""
+        return self.velocity.latent_mean.device
+
+    def to(self, device):
+        """The same model, its networks moved to a device; BadInput for "cuda" where there is no GPU."""
+        check_device(device)
+        self.autoencoder.to(device)
+        self.velocity.to(device)
+        return self
+
     def codes_of(self, name, values):
         """Integer codes of one value or an array of values of the attribute `name`; BadInput if unknown."""
         categories = self.labels[name]
@@ -158,7 +171,7 @@ class CFGen:
         columns = [self.codes_of(name, table[name].to_numpy()) for name in self.labels]
         return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0), np.int64)
 
-    def generate(self, n=None, *, labels=None, guidance=None, solver=None, steps=None, seed=0):
+    def generate(self, n=None, *, labels=None, guidance=None, solver=None, steps=None, seed=0, device="cpu"):
         """Generate cells in memory; `cfgen_dist.generate.generate` writes any number to disk.
 
         Parameters
@@ -176,6 +189,8 @@ class CFGen:
         steps : int, optional
             As in `cfgen_dist.model.solvers.integrate`; the bundle's defaults otherwise.
         seed : int
+        device : {"cpu", "cuda"}
+            Where the networks run; counts are drawn on the CPU. A GPU makes other cells of the same law.
 
         Returns
         -------
@@ -185,7 +200,9 @@ class CFGen:
         """
         from cfgen_dist.generate import make_plan, sample_in_memory
 
-        plan = make_plan(self, n, labels=labels, guidance=guidance, solver=solver, steps=steps, seed=seed)
+        plan = make_plan(
+            self, n, labels=labels, guidance=guidance, solver=solver, steps=steps, seed=seed, device=device
+        )
         return sample_in_memory(self, plan)
 
 

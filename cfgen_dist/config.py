@@ -95,7 +95,7 @@ class Config:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     refit: bool = True  # once validation cells have chosen the epochs, train again with them among the training cells
-    compile: bool = False  # torch.compile the networks: a minute at the start, faster steps on GPUs
+    compile: bool = False  # torch.compile: a minute at the start, less memory of the GPU
     all_reduce: Literal["float32", "bfloat16"] = "float32"  # in what workers exchange gradients
     checkpoint_every_n_steps: int = 500
     checkpoint_every_minutes: float | None = None  # besides those every n steps

@@ -30,7 +30,7 @@ log = logging.getLogger("cfgen_dist")
 
 def generate(
     bundle, out, cells=None, *, labels=None, guidance=None, size_factor=None, solver=None, steps=None, seed=0,
-    shard_size=SHARD_SIZE, plan=None, resume=False, ray=None, workers=None,
+    shard_size=SHARD_SIZE, device="cpu", plan=None, resume=False, ray=None, workers=None,
 ):  # fmt: skip
     """Write a generated atlas.
 
@@ -51,6 +51,8 @@ def generate(
         Law of the size factors; the bundle's by default.
     shard_size : int
         Cells per shard.
+    device : {"cpu", "cuda"}
+        Where the networks run; counts are drawn on the CPU. With Ray each actor takes an eighth of a GPU.
     plan : path-like, optional
         The plan of an earlier generation, in place of everything above but `bundle` and `out`.
     resume : bool
@@ -78,13 +80,13 @@ def generate(
     else:
         plan = make_plan(
             model, cells, labels=labels, guidance=guidance, size_factor=size_factor, solver=solver, steps=steps,
-            seed=seed, shard_size=shard_size,
+            seed=seed, shard_size=shard_size, device=device,
         )  # fmt: skip
     note = {"plan": plan.to_dict()}
     if finished(out, note, resume):
         return {"path": str(out), "cells": plan.n_cells, "seconds": 0.0, "cells_per_second": 0.0}
     started = time.monotonic()
-    with open_pool(ray, workers) as pool:
+    with open_pool(ray, workers, plan.device) as pool:
         parts = open_parts(out, note, resume)
         records, made = make_parts(bundle, plan, parts, pool)
     write_plan(out, plan)
@@ -122,7 +124,7 @@ def make_parts(bundle, plan, parts, pool, sample=sample_shard):
         log.info("%s of %s shards are there already", f"{plan.n_shards - len(missing):,}", f"{plan.n_shards:,}")
     write = partial(write_part, plan=plan, parts=parts, sample=sample)
     with progress("generate", sum(map(plan.shard_cells, missing)), "cells") as advance:
-        for shard, record in pool(write, missing, partial(load_model, bundle)):
+        for shard, record in pool(write, missing, partial(load_model, bundle, plan.device)):
             records[shard] = record
             advance(record["cells"])
     return [records[shard] for shard in range(plan.n_shards)], len(missing)
@@ -139,7 +141,8 @@ def append_parts(writer, model, plan, parts, records, dress=lambda obs: obs, sam
             part = read_part(parts, shard, n_features, record["sha256"])
             if part is None:
                 log.warning("shard %d in %s is damaged: made again", shard, parts)
-                list(map_threads(partial(write_part, plan=plan, parts=parts, sample=sample), [shard], lambda: model))
+                write = partial(write_part, plan=plan, parts=parts, sample=sample)
+                list(map_threads(write, [shard], partial(load_model, model, plan.device)))
                 part = read_part(parts, shard, n_features, record["sha256"])
                 if part is None:
                     raise OSError(f"{parts}: shard {shard} cannot be kept: it was made again and does not read back")
@@ -180,7 +183,9 @@ def summarise(out, model, plan, records, made):
 
 def sample_in_memory(model, plan):
     """The cells of a plan as one AnnData, rows as `generate` would write them."""
-    results = dict(map_threads(partial(sample_shard, plan=plan), range(plan.n_shards), lambda: model))
+    results = dict(
+        map_threads(partial(sample_shard, plan=plan), range(plan.n_shards), partial(load_model, model, plan.device))
+    )
     shards = [results[shard] for shard in range(plan.n_shards)]
     obs = pd.concat([generated_obs(model, codes, i) for i, (_, codes) in enumerate(shards)])
     counts = {name: sparse.vstack([part[name] for part, _ in shards], format="csr") for name in shards[0][0]}

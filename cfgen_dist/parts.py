@@ -14,9 +14,9 @@ from data_loaders import SparseRows
 from data_loaders.files import write_whole
 
 
-def load_model(bundle):
-    """The model of a bundle (a path, or a CFGen already), in whatever process this runs."""
-    return bundle if isinstance(bundle, CFGen) else CFGen.load(bundle)
+def load_model(bundle, device="cpu"):
+    """The model of a bundle (a path, or a CFGen already) on a device, in whatever process this runs."""
+    return (bundle if isinstance(bundle, CFGen) else CFGen.load(bundle)).to(device)
 
 
 def part_path(parts, shard):

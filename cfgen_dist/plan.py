@@ -19,6 +19,7 @@ log = logging.getLogger("cfgen_dist")
 SHARD_SIZE = 4096
 MOST_CELLS = 10**12
 SIZE_FACTOR_LAWS = ("lognormal", "resample")
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Plan:
         Cells integrated together. Part of the plan because matrix products round differently for other shapes.
     shard_size : int
     seed : int
+    device : {"cpu", "cuda"}
+        Where the networks run. Part of the plan because a GPU rounds differently.
     """
 
     bundle: str
@@ -55,6 +58,7 @@ class Plan:
     batch_size: int
     shard_size: int
     seed: int
+    device: str = "cpu"
 
     @cached_property
     def n_cells(self):
@@ -99,7 +103,7 @@ class Plan:
 
 def make_plan(
     model, n=None, *, labels=None, guidance=None, size_factor=None, solver=None, steps=None, seed=0,
-    shard_size=SHARD_SIZE,
+    shard_size=SHARD_SIZE, device="cpu",
 ):  # fmt: skip
     """Resolve a request against a model.
 
@@ -111,6 +115,7 @@ def make_plan(
     size_factor : {"lognormal", "resample"}, optional
         Law of the size factors; the bundle's by default.
     shard_size : int
+    device : {"cpu", "cuda"}
 
     Returns
     -------
@@ -124,7 +129,7 @@ def make_plan(
     solver = solver or model.config.sampling.solver
     steps = model.config.sampling.steps if steps is None else steps
     size_factor = size_factor or model.size_factor.kind
-    check_settings(solver, steps, size_factor, shard_size, seed)
+    check_settings(solver, steps, size_factor, shard_size, seed, device)
     if isinstance(labels, pd.DataFrame):
         codes, counts = _from_table(model, labels)
         if n is not None and n != counts.sum():
@@ -152,17 +157,20 @@ def make_plan(
         batch_size=model.config.sampling.batch_size,
         shard_size=shard_size,
         seed=seed,
+        device=device,
     )
 
 
-def check_settings(solver, steps, size_factor, shard_size, seed):
-    """Raise `BadInput` for a solver, a size factor law or a number that cannot be."""
+def check_settings(solver, steps, size_factor, shard_size, seed, device):
+    """Raise `BadInput` for a solver, a size factor law, a device or a number that cannot be."""
     if solver not in SOLVERS:
         raise BadInput(f"unknown solver {solver!r}, {nearest(solver, SOLVERS)}")
     if solver not in ADAPTIVE and steps < 1:
         raise BadInput(f"steps is {steps}, expected at least 1")
     if size_factor not in SIZE_FACTOR_LAWS:
         raise BadInput(f"unknown size factor law {size_factor!r}, {nearest(size_factor, SIZE_FACTOR_LAWS)}")
+    if device not in DEVICES:
+        raise BadInput(f"unknown device {device!r}, expected {' or '.join(DEVICES)}")
     if shard_size < 1:
         raise BadInput(f"shard size is {shard_size}, expected at least 1")
     if solver in ADAPTIVE and importlib.util.find_spec("torchdyn") is None:
@@ -303,7 +311,7 @@ def read_plan(path, model):
     wrong = _wrong_entry(plan, model)
     if wrong:
         raise BadInput(f"plan {path}: {wrong} is {str(getattr(plan, wrong))[:60]}, which no plan of this model has")
-    check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed)
+    check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed, plan.device)
     refuse_unseen(model, np.asarray(plan.codes), plan.weights)
     return plan
 
@@ -321,6 +329,7 @@ def _wrong_entry(plan, model):
     valid = whole | {
         "solver": isinstance(plan.solver, str),
         "size_factor": isinstance(plan.size_factor, str),
+        "device": isinstance(plan.device, str),
         "codes": isinstance(plan.codes, list) and all(map(is_combination, plan.codes)),
         "counts": isinstance(plan.counts, list) and all(type(n) is int and n >= 0 for n in plan.counts),
         "weights": isinstance(plan.weights, list) and all(isinstance(w, int | float) for w in plan.weights),

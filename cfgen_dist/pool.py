@@ -19,7 +19,7 @@ WINDOW = 2  # items a worker holds: one in work, one waiting
 
 
 @contextmanager
-def open_pool(ray=None, workers=None):
+def open_pool(ray=None, workers=None, device="cpu"):
     """Workers for as long as the block lasts: yields map(function, items, setup), see `map_threads`.
 
     Parameters
@@ -28,22 +28,32 @@ def open_pool(ray=None, workers=None):
         None: threads of this process. Else as in `cfgen_dist.ray_pool.connect`.
     workers : int, optional
         By default one for each core of this machine or of the Ray cluster.
+    device : {"cpu", "cuda"}
+        What workers compute on; on "cuda" each actor takes a share of a GPU.
 
     Raises
     ------
     BadInput
-        Fewer than one worker, no Ray, no cluster at that address.
+        Fewer than one worker, no Ray, no cluster at that address, no GPU.
     """
+    from cfgen_dist.ray_pool import connect, is_local, open_actors
+
+    if ray is None or is_local(ray):
+        check_device(device)
     if workers is not None and workers < 1:
         raise BadInput(f"workers is {workers}, expected at least 1")
     with threadpool_limits(**ONE_THREAD):  # of this process too, which adds up what workers return
         if ray is None:
             yield partial(map_threads, workers=workers)
             return
-        from cfgen_dist.ray_pool import connect, open_actors
-
-        with connect(ray, workers), open_actors(workers) as map_actors:
+        with connect(ray, workers), open_actors(workers, device) as map_actors:
             yield map_actors
+
+
+def check_device(device):
+    """Raise `BadInput` for "cuda" where there is no GPU."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device is cuda, but torch finds no GPU here; expected cpu")
 
 
 def map_threads(function, items, setup, workers=None):

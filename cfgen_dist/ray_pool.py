@@ -1,6 +1,8 @@
 """The Ray layer: join or start a cluster, and map a function over actors that are replaced when they die."""
 
 import hashlib
+import logging
+import math
 import os
 import pickle
 import secrets
@@ -16,8 +18,10 @@ from threadpoolctl import threadpool_limits
 from cfgen_dist.pool import ONE_THREAD, WINDOW
 from data_loaders.errors import BadInput
 
+log = logging.getLogger("cfgen_dist")
 OBJECT_STORE = 128 << 20  # bytes: only small results pass through it
 INLINE = 64 << 10  # bytes that may travel with every item
+GPU_SHARE = 0.125  # of an actor that computes on GPUs: each draws counts on its CPU most of the time
 TRIES = 20  # of one item; an item that kills every worker must end the run some time
 
 
@@ -98,7 +102,7 @@ def _join(ray, address, quiet):
 
 
 @contextmanager
-def open_actors(workers=None):
+def open_actors(workers=None, device="cpu"):
     """Actors of the cluster that is connected, for as long as the block lasts: yields map(function, items, setup).
 
     The map is `cfgen_dist.pool.map_threads` over actors. They start with the first item of the first map and serve all
@@ -110,8 +114,13 @@ def open_actors(workers=None):
 
     def map_actors(function, items, setup):
         if not actors:
-            cls = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES)(_Worker)
-            n = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
+            needs = {"num_cpus": 1} | ({"num_gpus": GPU_SHARE} if device == "cuda" else {})
+            cls = ray.remote(**needs, max_restarts=-1, max_task_retries=TRIES)(_Worker)
+            there = ray.cluster_resources()
+            if device == "cuda" and not there.get("GPU"):
+                log.warning("the cluster has no GPU yet: waiting for one")
+            room = min(there.get("CPU", 1), there.get("GPU", 1) / GPU_SHARE if device == "cuda" else math.inf)
+            n = workers or max(int(room), 1)
             actors.extend(cls.remote() for _ in range(n))
         return _map(actors, function, items, setup)
 

@@ -23,6 +23,7 @@ def sample_shard(model, shard, plan):
     Parameters
     ----------
     model : CFGen
+        On the plan's device.
     shard : int
     plan : Plan
 
@@ -64,11 +65,12 @@ def stacked(blocks, n_features):
 
 def generate_latents(model, plan, z0, codes, size_factor):
     """Latents (B, D) tensor, of noise z0 (B, D), labels (B, K) and size factors (B,)."""
-    log_size_factor = torch.from_numpy(np.log(size_factor).astype(np.float32))
+    given = np.log(size_factor).astype(np.float32), codes, z0
+    log_size_factor, codes, z0 = (torch.from_numpy(each).to(model.device) for each in given)
     joint = model.config.flow.conditioning == "joint"
     weights = plan.weights[0] if joint else plan.weights
-    field = guided(PreparedVelocity(model.velocity), torch.from_numpy(codes), weights, joint, log_size_factor)
-    z = integrate(field, torch.from_numpy(z0), solver=plan.solver, steps=plan.steps)
+    field = guided(PreparedVelocity(model.velocity), codes, weights, joint, log_size_factor)
+    z = integrate(field, z0, solver=plan.solver, steps=plan.steps)
     return model.velocity.restore(z)
 
 
@@ -102,7 +104,7 @@ class PreparedVelocity:
         return self.velocity.leave(F.silu(x))
 
     def _embed(self, codes, log_size_factor):
-        e = torch.zeros(1)
+        e = self.bias.new_zeros(1)
         for k, table in enumerate(self.velocity.attributes):
             e = e + table(codes[:, k].clamp_min(0)) * (codes[:, k] != ABSENT)[:, None]
         if self.velocity.size_factor is not None:

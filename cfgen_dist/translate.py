@@ -35,13 +35,13 @@ SCORED_CELLS = 3000  # silhouette widths need all distances: quadratic
 
 def translate(
     bundle, atlas, out, to, *, label=None, split=None, guidance=None, solver=None, steps=None, seed=0,
-    shard_size=SHARD_SIZE, resume=False, ray=None, workers=None,
+    shard_size=SHARD_SIZE, device="cpu", resume=False, ray=None, workers=None,
 ):  # fmt: skip
     """Write an atlas of the cells of `atlas` as if they had other labels.
 
     Each cell is encoded, carried to noise under its own labels and back under the labels wanted, decoded with its own
     size factor, and its counts drawn. Cells that have the wanted label already are carried there and back like all
-    others. The counts depend on the bundle, the atlas and the arguments up to `shard_size` alone, not on the workers.
+    others. The counts depend on the bundle, the atlas and the arguments up to `device` alone, not on the workers.
 
     obs of the store: the labels of the atlas, those of `to` changed; `source_NAME` for each of them, what it was;
     `source_row`, the row in `atlas`; `split`, as it was; `shard`, `is_generated` (True).
@@ -61,7 +61,7 @@ def translate(
         Which cells; all by default.
     guidance : dict of str to float, optional
         As in `CFGen.generate`, both on the way to noise and back.
-    solver, steps, seed, shard_size, resume, ray, workers
+    solver, steps, seed, shard_size, device, resume, ray, workers
         As in `cfgen_dist.generate.generate`.
 
     Returns
@@ -80,8 +80,9 @@ def translate(
     path = str(Path(atlas).absolute())
     source = open_atlas(path)
     plan = plan_translation(
-        model, source, to, split=split, guidance=guidance, solver=solver, steps=steps, seed=seed, shard_size=shard_size
-    )
+        model, source, to, split=split, guidance=guidance, solver=solver, steps=steps, seed=seed,
+        shard_size=shard_size, device=device,
+    )  # fmt: skip
     label = _kept_label(source, to, label)
     note = {"plan": plan.to_dict(), "kind": "translation"}
     summary = {"path": str(out), "cells": plan.n_cells, "seconds": 0.0, "cells_per_second": 0.0}
@@ -98,7 +99,7 @@ def _write(bundle, model, source, out, plan, note, how):
     ray, workers, resume = how
     sample = partial(translate_shard, atlas=source.name)
     started = time.monotonic()
-    with open_pool(ray, workers) as pool:
+    with open_pool(ray, workers, plan.device) as pool:
         parts = open_parts(out, note, resume)
         records, made = make_parts(bundle, plan, parts, pool, sample)
     summary = summarise(out, model, plan, records, made)

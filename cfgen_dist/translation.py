@@ -45,7 +45,7 @@ class TranslationPlan:
     weights : list of float
         Guidance weight of each attribute, both ways; one weight for a joint-conditioned model.
     solver : str
-    steps, batch_size, shard_size, seed : int
+    steps, batch_size, shard_size, seed, device
         As in `cfgen_dist.plan.Plan`.
     """
 
@@ -60,6 +60,7 @@ class TranslationPlan:
     batch_size: int
     shard_size: int
     seed: int
+    device: str = "cpu"
 
     @property
     def n_shards(self):
@@ -86,8 +87,9 @@ class TranslationPlan:
 
 
 def plan_translation(
-    model, atlas, to, *, split=None, guidance=None, solver=None, steps=None, seed=0, shard_size=SHARD_SIZE
-):
+    model, atlas, to, *, split=None, guidance=None, solver=None, steps=None, seed=0, shard_size=SHARD_SIZE,
+    device="cpu",
+):  # fmt: skip
     """Resolve a request against a model and an atlas.
 
     Parameters
@@ -101,6 +103,7 @@ def plan_translation(
     guidance, solver, steps, seed
         As in `CFGen.generate`.
     shard_size : int
+    device : {"cpu", "cuda"}
 
     Returns
     -------
@@ -114,7 +117,7 @@ def plan_translation(
     """
     solver = solver or model.config.sampling.solver
     steps = model.config.sampling.steps if steps is None else steps
-    check_settings(solver, steps, model.size_factor.kind, shard_size, seed)
+    check_settings(solver, steps, model.size_factor.kind, shard_size, seed, device)
     check_genes(atlas, model)
     for name, features in model.features.items():
         if name not in atlas.modalities or list(atlas.features(name).index) != list(features):
@@ -134,7 +137,7 @@ def plan_translation(
         raise BadInput(f"{atlas.name}: no {split or ''} cells to translate")
     plan = TranslationPlan(
         model.digest, atlas.fingerprint, split, len(rows), dict(to), weights, solver, steps,
-        model.config.sampling.batch_size, shard_size, seed,
+        model.config.sampling.batch_size, shard_size, seed, device,
     )  # fmt: skip
     for start in range(0, len(rows), SLICE):
         before, after = source_and_target(model, atlas, plan, rows[start : start + SLICE])
@@ -209,7 +212,7 @@ def translate_shard(model, shard, plan, atlas):
         batch = slice(start, start + plan.batch_size)
         counts = {name: atlas.read(rows[batch], name) for name in networks}
         sizes = {name: counts[name].row_sums() for name in networks}
-        dense = model.autoencoder.dense(counts)
+        dense = model.autoencoder.dense(counts, model.device)
         z = translate_latents(model, plan, dense, sizes["rna"], before[batch], after[batch])
         for name, network in networks.items():
             drawn = network.draw(z, sizes[name], theta_category[batch], seeds[name][batch], rng)
@@ -239,13 +242,14 @@ def translate_latents(model, plan, counts, size_factor, before, after):
     size_factor : (B,) float64 array
     before, after : (B, K) int64 arrays
     """
-    total = torch.from_numpy(size_factor.astype(np.float32))
+    total = torch.from_numpy(size_factor.astype(np.float32)).to(model.device)
     log_total = total.clamp_min(1.0).log()
     joint = model.config.flow.conditioning == "joint"
     weights = plan.weights[0] if joint else plan.weights
     z = model.velocity.standardise(model.autoencoder.encode(counts, total))
     for codes, start, end in ((before, 1.0, 0.0), (after, 0.0, 1.0)):
-        field = guided(PreparedVelocity(model.velocity), torch.from_numpy(codes), weights, joint, log_total)
+        codes = torch.from_numpy(codes).to(model.device)
+        field = guided(PreparedVelocity(model.velocity), codes, weights, joint, log_total)
         z = integrate(field, z, solver=plan.solver, steps=plan.steps, start=start, end=end)
     return model.velocity.restore(z)
 

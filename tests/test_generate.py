@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from cfgen_dist.bundle import CFGen
+from cfgen_dist.cli import main
 from cfgen_dist.generate import generate
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.plan import make_plan, read_label_table, read_plan
@@ -201,6 +202,7 @@ def test_a_label_without_guidance_is_named(model, caplog):
         ("shard_size", 1.5, "shard_size"),
         ("solver", ["midpoint"], "solver"),
         ("seed", None, "seed"),
+        ("device", 0, "device"),
     ],
 )
 def test_a_plan_edited_by_hand_is_checked(model, tmp_path, entry, value, named):
@@ -228,12 +230,26 @@ def test_a_plan_edited_by_hand_is_checked(model, tmp_path, entry, value, named):
         ({"n": 10**13}, "number of cells is 10000000000000, expected 1 to"),
         ({"n": 5, "labels": {"cell_type": ["type_0", "type_1"]}}, "expected one category; a table asks for several"),
         ({"n": 5, "shard_size": 0}, "shard size is 0, expected at least 1"),
+        ({"n": 5, "device": "gpu"}, "unknown device 'gpu', expected cpu or cuda"),
     ],
 )
 def test_impossible_requests(model, request_, message):
     with pytest.raises(BadInput) as error:
         make_plan(model, **request_)
     assert message in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: benchmarks/gpu.py computes on it")
+def test_a_gpu_that_is_not_there_is_refused(model, tiny_run, tmp_path, capsys):
+    message = "device is cuda, but torch finds no GPU here; expected cpu"
+    for ray in ([], ["--ray", "local"]):
+        command = ["generate", str(tiny_run), str(tmp_path / "cells.zarr"), "--cells", "5", "--device", "cuda"]
+        assert main([*command, *ray]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(BadInput, match=message):
+        model.generate(5, device="cuda")
+    assert list(tmp_path.iterdir()) == []
+    assert make_plan(model, 5, device="cuda").digest != make_plan(model, 5).digest, "a GPU makes other cells"
 
 
 @pytest.mark.parametrize(

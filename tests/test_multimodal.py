@@ -122,7 +122,7 @@ def test_the_loss_is_the_sum_over_modalities():
     model, (counts, size_factor) = joint().eval(), cells()
     z = model.encode(counts, size_factor)
     parts = [model.branches[name].nll(z, counts[name], size_factor).mean() for name in counts]
-    torch.testing.assert_close(model.loss(counts, size_factor), sum(parts))
+    torch.testing.assert_close(model(counts, size_factor), sum(parts))
 
 
 def test_cells_without_a_modality_train_the_others():
@@ -135,10 +135,10 @@ def test_cells_without_a_modality_train_the_others():
     z = model.encode(counts, size_factor)
     rna = model.branches["rna"].nll(z, counts["rna"], size_factor)
     atac = model.branches["atac"].nll(z, counts["atac"], size_factor)[:4]
-    torch.testing.assert_close(model.loss(counts, size_factor), (rna.sum() + atac.sum()) / 12)
+    torch.testing.assert_close(model(counts, size_factor), (rna.sum() + atac.sum()) / 12)
     model.train()
     counts["atac"][:] = 0
-    model.loss(counts, size_factor).backward()
+    model(counts, size_factor).backward()
     gradients = [p.grad for p in model.branches["atac"].parameters() if p.grad is not None]
     assert all((g == 0).all() for g in gradients)
     assert (model.branches["rna"].decoder[-1].weight.grad != 0).any()

@@ -71,7 +71,7 @@ def held_out(atlas, run, values):
     rows = atlas.rows(split="val")
     for batch in held_out_stream(atlas, 64, rows=rows, labels=[]):
         batch = batch.to("cpu")
-        total += autoencoder.loss(autoencoder.dense(batch.counts), batch.size_factor).item() * len(batch)
+        total += autoencoder(autoencoder.dense(batch.counts), batch.size_factor).item() * len(batch)
     return total / len(rows)
 
 

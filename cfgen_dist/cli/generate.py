@@ -34,6 +34,7 @@ def add_flow(parser):
     parser.add_argument("--solver", help=f"one of {', '.join(SOLVERS)}; the bundle's default otherwise")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of a fixed-step solver")
     parser.add_argument("--seed", type=int, metavar="S", help="default 0")
+    parser.add_argument("--device", help="where the networks run: cpu (default) or cuda; part of the plan")
     parser.add_argument("--shard-size", type=int, metavar="N", help="cells per shard")
 
 
@@ -50,7 +51,7 @@ def add_workers(parser):
 
 def sampling_options(args):
     """The arguments of `add_sampling` and `add_workers` that were given, as keywords of what they are for."""
-    names = ("size_factor", "solver", "steps", "seed", "shard_size", "ray", "workers", "resume")
+    names = ("size_factor", "solver", "steps", "seed", "shard_size", "device", "ray", "workers", "resume")
     options = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     return options | ({"guidance": pairs(args.guidance, "--guidance", float)} if args.guidance else {})
 

@@ -70,4 +70,4 @@ def run(args):
     needed = stage.batch_size / args.gpus / costs[0].seconds
     print(f"reading: {1 / reading:,.0f} cells/s here, {needed:,.0f} are needed by a worker as fast as this machine")
     print(f"estimates: data sheet at {EFFICIENCY:.0%}, float32, {args.link:g} GB/s between workers, "
-          "not checked on a GPU: see cfgen_dist/train/costs.py")  # fmt: skip
+          "checked on one H100 only: see cfgen_dist/train/costs.py")  # fmt: skip

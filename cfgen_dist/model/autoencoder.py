@@ -114,7 +114,7 @@ class Autoencoder(nn.Module):
                 self.decoder[-1].bias.copy_(((mean * n_cells + 1) / (mean.sum() * n_cells)).log())
 
     def dense(self, counts, device=None):
-        """What `encode` and `loss` take of a batch's `counts`, modality → SparseRows: those of `rna`, densified."""
+        """What `encode` and `forward` take of a batch's `counts`, modality → SparseRows: those of `rna`, densified."""
         return counts["rna"].to_dense(device)
 
     def encode(self, counts, size_factor):
@@ -152,8 +152,8 @@ class Autoencoder(nn.Module):
             raise ValueError("one theta per gene and category: the category of each cell is needed")
         return log_theta[category]
 
-    def loss(self, counts, size_factor, category=None):
-        """Mean over cells of the negative log-likelihood summed over genes.
+    def forward(self, counts, size_factor, category=None):
+        """The loss: mean over cells of the negative log-likelihood summed over genes.
 
         Parameters
         ----------
@@ -199,11 +199,11 @@ class Autoencoder(nn.Module):
         data, indices, indptr : arrays
         """
         if self.likelihood == "bernoulli":
-            return draw_bernoulli(torch.sigmoid(self.decode(z)).numpy(), seeds)
-        rho = torch.softmax(self.decoder(z), dim=1).numpy()
+            return draw_bernoulli(torch.sigmoid(self.decode(z)).cpu().numpy(), seeds)
+        rho = torch.softmax(self.decoder(z), dim=1).cpu().numpy()
         if self.likelihood == "poisson":
             return draw(rho, size_factor, np.full(self.n_genes, NO_DISPERSION), seeds, rng)
-        theta = self.dispersion(torch.from_numpy(category)).exp().numpy()
+        theta = self.dispersion(torch.from_numpy(category).to(z.device)).exp().cpu().numpy()
         return draw(rho, size_factor, theta, seeds, rng)
 
     def gene_penalty(self):

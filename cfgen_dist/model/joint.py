@@ -34,7 +34,7 @@ class JointAutoencoder(nn.Module):
             branch.start_at(means[name], n_cells)
 
     def dense(self, counts, device=None):
-        """What `encode` and `loss` take of a batch's `counts`, modality → SparseRows: dense, of every modality."""
+        """What `encode` and `forward` take of a batch's `counts`, modality → SparseRows: dense, of every modality."""
         return {name: counts[name].to_dense(device) for name in self.branches}
 
     def encode(self, counts, size_factor):
@@ -58,8 +58,8 @@ class JointAutoencoder(nn.Module):
             codes.append(code.new_zeros(len(there), branch.latent_dim).masked_scatter(there[:, None], code))
         return self.join(torch.cat(codes, dim=1))
 
-    def loss(self, counts, size_factor, category=None):
-        """Mean over cells of the negative log-likelihood, summed over features and modalities.
+    def forward(self, counts, size_factor, category=None):
+        """The loss: mean over cells of the negative log-likelihood, summed over features and modalities.
 
         Parameters
         ----------

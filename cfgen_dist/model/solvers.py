@@ -79,5 +79,7 @@ def integrate(velocity, z, *, solver="midpoint", steps=10, start=0.0, end=1.0, t
     def field(s, state):
         return span * velocity(state, start + float(s) * span)
 
-    _, trajectory = odeint(field, z, torch.tensor([0.0, 1.0]), solver=solver, atol=tolerance, rtol=tolerance)
+    _, trajectory = odeint(
+        field, z, torch.tensor([0.0, 1.0], device=z.device), solver=solver, atol=tolerance, rtol=tolerance
+    )
     return trajectory[-1]

@@ -32,7 +32,7 @@ class AutoencoderTask(L.LightningModule):
 
     def _loss(self, batch):
         category = batch.labels[self.config.theta_covariate] if self.config.theta_covariate else None
-        return self.autoencoder.loss(self.autoencoder.dense(batch.counts, self.device), batch.size_factor, category)
+        return self.autoencoder(self.autoencoder.dense(batch.counts, self.device), batch.size_factor, category)
 
     def training_step(self, batch):
         """Negative log-likelihood of a batch, nats per cell, and the penalty's share of one cell."""
@@ -47,7 +47,7 @@ class AutoencoderTask(L.LightningModule):
 
     def networks(self):
         """What torch.compile is worth its while for."""
-        return [part for part in self.autoencoder.modules() if isinstance(part, torch.nn.Sequential)]
+        return [self.autoencoder]
 
     def configure_optimizers(self):
         """AdamW; weight decay on matrices alone, and theta with its own learning rate."""
