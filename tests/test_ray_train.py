@@ -146,6 +146,7 @@ def test_a_killed_driver_is_resumed_on_other_workers(ray_local, alone, tiny_atla
     assert held_out(model) == pytest.approx(alone[1], abs=TOLERANCE)
 
 
+@pytest.mark.slow  # benchmarks/faults.py has this one too; what is told is decided in the function tested next
 def test_a_worker_that_raises_is_told_in_one_line(ray_local, tiny_atlas, tmp_path, monkeypatch):
     """The cause, which is rank 1's, and not what rank 0 says when it finds rank 1 gone."""
     import cfgen_dist.train.on_ray as on_ray
