@@ -1,8 +1,8 @@
 """Keep the memory of a training step in the process, and give that of a stage back.
 
 On a CPU every step frees its matrices of cells x genes, some 80 MB each, and asks for the same again. glibc hands
-blocks of that size back to the kernel at once and gets them back page by page, zeroed: a third of a step's time at
-20,000 genes. Keeping them costs a tenth more memory.
+blocks of that size back to the kernel at once and gets them back page by page, zeroed: two fifths of a step's time at
+20,000 genes. Keeping them costs a fifth more memory (benchmarks/training.py).
 """
 
 import ctypes
