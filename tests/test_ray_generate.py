@@ -44,7 +44,8 @@ def expected(tiny_run, tmp_path_factory):
     return generate(tiny_run, out, CELLS, seed=7, shard_size=SHARD_SIZE, workers=1)
 
 
-@pytest.mark.parametrize("workers", [1, 3])  # 2 are the ones that get killed below
+# 2 are the ones that get killed below
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_actors_make_the_same_bytes(ray_local, expected, tiny_run, tmp_path, workers):
     summary = generate(
         tiny_run, tmp_path / "cells.zarr", CELLS, seed=7, shard_size=SHARD_SIZE, ray="local", workers=workers

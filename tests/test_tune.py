@@ -347,6 +347,7 @@ def test_room_is_known_before_anything_is_written(ray_local, tiny_atlas, tmp_pat
     assert _room({"workers": 5, "cpus": 1, "gpus": 4}, local=False) == 1, "a cluster that may grow"
 
 
+@pytest.mark.slow  # the connection of test_ray_generate.py; a search only imports more
 def test_a_cluster_that_is_not_there_leaves_nothing(tiny_atlas, tmp_path):
     command = [sys.executable, "-m", "cfgen_dist", "tune", str(tiny_atlas), "--out", str(tmp_path / "run")]
     done = subprocess.run([*command, "--ray", "127.0.0.1:1"], capture_output=True, text=True)
