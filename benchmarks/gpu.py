@@ -111,20 +111,20 @@ def agreement(atlas, run, n=2048):
     autoencoder = CFGen.load(run).autoencoder
     rows = atlas.rows(split="val")[:n]
     (batch,) = CellStream(atlas, n, rows=rows, shuffle=False)
-    found = {}
+    nll, latents = [], []
     for device in ("cpu", DEVICE):
         network, here = autoencoder.to(device), batch.to(device)
         counts = network.dense(here.counts, device)
-        found[f"nll on {device}"] = float(network(counts, here.size_factor, None))
-        z = network.encode(counts, here.size_factor).cpu().numpy()
-        found[f"latents on {device}"] = z
-    latents = open_atlas(run / "latents.zarr").read(rows, modality="latent").values
-    z, other = found.pop("latents on cpu"), found.pop(f"latents on {DEVICE}", None)
-    other = z if other is None else other
-    scale = z.std()
-    found["largest difference of latents, in standard deviations"] = float(np.abs(z - other).max() / scale)
-    found["the same of the store of latents"] = float(np.abs(z - latents).max() / scale)
-    return found
+        nll.append(float(network(counts, here.size_factor)))
+        latents.append(network.encode(counts, here.size_factor).cpu().numpy())
+    stored = open_atlas(run / "latents.zarr").read(rows, modality="latent").values
+    scale = latents[0].std()
+    return {
+        "nll on cpu": nll[0],
+        f"nll on {DEVICE}": nll[1],
+        "largest difference of latents, in standard deviations": float(np.abs(latents[1] - latents[0]).max() / scale),
+        "the same of the store of latents": float(np.abs(stored - latents[0]).max() / scale),
+    }
 
 
 def generation(work, args):

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 import os
 import pickle
 import secrets
@@ -114,14 +113,15 @@ def open_actors(workers=None, device="cpu"):
 
     def map_actors(function, items, setup):
         if not actors:
-            needs = {"num_cpus": 1} | ({"num_gpus": GPU_SHARE} if device == "cuda" else {})
-            cls = ray.remote(**needs, max_restarts=-1, max_task_retries=TRIES)(_Worker)
+            needs = {"CPU": 1, "GPU": GPU_SHARE if device == "cuda" else 0}
             there = ray.cluster_resources()
-            if device == "cuda" and not there.get("GPU"):
+            if needs["GPU"] and not there.get("GPU"):
                 log.warning("the cluster has no GPU yet: waiting for one")
-            room = min(there.get("CPU", 1), there.get("GPU", 1) / GPU_SHARE if device == "cuda" else math.inf)
-            n = workers or max(int(room), 1)
-            actors.extend(cls.remote() for _ in range(n))
+            room = min(int(there.get(kind, 0) / need) for kind, need in needs.items() if need)
+            cls = ray.remote(
+                num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_restarts=-1, max_task_retries=TRIES
+            )(_Worker)  # fmt: skip
+            actors.extend(cls.remote() for _ in range(workers or max(room, 1)))
         return _map(actors, function, items, setup)
 
     try:

@@ -248,8 +248,8 @@ def translate_latents(model, plan, counts, size_factor, before, after):
     weights = plan.weights[0] if joint else plan.weights
     z = model.velocity.standardise(model.autoencoder.encode(counts, total))
     for codes, start, end in ((before, 1.0, 0.0), (after, 0.0, 1.0)):
-        codes = torch.from_numpy(codes).to(model.device)
-        field = guided(PreparedVelocity(model.velocity), codes, weights, joint, log_total)
+        here = torch.from_numpy(codes).to(model.device)
+        field = guided(PreparedVelocity(model.velocity), here, weights, joint, log_total)
         z = integrate(field, z, solver=plan.solver, steps=plan.steps, start=start, end=end)
     return model.velocity.restore(z)
 

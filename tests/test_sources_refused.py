@@ -113,9 +113,8 @@ def test_truncated_files(tmp_path):
 
 
 def test_files_without_permission():
-    with tempfile.TemporaryDirectory(
-        prefix="forbidden-", dir="/tmp"
-    ) as folder:  # pytest's own folders are root's alone
+    # Not in a folder of pytest's: those are root's alone.
+    with tempfile.TemporaryDirectory(prefix="forbidden-", dir="/tmp") as folder:
         path = Path(folder) / "a.h5ad"
         small_adata().write_h5ad(path)
         ingested(Path(folder), path)  # what Python has yet to import may lie where only root may read

@@ -78,9 +78,8 @@ def killed_and_resumed(ray_local, tiny_atlas, tmp_path_factory):
     before = {record["number"]: record for record in read_trials(out / "autoencoder")}
     files = {path: path.stat().st_mtime_ns for path in out.glob(f"autoencoder/*/{RESULT}")}
     assert len(before) < 5, "two done and two in work: there is room for one"
-    new_trial(
-        out / "autoencoder", len(before), {"autoencoder.lr": 1e30, "autoencoder.hidden": [16, 8]}
-    )  # bound to fail
+    bound_to_fail = {"autoencoder.lr": 1e30, "autoencoder.hidden": [16, 8]}
+    new_trial(out / "autoencoder", len(before), bound_to_fail)
     config = load_config(overrides=TINY)
     best = tune(tiny_atlas, out, 9, config=config, space=folder / "space.yaml", ray="local", concurrent=2, resume=True)
     return {"out": out, "before": before, "files": files, "best": best, "space": folder / "space.yaml"}
