@@ -25,9 +25,9 @@ from common import base_parser, report
 from recorded_training import cells_of_epochs, records, train_recorded
 
 from cfgen_dist.config import load_config
-from cfgen_dist.ray_pool import connect
-from cfgen_dist.train.on_ray import WorkerError
-from cfgen_dist.train.run import train
+from cfgen_dist.training.on_ray import WorkerError
+from cfgen_dist.training.run import train
+from cfgen_dist.workers.cluster import connect
 from data_loaders import open_atlas, simulate
 from data_loaders.errors import BadInput
 
@@ -95,12 +95,12 @@ def drill(folder, atlas, fault, rank):
 
 def raising(folder, atlas, raised):
     """A worker that raises in every attempt: told once, not tried again."""
-    import cfgen_dist.train.on_ray as on_ray
+    import cfgen_dist.training.on_ray as on_ray
 
     out = new_folder(folder)
 
     def failing(settings):
-        from cfgen_dist.train import on_ray, ranks, trainer
+        from cfgen_dist.training import on_ray, ranks, trainer
 
         def fail(self, trainer, module, batch, batch_idx):
             if ranks.rank() == 1 and trainer.global_step == BREAK_AT:

@@ -4,8 +4,8 @@
 
 The public method is what the CFGen paper's code does: dopri5 at 1e-5 through torchdyn, one network evaluation after the
 other for the unconditional and for each conditional velocity, a dense Gamma-Poisson draw with torch, 2,000 cells at
-once. Ours is `cfgen_dist.generate` with the bundle's defaults. Both make as many cells of each type as there are test
-cells, in several sets, scored against the test cells; then both are timed.
+once. Ours is `cfgen_dist.generation.run` with the bundle's defaults. Both make as many cells of each type as there are
+test cells, in several sets, scored against the test cells; then both are timed.
 """
 
 import time
@@ -19,12 +19,12 @@ from scipy import sparse
 from torchdyn.numerics import odeint
 
 from cfgen_dist.bundle import CFGen
-from cfgen_dist.evaluate import Reference
-from cfgen_dist.generate import generate
+from cfgen_dist.evaluation import Reference
+from cfgen_dist.generation.plan import make_plan
+from cfgen_dist.generation.run import generate
+from cfgen_dist.generation.shard import sample_shard
 from cfgen_dist.model.velocity import ABSENT
-from cfgen_dist.plan import make_plan
-from cfgen_dist.pool import map_threads
-from cfgen_dist.sample import sample_shard
+from cfgen_dist.workers.pool import map_threads
 from data_loaders import open_atlas
 from data_loaders.files import temporary_folder
 

@@ -21,8 +21,8 @@ from scipy import sparse
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config
-from cfgen_dist.evaluate import Reference, independent_genes, matched_rows
-from cfgen_dist.train.run import train
+from cfgen_dist.evaluation import Reference, independent_genes, matched_rows
+from cfgen_dist.training.run import train
 from data_loaders import CellStream, ingest, open_atlas
 
 SETS, FLOOR_SETS = 3, 5

@@ -22,11 +22,11 @@ import numpy as np
 import pandas as pd
 from common import base_parser, report
 
-import cfgen_dist.train.on_ray as on_ray
+import cfgen_dist.training.on_ray as on_ray
 from cfgen_dist.config import load_config
-from cfgen_dist.ray_pool import connect
-from cfgen_dist.train.memory import ENVIRONMENT
-from cfgen_dist.train.run import train
+from cfgen_dist.training.memory import ENVIRONMENT
+from cfgen_dist.training.run import train
+from cfgen_dist.workers.cluster import connect
 from data_loaders import AtlasWriter, open_atlas, simulate
 
 COMMON = {"refit": False, "autoencoder.max_epochs": 1, "flow.max_steps": 20, "autoencoder.batch_size": 1024,
@@ -118,7 +118,7 @@ def train_measured(atlas, run, settings, workers, folder, bound, environment=ENV
     """Train on a local cluster; each worker leaves its peak memory in `folder`."""
 
     def work(settings):
-        from cfgen_dist.train import on_ray, ranks
+        from cfgen_dist.training import on_ray, ranks
 
         if bound:
             os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[ranks.rank()]})

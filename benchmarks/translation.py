@@ -14,8 +14,8 @@ import torch
 from common import base_parser, report
 
 from cfgen_dist.config import load_config
-from cfgen_dist.train.run import train
-from cfgen_dist.translate import translate
+from cfgen_dist.training.run import train
+from cfgen_dist.translation.run import translate
 from data_loaders import ingest
 
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from cfgen_dist.config import Config, load_config, to_dict
 from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.build import build_autoencoder, build_velocity
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.velocity import Velocity
-from cfgen_dist.pool import check_device
-from cfgen_dist.train.build import build_autoencoder, build_velocity
+from cfgen_dist.workers.pool import check_device
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output
 
@@ -172,7 +172,7 @@ class CFGen:
         return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0), np.int64)
 
     def generate(self, n=None, *, labels=None, guidance=None, solver=None, steps=None, seed=0, device="cpu"):
-        """Generate cells in memory; `cfgen_dist.generate.generate` writes any number to disk.
+        """Generate cells in memory; `cfgen_dist.generation.run.generate` writes any number to disk.
 
         Parameters
         ----------
@@ -198,7 +198,7 @@ class CFGen:
             Integer CSR counts, labels and size_factor in obs, provenance in uns. Further modalities are in obsm, the
             names of their features in `uns["features"]`.
         """
-        from cfgen_dist.generate import make_plan, sample_in_memory
+        from cfgen_dist.generation.run import make_plan, sample_in_memory
 
         plan = make_plan(
             self, n, labels=labels, guidance=guidance, solver=solver, steps=steps, seed=seed, device=device

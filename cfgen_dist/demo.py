@@ -10,9 +10,9 @@ import scanpy as sc
 from scipy import sparse
 
 from cfgen_dist.config import load_config
-from cfgen_dist.evaluate import evaluate
-from cfgen_dist.generate import generate
-from cfgen_dist.train.run import train
+from cfgen_dist.evaluation import evaluate
+from cfgen_dist.generation.run import generate
+from cfgen_dist.training.run import train
 from data_loaders import ingest
 from data_loaders.errors import BadInput
 

@@ -6,18 +6,18 @@ Names are imported on first use, so that `import data_loaders` costs nothing and
 import importlib
 
 _HOME = {
-    "Atlas": "atlas",
-    "AtlasDataModule": "datamodule",
-    "AtlasWriter": "writer",
+    "Atlas": "reading.atlas",
+    "AtlasDataModule": "streaming.datamodule",
+    "AtlasWriter": "writing.writer",
     "BadInput": "errors",
-    "CellBatch": "batch",
-    "CellStream": "stream",
-    "LatentWriter": "latents",
-    "SparseRows": "rows",
-    "export": "exporting",
-    "ingest": "ingestion",
-    "open_atlas": "atlas",
-    "simulate": "simulation",
+    "CellBatch": "streaming.batch",
+    "CellStream": "streaming.stream",
+    "LatentWriter": "writing.latents",
+    "SparseRows": "reading.rows",
+    "export": "exporting.export",
+    "ingest": "ingestion.ingest",
+    "open_atlas": "reading.atlas",
+    "simulate": "simulation.cells",
 }
 __all__ = sorted(_HOME)
 

@@ -32,10 +32,11 @@ def real_data():
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Several blocks and several buckets at ingest, although the data are small."""
-    from data_loaders import matrices, spill
+    from data_loaders.ingestion import buckets
+    from data_loaders.sources import matrices
 
     monkeypatch.setattr(matrices, "BLOCK_VALUES", 100)
-    monkeypatch.setattr(spill, "BUCKET_VALUES", 200)
+    monkeypatch.setattr(buckets, "BUCKET_VALUES", 200)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def tiny_atlas(tmp_path_factory):
 def tiny_run(tiny_atlas, tmp_path_factory):
     """A run trained for a few steps on the tiny atlas."""
     from cfgen_dist.config import load_config
-    from cfgen_dist.train.run import train
+    from cfgen_dist.training.run import train
 
     run = tmp_path_factory.mktemp("run") / "tiny"
     train(tiny_atlas, run, load_config(overrides=TINY))

@@ -28,7 +28,7 @@ def run(args):
     from rich.console import Console
     from rich.table import Table
 
-    from cfgen_dist.augment import augment
+    from cfgen_dist.generation.augment import augment
 
     summary = augment(
         args.bundle, args.atlas, args.out, args.total, balance=args.balance, temperature=args.temperature,

@@ -21,7 +21,7 @@ def run(args):
     from rich.console import Console
     from rich.table import Table
 
-    from cfgen_dist.classify import classify
+    from cfgen_dist.classification.run import classify
 
     table, summary = classify(args.atlas, args.augmented, args.out, label=args.label, seeds=args.seeds)
     console = Console()

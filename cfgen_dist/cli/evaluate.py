@@ -41,7 +41,7 @@ def configure(parser):
 
 def run(args):
     """Evaluate, write the report and print the verdict."""
-    from cfgen_dist.evaluate import evaluate
+    from cfgen_dist.evaluation import evaluate
 
     options = {"shard_size": args.shard_size} if args.shard_size is not None else {}
     result = evaluate(

@@ -58,8 +58,8 @@ def sampling_options(args):
 
 def run(args):
     """Generate."""
-    from cfgen_dist.generate import generate
-    from cfgen_dist.plan import read_label_table
+    from cfgen_dist.generation.plan import read_label_table
+    from cfgen_dist.generation.run import generate
 
     options = sampling_options(args)
     if args.plan:

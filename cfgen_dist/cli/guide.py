@@ -37,7 +37,7 @@ def run(args):
     from rich.console import Console
     from rich.table import Table
 
-    from cfgen_dist.guide import guidance_table, guide
+    from cfgen_dist.guidance_sweep.run import guidance_table, guide
 
     sweep = {name: span(name, text) for name, text in pairs(args.sweep, "--sweep").items()}
     result = guide(

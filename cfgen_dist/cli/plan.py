@@ -24,9 +24,9 @@ def run(args):
     import torch
 
     from cfgen_dist.config import load_config
-    from cfgen_dist.train.costs import EFFICIENCY, GPUS, estimated, flow_steps, measured, memory, networks
-    from cfgen_dist.train.ranks import check_workers
-    from cfgen_dist.train.run import check_atlas, settle
+    from cfgen_dist.training.costs import EFFICIENCY, GPUS, estimated, flow_steps, measured, memory, networks
+    from cfgen_dist.training.ranks import check_workers
+    from cfgen_dist.training.run import check_atlas, settle
     from data_loaders import open_atlas
 
     kinds = [args.kind.lower()] if args.kind else list(GPUS)
@@ -70,4 +70,4 @@ def run(args):
     needed = stage.batch_size / args.gpus / costs[0].seconds
     print(f"reading: {1 / reading:,.0f} cells/s here, {needed:,.0f} are needed by a worker as fast as this machine")
     print(f"estimates: data sheet at {EFFICIENCY:.0%}, float32, {args.link:g} GB/s between workers, "
-          "checked on one H100 only: see cfgen_dist/train/costs.py")  # fmt: skip
+          "checked on one H100 only: see cfgen_dist/training/costs.py")  # fmt: skip

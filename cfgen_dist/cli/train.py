@@ -30,8 +30,8 @@ def configure(parser):
 
 def run(args):
     """Train."""
-    from cfgen_dist.train.on_ray import WorkerError
-    from cfgen_dist.train.run import train
+    from cfgen_dist.training.on_ray import WorkerError
+    from cfgen_dist.training.run import train
 
     given = {key.removeprefix("config:"): value for key, value in vars(args).items() if key.startswith("config:")}
     overrides = {key: value for key, value in given.items() if value is not None}

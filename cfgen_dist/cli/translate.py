@@ -30,7 +30,7 @@ def run(args):
     from rich.console import Console
     from rich.table import Table
 
-    from cfgen_dist.translate import translate
+    from cfgen_dist.translation.run import translate
 
     split = None if args.split == "all" else args.split
     options = sampling_options(args)

@@ -1,8 +1,8 @@
 """`cfgen-dist tune`."""
 
 from cfgen_dist.config import all_keys, load_config, presets
-from cfgen_dist.tune.objective import OBJECTIVES
-from cfgen_dist.tune.run import SCHEDULERS, tune
+from cfgen_dist.tuning.objective import OBJECTIVES
+from cfgen_dist.tuning.run import SCHEDULERS, tune
 
 
 def configure(parser):

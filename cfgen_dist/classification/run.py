@@ -1,0 +1,206 @@
+"""Do cell-type classifiers gain from generated cells? Scored per type on held-out cells, with and without them."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from cfgen_dist.classification.classifiers import Blocks, Moments, knn, logistic
+from data_loaders import open_atlas
+from data_loaders.errors import BadInput, nearest
+from data_loaders.files import begin_output, finish_output
+from data_loaders.progress import progress
+
+log = logging.getLogger("cfgen_dist")
+CLASSIFIERS = ("logistic", "knn")
+CONFIDENCE = 0.95
+
+
+def classify(atlas, augmented, out, *, label="cell_type", seeds=5):
+    """Fit classifiers on the original and on the augmented training cells and score both on the original's test cells.
+
+    Parameters
+    ----------
+    atlas : path-like
+        Real cells with splits; train and val cells train, test cells (held-out donors) test.
+    augmented : path-like or list of path-like
+        Of `cfgen_dist.generation.augment.augment`; several (generated with several seeds) take turns over the seeds.
+    out : path-like
+        Folder to write: `classify.csv`, `classify.json`, `classify.png`.
+    label : str
+    seeds : int
+        Repetitions. A seed is an order of cells for the regression, and one of several augmented atlases; kNN on one
+        augmented atlas has no randomness, its repetitions agree.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        A row per classifier and type: `train_cells`, `generated_cells`, `test_cells`, `frequency` (share of the real
+        training cells), and over the seeds the mean of `f1_original`, `f1_augmented`, `gain`, with `gain_low`,
+        `gain_high` (95 % interval of the mean, Student's t).
+    summary : dict
+        Per classifier: macro F1 with and without, its gain, and Pearson's r between gain and log10 frequency,
+        each with its interval over seeds.
+
+    Raises
+    ------
+    BadInput
+        A missing column, stores of other genes, no test cells, an augmented atlas without generated cells, an `out`
+        that exists.
+    """
+    paths = list(augmented) if isinstance(augmented, list | tuple) else [augmented]
+    if seeds < 1:
+        raise BadInput(f"seeds is {seeds}, expected at least 1")
+    original = open_atlas(atlas)
+    others = [open_atlas(path) for path in paths]
+    for other in others:
+        _check_pair(original, other, label)
+    folder = begin_output(out)
+    try:
+        table, summary = _compare(original, others, label, seeds)
+        table.to_csv(folder / "classify.csv", index=False)
+        stated = {"atlas": str(atlas), "augmented": [str(path) for path in paths], "label": label, "seeds": seeds}
+        text = json.dumps(stated | {"summary": summary, "types": table.to_dict("records")}, indent=1)
+        (folder / "classify.json").write_text(text)
+        plot_gains(table, summary, folder / "classify.png")
+        finish_output(folder, out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return table, summary
+
+
+def training_rows(atlas):
+    """Rows of the splits train and val."""
+    return np.flatnonzero(np.isin(np.asarray(atlas.obs("split")).astype(str), ("train", "val")))
+
+
+def _compare(original, others, label, seeds):
+    """Fit and score everything."""
+    test_rows = original.rows(split="test")
+    names = np.asarray(original.categories(label), dtype=str)
+    truth = names[original.codes(label)[test_rows]]
+    test = Blocks(original, test_rows)
+    real = np.bincount(original.codes(label)[training_rows(original)], minlength=len(names))
+    types = [str(name) for name, n in zip(names, real, strict=True) if n and (truth == name).any()]
+    prepared = {}
+    scores = []
+    with progress("classify", 2 * seeds * len(CLASSIFIERS), "fits") as advance:
+        for seed in range(seeds):
+            for side, atlas in (("original", original), ("augmented", others[seed % len(others)])):
+                rows = training_rows(atlas)
+                if atlas.name not in prepared:
+                    moments = Moments.fit(atlas, rows)
+                    prepared[atlas.name] = moments, knn(atlas, rows, label, moments, test)
+                moments, by_neighbours = prepared[atlas.name]
+                by_regression = logistic(atlas, rows, label, moments, test, seed)
+                for kind, predicted in (("knn", by_neighbours), ("logistic", by_regression)):
+                    f1 = f1_score(truth, predicted, labels=types, average=None, zero_division=0)
+                    scores += [(kind, seed, side, name, value) for name, value in zip(types, f1, strict=True)]
+                    advance()
+    scores = pd.DataFrame(scores, columns=["classifier", "seed", "side", "type", "f1"])
+    wide = scores.pivot(index=["classifier", "seed", "type"], columns="side", values="f1").reset_index()
+    wide["gain"] = wide["augmented"] - wide["original"]
+    wide["frequency"] = wide["type"].map(dict(zip(names, real / real.sum(), strict=True)))
+    facts = _facts(original, others, label, names, real, truth)
+    return _per_type(wide, facts, types), {kind: _overall(wide[wide["classifier"] == kind]) for kind in CLASSIFIERS}
+
+
+def _facts(original, others, label, names, real, truth):
+    """How many cells each type has where."""
+    n_generated = {str(name): 0.0 for name in names}
+    for other in others:
+        made = np.asarray(other.obs("is_generated"), dtype=bool)
+        counts = np.bincount(other.codes(label)[made], minlength=len(other.categories(label)))
+        for name, n in zip(other.categories(label), counts, strict=True):
+            n_generated[name] = n_generated.get(name, 0.0) + n / len(others)
+    return {
+        str(name): {
+            "train_cells": int(n),
+            "generated_cells": round(n_generated[str(name)]),
+            "test_cells": int((truth == name).sum()),
+            "frequency": float(n / real.sum()),
+        }
+        for name, n in zip(names, real, strict=True)
+    }
+
+
+def _per_type(wide, facts, types):
+    """The table, rarest types first."""
+    rows = []
+    for kind in CLASSIFIERS:
+        for name in sorted(types, key=lambda name: facts[name]["train_cells"]):
+            own = wide[(wide["classifier"] == kind) & (wide["type"] == name)]
+            mean, low, high = interval(own["gain"])
+            rows.append(
+                {"classifier": kind, "type": name, **facts[name], "f1_original": own["original"].mean()}
+                | {"f1_augmented": own["augmented"].mean(), "gain": mean, "gain_low": low, "gain_high": high}
+            )
+    return pd.DataFrame(rows)
+
+
+def _overall(own):
+    """Macro F1 and Pearson's r of one classifier, over seeds."""
+    by_seed = own.groupby("seed")
+    r = by_seed.apply(lambda cells: correlation(np.log10(cells["frequency"]), cells["gain"]), include_groups=False)
+    values = {
+        "macro_f1_original": by_seed["original"].mean(),
+        "macro_f1_augmented": by_seed["augmented"].mean(),
+        "macro_f1_gain": by_seed["gain"].mean(),
+        "pearson_r": r,
+    }
+    return {name: dict(zip(("mean", "low", "high"), interval(each), strict=True)) for name, each in values.items()}
+
+
+def correlation(x, y):
+    """Pearson's r; nan with fewer than three points or where one side does not vary."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(stats.pearsonr(x, y).statistic)
+
+
+def interval(values):
+    """Mean and its 95 % interval by Student's t; the interval is nan for fewer than two values."""
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return mean, float(mean - half), float(mean + half)
+
+
+def plot_gains(table, summary, path):
+    """Scatter of the F1 gain of each type against its frequency, one panel a classifier."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(CLASSIFIERS), 4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(CLASSIFIERS), sharey=True), CLASSIFIERS, strict=True):
+        own = table[table["classifier"] == kind]
+        spread = [np.nan_to_num(own["gain"] - own["gain_low"]), np.nan_to_num(own["gain_high"] - own["gain"])]
+        axes.errorbar(own["frequency"], own["gain"], yerr=spread, fmt="o", capsize=2)
+        for x, y, name in zip(own["frequency"], own["gain"], own["type"], strict=True):
+            axes.annotate(name, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+        axes.axhline(0, color="grey", linewidth=0.8)
+        axes.set(xscale="log", xlabel="share of the real training cells", ylabel="F1 gain on held-out cells")
+        axes.set_title(f"{kind}: Pearson r {summary[kind]['pearson_r']['mean']:.2f}")
+    figure.savefig(path, dpi=150)
+
+
+def _check_pair(original, other, label):
+    """Refuse what cannot be compared, before anything is fitted."""
+    for atlas in (original, other):
+        for name in (label, "split"):
+            if name not in atlas.obs_columns:
+                raise BadInput(f"{atlas.name}: no obs column {name!r}, {nearest(name, atlas.obs_columns)}")
+    if list(original.genes) != list(other.genes):
+        raise BadInput(f"{other.name}: its {other.n_genes:,} genes are not the {original.n_genes:,} of {original.name}")
+    if len(original.rows(split="test")) == 0:
+        raise BadInput(f"{original.name}: no cell has split 'test'; ingest it with --holdout donor=0.2")
+    if "is_generated" not in other.obs_columns or not np.asarray(other.obs("is_generated")).any():
+        raise BadInput(f"{other.name}: no generated cells in it, expected an atlas made by `cfgen-dist augment`")
+    if len(np.unique(original.codes(label)[training_rows(original)])) < 2:
+        raise BadInput(f"{original.name}: fewer than two categories of {label!r} among its training cells")

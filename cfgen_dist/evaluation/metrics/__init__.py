@@ -1,0 +1,1 @@
+"""What is measured: one function a metric, one row of `catalogue` each."""

@@ -1,0 +1,140 @@
+"""The counts themselves: zeros, depth, dropout of genes, and variance against mean."""
+
+import numpy as np
+from scipy import sparse
+from scipy.stats import wasserstein_distance
+
+from cfgen_dist.evaluation.spaces.log_normalised import Moments
+
+TREND_BINS = 20
+TREND_GENES = 5  # a bin of the trend needs as many genes on both sides
+
+
+class Profile(Moments):
+    """What the faithfulness metrics need to know of a set of cells; profiles of parts merge into that of the whole.
+
+    Attributes
+    ----------
+    n_cells, nonzero, total, squares
+        As in `GeneMoments`: cells; per gene, cells with it, sums of counts and of their squares.
+    totals : int64 array (2, D)
+        The distinct numbers of counts that cells have, ascending, and how many cells have each: the size factors.
+    detected : int64 array (2, E)
+        The same of the number of genes with a count.
+    """
+
+    def __init__(self, n_genes):
+        super().__init__(n_genes)
+        self.totals = self.detected = np.empty((2, 0), np.int64)
+
+    @classmethod
+    def of(cls, counts):
+        """The profile of counts (n, G), scipy CSR without stored zeros."""
+        profile = cls(counts.shape[1])
+        profile.add(sparse.csr_matrix(counts))
+        return profile
+
+    def add(self, counts):
+        """Add scipy CSR (n, G) without stored zeros."""
+        super().add(counts)
+        totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel().astype(np.int64)
+        self.totals = add_tallies(self.totals, tally(totals))
+        self.detected = add_tallies(self.detected, tally(np.diff(counts.indptr)))
+
+    def merge(self, other):
+        """Add the cells of another profile and return self."""
+        super().merge(other)
+        self.totals = add_tallies(self.totals, other.totals)
+        self.detected = add_tallies(self.detected, other.detected)
+        return self
+
+    @property
+    def zeros(self):
+        """Share of zeros in the matrix."""
+        return 1.0 - self.nonzero.sum() / (self.n_cells * len(self.nonzero))
+
+    @property
+    def zeros_per_cell(self):
+        """Shares of genes without a count that cells have, and how many cells have each: two arrays (E,)."""
+        return 1.0 - self.detected[0] / len(self.nonzero), self.detected[1]
+
+    @property
+    def log_totals(self):
+        """Natural logs of the size factors, and how many cells have each: two arrays (D,).
+
+        A cell without counts stands at zero.
+        """
+        return np.log(np.maximum(self.totals[0], 1)), self.totals[1]
+
+    @property
+    def dropout(self):
+        """Share of cells without a count, per gene (G,)."""
+        return 1.0 - self.nonzero / self.n_cells
+
+
+def tally(values):
+    """Distinct values, ascending, and how often each occurs, int64 (2, D)."""
+    return np.stack(np.unique(values, return_counts=True)).astype(np.int64)
+
+
+def add_tallies(a, b):
+    """The tally of all values of two tallies."""
+    values, place = np.unique(np.concatenate([a[0], b[0]]), return_inverse=True)
+    cells = np.zeros(len(values), np.int64)
+    np.add.at(cells, place, np.concatenate([a[1], b[1]]))
+    return np.stack([values, cells])
+
+
+def faithfulness(real, generated):
+    """Compare two profiles.
+
+    Parameters
+    ----------
+    real, generated : Profile
+
+    Returns
+    -------
+    dict
+        zeros
+            Share of zeros in the generated matrix; to be compared with `real.zeros`.
+        zeros_per_cell
+            W1 between the distributions of the share of zeros per cell.
+        dropout
+            Mean over genes of the absolute difference of the share of cells without the gene.
+        mean_variance
+            Mean absolute difference of the two mean-variance trends, in log10 variance (see `trend`).
+        size_factor
+            W1 between the distributions of natural log size factors: 0.1 is a shift by about 10 %.
+    """
+    edges = trend_edges(real)
+    gap = np.abs(trend(real, edges) - trend(generated, edges))
+    return {
+        "zeros": float(generated.zeros),
+        "zeros_per_cell": float(_w1(real.zeros_per_cell, generated.zeros_per_cell)),
+        "dropout": float(np.abs(real.dropout - generated.dropout).mean()),
+        "mean_variance": float(np.nanmean(gap)) if np.isfinite(gap).any() else float("nan"),
+        "size_factor": float(_w1(real.log_totals, generated.log_totals)),
+    }
+
+
+def trend_edges(profile):
+    """Edges (TREND_BINS + 1,) of equal bins of log10 mean count, between the 1st and 99th percentile over genes."""
+    mean = profile.mean()
+    return np.linspace(*np.quantile(np.log10(mean[mean > 0]), [0.01, 0.99]), TREND_BINS + 1)
+
+
+def trend(profile, edges):
+    """Median log10 variance of the genes of each bin of log10 mean count; NaN with fewer than `TREND_GENES` genes."""
+    mean, variance = profile.mean(), profile.variance()
+    keep = (mean > 0) & (variance > 0)
+    bins = np.digitize(np.log10(mean[keep]), edges) - 1
+    logs = np.log10(variance[keep])
+    medians = [
+        np.median(logs[bins == k]) if (bins == k).sum() >= TREND_GENES else np.nan for k in range(len(edges) - 1)
+    ]
+    return np.array(medians)
+
+
+def _w1(a, b):
+    """W1 between two distributions, each of values and weights."""
+    return wasserstein_distance(a[0], b[0], a[1], b[1])

@@ -1,0 +1,265 @@
+"""Where cells to evaluate come from: an atlas store, an h5ad file or AnnData in memory, seen alike."""
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import zarr
+from anndata.io import read_elem
+from scipy import sparse
+
+from data_loaders.errors import BadInput, nearest
+from data_loaders.reading.atlas import Atlas, open_atlas
+
+DEFAULT_LABEL = "cell_type"
+MAIN = "rna"  # the modality in X
+
+
+@dataclass(eq=False)
+class Cells:
+    """Cells with one label column; counts are read by rows. Made by `open_cells`.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    genes : pandas.Index (G,)
+    label : str
+    types : array of str (K,)
+        Names of the types, sorted.
+    codes : int32 array (n,)
+        Type of each cell, a position in `types`.
+    split : array of str (n,), or None without such a column
+    provenance : dict
+        What the store says of itself: its card, its generation.
+    identity : str
+        Differs between cells that differ, as far as can be told without reading them.
+    largest : dict of str to int
+        Further modality that the store describes → its largest count.
+    """
+
+    name: str
+    genes: pd.Index
+    label: str
+    types: np.ndarray
+    codes: np.ndarray
+    split: pd.Categorical | None
+    provenance: dict
+    identity: str
+    _read: object = field(repr=False)
+    largest: dict = field(default_factory=dict)
+    _totals: object = field(default=None, repr=False)
+    _columns: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.codes)
+
+    def read(self, rows):
+        """Counts (CSR) of `rows`, in that order; BadInput when they are no counts."""
+        counts = check_counts(self._read(rows), self.name)
+        if self._columns is not None:
+            counts = counts[:, self._columns]
+            counts.sort_indices()  # sums are to be those of cells that come in this order
+        return counts
+
+    def measured(self, modality):
+        """Whether each cell has counts in a further modality, bool (n,)."""
+        return np.asarray(self._totals(modality)).ravel() > 0
+
+    def rows_of(self, split):
+        """Rows of `train` or `test` cells, ascending; BadInput when there are none."""
+        if self.split is None:
+            raise BadInput(f"{self.name}: no obs column 'split'; expected one with train and test cells")
+        rows = np.flatnonzero(self.split == split)
+        if not len(rows):
+            counts = self.split.value_counts()
+            found = ", ".join(f"{n} {name}" for name, n in counts[counts > 0].sort_values(ascending=False).items())
+            raise BadInput(f"{self.name}: no {split} cells in obs column 'split' (found {found or 'no cells'})")
+        return rows
+
+    def in_order_of(self, genes):
+        """The same cells with their genes in the order of `genes` (G,); BadInput when they are not the same genes."""
+        if self.genes.equals(genes):
+            return self
+        missing, unknown = genes.difference(self.genes, sort=False), self.genes.difference(genes, sort=False)
+        if len(missing) or len(unknown):
+            parts = [
+                f"{len(some)} {what} ({', '.join(map(str, some[:3]))}{', ...' if len(some) > 3 else ''})"
+                for some, what in ((missing, "missing"), (unknown, "unknown"))
+                if len(some)
+            ]
+            raise BadInput(
+                f"{self.name}: its {len(self.genes)} {self.genes.name} are not the real cells' {len(genes)}: "
+                f"{', '.join(parts)}"
+            )
+        return replace(self, genes=genes, _columns=self.genes.get_indexer(genes))
+
+    def with_types_of(self, real):
+        """The same cells, their codes those of the real cells' types; BadInput when there are others."""
+        observed = self.types[np.unique(self.codes)]
+        unknown = np.setdiff1d(observed, real.types[np.unique(real.codes)]).tolist()
+        if unknown:
+            raise BadInput(
+                f"{self.name}: obs column {self.label!r} has {unknown[0]!r}, which the real cells have not; "
+                f"{nearest(unknown[0], real.types)}"
+            )
+        places = np.searchsorted(real.types, self.types).astype(np.int32)  # of types that no cell has: any
+        return replace(self, types=real.types, codes=places[self.codes])
+
+
+def open_cells(source, label=None, name=None, *, modality=None, binary=False):
+    """Open cells for evaluation.
+
+    Parameters
+    ----------
+    source : path-like, Atlas or AnnData
+        Raw counts in X.
+    label : str, optional
+        The obs column with the types; by default `cell_type`, or the only label column there is.
+    name : str, optional
+        For messages, when `source` has no path.
+    modality : str, optional
+        A further modality in place of rna: its counts, its features as `genes`.
+    binary : bool
+        Read counts as 1.
+
+    Returns
+    -------
+    Cells
+
+    Raises
+    ------
+    BadInput
+        No such store; no such column, or missing values in it; duplicated gene names; several label columns to choose
+        from.
+    """
+    if isinstance(source, ad.AnnData):
+        cells = _from_anndata(source, label, name or "AnnData", modality)
+    else:
+        cells = _from_atlas(source if isinstance(source, Atlas) else open_atlas(source), label, modality)
+    if not cells.genes.is_unique:
+        twice = cells.genes[cells.genes.duplicated()][0]
+        raise BadInput(f"{cells.name}: gene {twice!r} occurs more than once; expected unique gene names")
+    read = cells._read
+    return replace(cells, _read=lambda rows: read(rows).sign()) if binary else cells
+
+
+def _from_atlas(atlas, label, modality):
+    label = _choose(atlas.name, label, atlas.obs_columns, atlas.labels)
+    split = "split" in atlas.obs_columns
+    described = (atlas.card or {}).get("modalities", {})
+    return Cells(
+        atlas.name if modality is None else f"{atlas.name}, modality {modality!r}",
+        _named(atlas.genes if modality is None else atlas.features(modality).index, modality),
+        label,
+        *_types(atlas.small_codes(label), atlas.categories(label), atlas.name, label),
+        pd.Categorical.from_codes(atlas.small_codes("split"), atlas.categories("split")) if split else None,
+        {"path": atlas.name, "card": atlas.card, "generation": _generation(atlas.name)},
+        _identity(atlas),
+        lambda rows: _as_csr(atlas.read(rows, modality)),
+        {each: facts["largest"] for each, facts in described.items() if each != MAIN},
+        lambda each: atlas.obs(f"size_factor_{each}"),
+    )
+
+
+def _from_anndata(data, label, name, modality):
+    categorical = [column for column in data.obs if isinstance(data.obs[column].dtype, pd.CategoricalDtype)]
+    labels = [column for column in categorical if column not in ("split", "shard", "is_generated")]
+    label = _choose(name, label, list(data.obs.columns), labels)
+    values = data.obs[label].astype("category")
+    generation, features = data.uns.get("generation"), data.uns.get("features", {})
+    counts = data.X if modality is None else data.obsm[modality]
+    return Cells(
+        name if modality is None else f"{name}, modality {modality!r}",
+        _named(data.var_names if modality is None else features[modality].index, modality),
+        label,
+        *_types(values.cat.codes.to_numpy(), values.cat.categories.astype(str), name, label),
+        pd.Categorical(data.obs["split"].astype(str)) if "split" in data.obs else None,
+        {"path": name, "card": None, "generation": json.loads(generation) if generation else None},
+        uuid.uuid4().hex,  # nothing is known of what was in memory at another time
+        lambda rows: sparse.csr_matrix(counts[rows]),
+        {each: data.obsm[each].max() for each in features if each in data.obsm},
+        lambda each: data.obsm[each].sum(axis=1),
+    )
+
+
+def _named(index, modality):
+    """Names of features, the index named after what they are."""
+    return index.astype(str).rename("genes" if modality is None else "features")
+
+
+def check_counts(counts, what):
+    """Counts as canonical CSR without stored zeros, or `BadInput` when they are none.
+
+    Parameters
+    ----------
+    counts : scipy CSR (n, G)
+    what : str
+        How messages call the cells.
+    """
+    values = counts.data
+    if values.dtype.kind not in "iub":
+        if not np.isfinite(values).all():
+            raise BadInput(f"{what}: counts hold NaN or infinite values; expected whole numbers")
+        if (values != np.rint(values)).any():
+            fraction = values[values != np.rint(values)][0]
+            raise BadInput(f"{what}: counts hold {fraction:g}; expected whole numbers, not normalised values")
+    if values.size and values.min() < 0:
+        raise BadInput(f"{what}: counts hold {values.min():g}; expected no negative values")
+    if not (counts.has_canonical_format and values.all()):
+        counts = counts.copy()
+        counts.sum_duplicates()
+        counts.eliminate_zeros()
+    return counts
+
+
+def _identity(atlas):
+    """Fingerprint of the cells, and sizes and times of the files, which change with whatever is written to them."""
+    path = Path(atlas.name)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
+    stats = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+    return hashlib.sha256(repr((atlas.fingerprint, stats)).encode()).hexdigest()
+
+
+def _as_csr(block):
+    """Rows as an atlas reads them, sparse or dense, as CSR."""
+    return block.to_scipy() if hasattr(block, "to_scipy") else sparse.csr_matrix(block.values)
+
+
+def _generation(path):
+    """What `cfgen-dist generate` noted in a store: the plan and the model's provenance; None in any other."""
+    path = Path(path)
+    if not path.exists():  # atlases on remote storage are not local paths
+        return None
+    root = zarr.open_group(path, mode="r") if path.is_dir() else h5py.File(path, "r")
+    return json.loads(str(read_elem(root["uns/generation"]))) if "generation" in root.get("uns", {}) else None
+
+
+def _choose(name, label, columns, labels):
+    if label is None:
+        if DEFAULT_LABEL in columns:
+            return DEFAULT_LABEL
+        if len(labels) == 1:
+            return labels[0]
+        found = f"has the label columns {', '.join(labels)}" if labels else "has no label column"
+        raise BadInput(f"{name}: {found}; name the one to evaluate by with --label")
+    if label not in columns:
+        raise BadInput(f"{name}: no obs column {label!r}, {nearest(label, columns) if columns else 'it has none'}")
+    return label
+
+
+def _types(codes, categories, name, label):
+    """Sorted names of the types, and codes of the cells."""
+    codes = np.asarray(codes)
+    if (codes < 0).any():
+        raise BadInput(
+            f"{name}: obs column {label!r} has {int((codes < 0).sum())} missing values; expected a label for each cell"
+        )
+    types, places = np.unique(np.array(list(categories), dtype=str), return_inverse=True)
+    return types, places.astype(np.int32)[codes] if len(codes) else np.empty(0, np.int32)

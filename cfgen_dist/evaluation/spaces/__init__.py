@@ -1,0 +1,1 @@
+"""Where cells are compared: components of log-normalised counts, or of TF-IDF for accessibility."""

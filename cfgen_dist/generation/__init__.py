@@ -1,0 +1,1 @@
+"""New cells from a trained model, in memory or sharded to disk: `run.generate` and `augment.augment`."""

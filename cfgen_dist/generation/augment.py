@@ -1,0 +1,204 @@
+"""Augment an atlas: its real cells, and generated cells of its rare types, as one training atlas."""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cfgen_dist.bundle import CFGen
+from cfgen_dist.generation.labels import check_genes
+from cfgen_dist.generation.parts import load_model
+from cfgen_dist.generation.plan import SHARD_SIZE, make_plan
+from cfgen_dist.generation.run import (
+    CARD,
+    append_parts,
+    feature_tables,
+    finished,
+    make_parts,
+    open_parts,
+    provenance,
+    summarise,
+    write_plan,
+)  # fmt: skip
+from cfgen_dist.workers.pool import open_pool
+from data_loaders import AtlasWriter, open_atlas
+from data_loaders.card import SPLITS
+from data_loaders.errors import BadInput, nearest
+from data_loaders.progress import progress
+
+log = logging.getLogger("cfgen_dist")
+BALANCE = 2  # the purpose of the seed; 0 and 1 belong to the plan and the shards
+SLICE = 4096  # real cells copied at a time
+
+
+def augment(
+    bundle, atlas, out, total, *, balance="cell_type", temperature=1.0, guidance=None, size_factor=None, solver=None,
+    steps=None, seed=0, shard_size=SHARD_SIZE, device="cpu", resume=False, ray=None, workers=None,
+):  # fmt: skip
+    """Write an atlas of all cells of `atlas` and as many generated training cells as make `total` training cells.
+
+    The real cells come first, with their splits: test cells stay test cells. Generated cells have `split` train and
+    `is_generated` True; label columns that the model was not trained on are missing in them. Real cells are copied in
+    slices and generated ones in shards, so memory does not grow with either, beyond the small columns.
+
+    Parameters
+    ----------
+    bundle : path-like or CFGen
+        Trained on the training cells of `atlas`.
+    atlas : path-like
+    out : path-like
+    total : int
+        Real and generated training cells (splits train and val) together.
+    balance : str
+        Label column whose rare categories get most generated cells.
+    temperature : float
+        As in `type_proportions`.
+    guidance, size_factor, solver, steps, seed, shard_size, device, resume, ray, workers
+        As in `cfgen_dist.generation.run.generate`.
+
+    Returns
+    -------
+    dict
+        As of `generate`, for the generated cells, with `real` (training cells) and `types` {category: cells}.
+
+    Raises
+    ------
+    BadInput
+        Genes or categories that the model does not know, a column that is missing, a total that is reached already, a
+        temperature that is not positive, or what `generate` refuses.
+    """
+    bundle = bundle if isinstance(bundle, CFGen) else Path(bundle).absolute()  # workers have folders of their own
+    model = load_model(bundle)
+    source = open_atlas(atlas)
+    _check(source, model, balance, temperature)
+    training = np.isin(np.asarray(source.obs("split")).astype(str), ("train", "val"))
+    real = np.bincount(source.codes(balance)[training], minlength=len(source.categories(balance)))
+    types = dict(zip(source.categories(balance), real.tolist(), strict=True))
+    n_generated = total - int(real.sum())
+    if n_generated < 1:
+        raise BadInput(f"total is {total:,}, expected more than the {int(real.sum()):,} real training cells of {atlas}")
+    table = _wanted(model, balance, types, n_generated, temperature, seed)
+    plan = make_plan(
+        model, labels=table, guidance=guidance, size_factor=size_factor, solver=solver, steps=steps, seed=seed,
+        shard_size=shard_size, device=device,
+    )  # fmt: skip
+    made_of_each = table.groupby(balance)["n"].sum().to_dict()
+    facts = {
+        "real": int(real.sum()),
+        "types": {name: {"real": n, "generated": int(made_of_each.get(name, 0))} for name, n in types.items()},
+    }
+    options = {"balance": balance, "temperature": temperature, "total": total, "atlas": source.fingerprint}
+    note = {"plan": plan.to_dict(), "augmentation": options}
+    if finished(out, note, resume):
+        return facts | {"path": str(out), "cells": plan.n_cells, "seconds": 0.0, "cells_per_second": 0.0}
+    started = time.monotonic()
+    with open_pool(ray, workers, plan.device) as pool:
+        parts = open_parts(out, note, resume)
+        records, made = make_parts(bundle, plan, parts, pool)
+    write_plan(out, plan)
+    summary = summarise(out, model, plan, records, made)
+    genes, features = pd.DataFrame(index=source.genes), feature_tables(model)
+    with AtlasWriter(out, genes, labels=list(model.labels), modalities=features) as writer:
+        extra = {name: source.categories(name) for name in source.labels if name not in model.labels}
+        _copy(source, writer, [*model.labels, *extra], list(features))
+        append_parts(writer, model, plan, parts, records, lambda obs: _dress(obs, model, extra))
+        uns = {"generation": provenance(model, note | {"sha256": summary["sha256"]})}
+        card = {"sources": [{"path": str(atlas), "n_cells": source.n_cells}], "notes": CARD["notes"]}
+        writer.close(uns=uns, provenance=card)
+    shutil.rmtree(parts)
+    seconds = time.monotonic() - started
+    return facts | summary | {"seconds": seconds, "cells_per_second": plan.n_cells / seconds}
+
+
+def type_proportions(counts, temperature=1.0):
+    """How generated cells are shared out among types with n_k real cells: p_k proportional to (1 / n_k)^(1 / T).
+
+    T = 1 is the paper's choice, p_k proportional to 1 / n_k, normalised by its sum (a softmax of 1 / n_k, as in the
+    public code, is nearly uniform). Larger T comes nearer to equal shares, smaller T favours the rarest more.
+
+    Parameters
+    ----------
+    counts : (C,) array
+        Positive.
+    temperature : float
+
+    Returns
+    -------
+    (C,) float64 array, sum 1
+    """
+    logs = -np.log(np.asarray(counts, dtype=np.float64)) / temperature
+    weights = np.exp(logs - logs.max())
+    return weights / weights.sum()
+
+
+def _wanted(model, balance, types, n, temperature, seed):
+    """Table of label combinations and n: types by their proportions, the other labels as observed inside the type."""
+    seen = {name: count for name, count in types.items() if count}
+    for name in seen:
+        model.codes_of(balance, name)
+    p = dict(zip(seen, type_proportions(list(seen.values()), temperature), strict=True))
+    table = pd.DataFrame(
+        {
+            name: np.asarray(categories, dtype=object)[model.combinations[:, k]]
+            for k, (name, categories) in enumerate(model.labels.items())
+        }
+    )
+    unseen = sorted(set(seen) - set(table[balance]))
+    if unseen:
+        raise BadInput(f"{balance}: the model saw no training cell of type {unseen[0]!r}, so it cannot generate it")
+    inside = model.counts / pd.Series(model.counts).groupby(table[balance]).transform("sum").to_numpy()
+    weights = table[balance].map(p).fillna(0.0).to_numpy() * inside
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(BALANCE,)))
+    return table.assign(n=rng.multinomial(n, weights / weights.sum()))
+
+
+def _check(source, model, balance, temperature):
+    """Refuse an atlas that the model does not fit, before anything starts."""
+    if not temperature > 0 or not np.isfinite(temperature):
+        raise BadInput(f"temperature is {temperature}, expected a positive number")
+    if balance not in model.labels:
+        raise BadInput(f"balance: the model was not trained on {balance!r}, {nearest(balance, model.labels)}")
+    check_genes(source, model)
+    trained_on = model.provenance.get("atlas", {}).get("fingerprint")
+    if trained_on is not None and trained_on != source.fingerprint:
+        log.warning(
+            "%s is not the atlas that the model was trained on: if its test cells were among the training cells, "
+            "generated cells carry what is known of them", source.name,
+        )  # fmt: skip
+    for name, names in model.features.items():
+        if list(source.features(name).index) != list(names):
+            raise BadInput(
+                f"{source.name}: its features of modality {name!r} are not the {len(names):,} of the model; expected "
+                "the atlas that the model was trained on"
+            )
+    for name in (*model.labels, "split"):
+        if name not in source.obs_columns:
+            raise BadInput(f"{source.name}: no obs column {name!r}, {nearest(name, source.obs_columns)}")
+    if "is_generated" in source.obs_columns and np.asarray(source.obs("is_generated")).any():
+        raise BadInput(f"{source.name} holds generated cells already, expected an atlas of real cells")
+
+
+def _copy(source, writer, labels, modalities):
+    """Append all cells of an atlas, a slice at a time."""
+    names = source.obs_names()
+    codes = {name: source.small_codes(name) for name in [*labels, "split"]}
+    with progress("copy real cells", source.n_cells, "cells") as advance:
+        for start in range(0, source.n_cells, SLICE):
+            rows = np.arange(start, min(start + SLICE, source.n_cells))
+            obs = pd.DataFrame(index=pd.Index(names[rows], name="cell"))
+            for name in codes:
+                obs[name] = pd.Categorical.from_codes(codes[name][rows], categories=source.categories(name))
+            others = {name: source.read(rows, name) for name in modalities}
+            writer.append(source.read(rows), obs.assign(shard=np.int32(-1), is_generated=False), others)
+            advance(len(rows))
+
+
+def _dress(obs, model, extra):
+    """obs of generated cells with the columns of real ones, in their order."""
+    for name, categories in extra.items():
+        obs[name] = pd.Categorical.from_codes(np.full(len(obs), -1), categories=categories)
+    obs["split"] = pd.Categorical(["train"] * len(obs), categories=SPLITS)
+    return obs[[*model.labels, *extra, "split", "shard", "is_generated"]]

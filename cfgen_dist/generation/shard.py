@@ -1,0 +1,119 @@
+"""One shard of cells: a pure function of (model, shard, plan), whoever runs it, in whatever order."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch.nn import functional as F
+
+from cfgen_dist.model.multimodal import branches
+from cfgen_dist.model.solvers import integrate
+from cfgen_dist.model.velocity import ABSENT, guided
+
+SHARD = 1  # the purpose of the seed; 0 belongs to the plan
+
+
+@torch.inference_mode()
+def sample_shard(model, shard, plan):
+    """Generate the cells of a shard.
+
+    Counts are drawn straight into CSR, a batch at a time: no dense count matrix exists.
+
+    Parameters
+    ----------
+    model : CFGen
+        On the plan's device.
+    shard : int
+    plan : Plan
+
+    Returns
+    -------
+    counts : dict of str to scipy.sparse.csr_matrix (n, features), int32
+        Modality → counts.
+    codes : (n, K) int64 array
+        Labels.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(SHARD, shard)))
+    codes = rng.permutation(plan.shard_codes(shard))
+    n = len(codes)
+    z0 = rng.standard_normal((n, model.config.autoencoder.latent_dim), dtype=np.float32)
+    law = dataclasses.replace(model.size_factor, kind=plan.size_factor)
+    size_factor = law.draw(_category(model, law.covariate, codes), rng)
+    networks = branches(model.autoencoder)
+    seeds = {name: rng.integers(0, 2**64, n, dtype=np.uint64) for name in networks}
+    sizes = law.draw_others(size_factor, _category(model, law.covariate, codes), rng) | {"rna": size_factor}
+    theta_category = _category(model, model.config.autoencoder.theta_covariate, codes)
+    blocks = {name: [] for name in networks}
+    for start in range(0, n, plan.batch_size):
+        rows = slice(start, start + plan.batch_size)
+        z = generate_latents(model, plan, z0[rows], codes[rows], size_factor[rows])
+        for name, network in networks.items():
+            own = sizes[name][rows] if name in sizes else None
+            blocks[name].append(network.draw(z, own, theta_category[rows], seeds[name][rows], rng))
+    return {name: stacked(blocks[name], networks[name].n_genes) for name in networks}, codes
+
+
+def stacked(blocks, n_features):
+    """The (data, indices, indptr) of consecutive rows as one CSR matrix."""
+    data, indices, indptrs = zip(*blocks, strict=True)
+    lengths = np.concatenate([np.diff(indptr) for indptr in indptrs])
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    data = np.concatenate(data).astype(np.int32)
+    return sparse.csr_matrix((data, np.concatenate(indices), indptr), shape=(len(lengths), n_features))
+
+
+def generate_latents(model, plan, z0, codes, size_factor):
+    """Latents (B, D) tensor, of noise z0 (B, D), labels (B, K) and size factors (B,)."""
+    given = np.log(size_factor).astype(np.float32), codes, z0
+    log_size_factor, codes, z0 = (torch.from_numpy(each).to(model.device) for each in given)
+    joint = model.config.flow.conditioning == "joint"
+    weights = plan.weights[0] if joint else plan.weights
+    field = guided(PreparedVelocity(model.velocity), codes, weights, joint, log_size_factor)
+    z = integrate(field, z0, solver=plan.solver, steps=plan.steps)
+    return model.velocity.restore(z)
+
+
+class PreparedVelocity:
+    """The velocity network for one batch of cells at one time after the other.
+
+    Labels and size factors stay the same over the integration and all cells share one time, so the embedding of the
+    former is computed once, that of the latter for one row, and what it adds to all blocks by one matrix product. Equal
+    to `Velocity` but for rounding.
+
+    Parameters
+    ----------
+    velocity : Velocity
+        In eval mode.
+    """
+
+    def __init__(self, velocity):
+        self.velocity = velocity
+        self.weight = torch.cat([block.condition.weight for block in velocity.blocks])
+        self.bias = torch.cat([block.condition.bias for block in velocity.blocks])
+        self.embedded = None  # what labels and size factors add, (B, E)
+
+    def __call__(self, z, t, codes, log_size_factor=None):
+        """As `Velocity.forward`, where `t` (B,) holds one value and the rest does not change from call to call."""
+        if self.embedded is None:
+            self.embedded = self._embed(codes, log_size_factor)
+        conditions = F.linear(F.silu(self.embedded + self.velocity.time(t[:1])), self.weight, self.bias)
+        x = self.velocity.enter(z)
+        for block, condition in zip(self.velocity.blocks, conditions.chunk(len(self.velocity.blocks), 1), strict=True):
+            x = x + block.leave(F.silu(block.enter(F.silu(block.norm(x))) + condition))
+        return self.velocity.leave(F.silu(x))
+
+    def _embed(self, codes, log_size_factor):
+        e = self.bias.new_zeros(1)
+        for k, table in enumerate(self.velocity.attributes):
+            e = e + table(codes[:, k].clamp_min(0)) * (codes[:, k] != ABSENT)[:, None]
+        if self.velocity.size_factor is not None:
+            low, high = self.velocity.size_factor_range
+            scaled = ((log_size_factor - low) / max(high - low, 1e-6)).clamp(-0.1, 1.1)
+            e = e + self.velocity.size_factor(scaled)
+        return e
+
+
+def _category(model, covariate, codes):
+    """The category of each cell of one attribute, zeros without one."""
+    return codes[:, list(model.labels).index(covariate)] if covariate else np.zeros(len(codes), np.int64)

@@ -1,0 +1,1 @@
+"""What guidance does to the cells of a model, over a grid of weights: `run.guide`."""

@@ -1,0 +1,190 @@
+"""What guidance does: cells of one intersection of labels over a grid of weights, scored for aim and for diversity."""
+
+import itertools
+import json
+import math
+import shutil
+
+import pandas as pd
+
+from cfgen_dist.generation.labels import check_attribute, check_genes
+from cfgen_dist.generation.parts import load_model
+from cfgen_dist.generation.plan import make_plan
+from cfgen_dist.generation.run import sample_in_memory
+from cfgen_dist.guidance_sweep.plots import EMBEDDINGS, draw_cells, draw_scores
+from cfgen_dist.guidance_sweep.scores import Target
+from data_loaders import open_atlas
+from data_loaders.card import SPLITS
+from data_loaders.errors import BadInput, nearest
+from data_loaders.files import begin_output, finish_output, refuse_existing
+from data_loaders.ingestion.splits import check_seed
+from data_loaders.progress import progress
+
+CELLS = 500  # of each setting, as in the paper
+MOST_SETTINGS = 200
+NOT_SCORES = ("model", "weights")  # of a setting
+
+
+def guide(
+    bundle, atlas, out, sweep, *, fix=None, target=None, joint=None, cells=CELLS, split="test", embedding="pca",
+    solver=None, steps=None, seed=0,
+):  # fmt: skip
+    """Generate cells of one intersection of labels under a grid of guidance weights, and score them.
+
+    Parameters
+    ----------
+    bundle : path-like or CFGen
+        Trained with `flow.conditioning` single: its attributes can be composed.
+    atlas : path-like
+        Real cells with the genes of the model.
+    out : path-like
+        Folder to make: `guidance.json`, `guidance.csv`, `cells.png`, `scores.png`.
+    sweep : dict of str to sequence of float
+        One or two attributes → the weights to try; of two, all pairs.
+    fix : dict of str to float, optional
+        Weights of other attributes. Those in neither have weight 0.
+    target : dict of str to str, optional
+        Category of each attribute in `sweep` and `fix`; by default the intersection with most real cells.
+    joint : path-like or CFGen, optional
+        A model with `flow.conditioning` joint, to compare with: its one weight is swept over all weights of `sweep`.
+    cells : int
+        Cells of each setting.
+    split : {"train", "val", "test", "all"}
+        The real cells to compare with.
+    embedding : {"pca", "umap"}
+        Of the picture of the cells.
+    solver, steps, seed
+        As in `CFGen.generate`. All settings start from the same noise. An attribute with weight 0 is drawn as observed,
+        so that size factors follow what the setting asks for.
+
+    Returns
+    -------
+    dict
+        `settings` (one dict per setting: `model`, `weights`, and the scores of `Target.score`), `floor` (the same
+        scores of real cells of the target outside of `split`; None when there are none), `real` (`Target.purity`),
+        `target`, `target_cells`, `cells`, `split`, `seed`.
+
+    Raises
+    ------
+    BadInput
+        Unknown attributes or categories, more than two swept, too many settings, weights that are no numbers, too few
+        real cells of the target, other genes, a model of the other conditioning, an output that exists.
+    """
+    model, source = load_model(bundle), open_atlas(atlas)
+    joint = None if joint is None else load_model(joint)
+    fix = fix or {}
+    refuse_existing(out)
+    check_seed(seed)
+    _check(model, joint, source, sweep, fix, cells, split, embedding)
+    rows = None if split == "all" else source.rows(split=split)
+    reference = Target.fit(source, rows, _target(model, source, rows, [*sweep, *fix], target), seed, split)
+    how = {"solver": solver, "steps": steps, "seed": seed, "shard_size": cells}
+    settings = [("composed", dict(zip(sweep, each, strict=True)) | fix) for each in itertools.product(*sweep.values())]
+    weights = sorted({float(weight) for values in sweep.values() for weight in values})
+    settings += [("joint", dict.fromkeys(joint.labels, weight)) for weight in weights] if joint else []
+    plans = [_plan(joint if kind == "joint" else model, cells, each, reference.labels, how) for kind, each in settings]
+    results, clouds = [], []
+    with progress("guide", len(settings), "settings") as advance:
+        for (kind, each), plan in zip(settings, plans, strict=True):
+            made = sample_in_memory(joint if kind == "joint" else model, plan)
+            clouds.append(reference.project(made.X))
+            results.append({"model": kind, "weights": each} | reference.score(clouds[-1]))
+            advance(1)
+    result = {
+        "kind": "cfgen-dist guidance", "target": reference.labels, "target_cells": len(reference.pcs), "cells": cells,
+        "split": split, "seed": seed, "sweep": {name: list(map(float, values)) for name, values in sweep.items()},
+        "fix": fix, "settings": results, "real": reference.purity(), "floor": reference.floor(cells),
+        "model": model.digest, "joint_model": joint.digest if joint else None,
+    }  # fmt: skip
+    _write(out, result, reference, clouds, embedding)
+    return result
+
+
+def guidance_table(result):
+    """The settings of a result as a DataFrame: model, one column per weight, the scores."""
+    names = [*result["sweep"], *result["fix"]]
+    rows = []
+    for setting in result["settings"]:
+        weights = {f"w_{name}": setting["weights"].get(name) for name in names}
+        rows.append({"model": setting["model"]} | weights | {k: v for k, v in setting.items() if k not in NOT_SCORES})
+    if result["floor"]:
+        rows.append({"model": "real cells"} | result["floor"])
+    return pd.DataFrame(rows)
+
+
+def _plan(model, cells, weights, target, how):
+    """The plan of a setting; attributes without weight are drawn as observed."""
+    asked = {name: value for name, value in target.items() if weights.get(name)}
+    return make_plan(model, cells, labels=asked, guidance=weights, **how)
+
+
+def _write(out, result, reference, clouds, embedding):
+    """Write the folder: whole, or not at all."""
+    built = begin_output(out)
+    try:
+        (built / "guidance.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+        guidance_table(result).to_csv(built / "guidance.csv", index=False)
+        draw_cells(built / "cells.png", result, reference, clouds, embedding)
+        draw_scores(built / "scores.png", result)
+        finish_output(built, out)
+    except BaseException:
+        shutil.rmtree(built, ignore_errors=True)
+        raise
+
+
+def _check(model, joint, source, sweep, fix, cells, split, embedding):
+    """Refuse what cannot be, before anything starts."""
+    check_genes(source, model)
+    for own, wanted in ((model, "single"), (joint, "joint")):
+        if own is not None and own.config.flow.conditioning != wanted:
+            raise BadInput(
+                f"the {'' if wanted == 'single' else 'joint '}model was trained with flow.conditioning "
+                f"{own.config.flow.conditioning}, expected {wanted}"
+            )
+    if not 1 <= len(sweep) <= 2:
+        raise BadInput(f"sweep: {len(sweep)} attributes given, expected one or two")
+    for what, names in (("sweep", sweep), ("fix", fix)):
+        for name in names:
+            check_attribute(model, name, what)
+            if joint is not None:
+                check_attribute(joint, name, what)
+    both = next((name for name in sweep if name in fix), None)
+    if both:
+        raise BadInput(f"{both} is swept and fixed; expected one of the two")
+    for name, weights in {**sweep, **{name: [weight] for name, weight in fix.items()}}.items():
+        if not len(weights) or not all(map(math.isfinite, weights)):
+            raise BadInput(f"weights of {name}: {list(weights)}, expected finite numbers")
+    settings = math.prod(map(len, sweep.values()))
+    if settings > MOST_SETTINGS:
+        raise BadInput(f"sweep: {settings} settings, expected {MOST_SETTINGS} at most")
+    if joint is not None:
+        check_genes(source, joint)
+    if cells < 10:
+        raise BadInput(f"cells is {cells}, expected at least 10")
+    for what, value, valid in (("split", split, (*SPLITS, "all")), ("embedding", embedding, EMBEDDINGS)):
+        if value not in valid:
+            raise BadInput(f"{what}: unknown {value!r}, {nearest(value, valid)}")
+
+
+def _target(model, source, rows, names, given):
+    """The intersection asked for, or that with most cells among `rows`; attribute → category."""
+    for name in names:
+        if name not in source.obs_columns:
+            raise BadInput(f"{source.name}: no obs column {name!r}, {nearest(name, source.obs_columns)}")
+    if given is not None:
+        for name, value in given.items():
+            if name not in names:
+                raise BadInput(f"target: {name!r} is neither swept nor fixed, {nearest(name, names)}")
+            model.codes_of(name, value)
+            source.rows(**{name: value})
+        missing = next((name for name in names if name not in given), None)
+        if missing:
+            raise BadInput(f"target: no category of {missing} given, such as {missing}={source.categories(missing)[0]}")
+        return dict(given)
+    keep = slice(None) if rows is None else rows
+    codes = pd.DataFrame({name: source.small_codes(name)[keep] for name in names})
+    codes = codes[(codes >= 0).all(axis=1)]
+    if not len(codes):
+        raise BadInput(f"{source.name}: no cells with {' and '.join(names)} to choose a target from")
+    most = codes.value_counts().index[0]
+    return {name: source.categories(name)[code] for name, code in zip(names, most, strict=True)}

@@ -1,0 +1,138 @@
+"""How near to the real cells of a label intersection are generated cells, and how diverse?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from cfgen_dist.evaluation.metrics.distances import mmd_linear, wasserstein
+from cfgen_dist.evaluation.metrics.structure import manifold_overlap
+from cfgen_dist.evaluation.spaces.log_normalised import Space
+from data_loaders.errors import BadInput
+
+REAL_CELLS = 5000  # on which components are fitted and among which neighbours are looked for
+TARGET_CELLS = 1000
+FEW_CELLS = 20  # the target needs as many
+NEIGHBOURS = 10
+PURPOSE = 4  # of the seed
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Real cells of an intersection of labels, among real cells of all labels. Made by `Target.fit`.
+
+    Attributes
+    ----------
+    labels : dict of str to str
+        Attribute → category.
+    space : Space
+        Principal components of the real cells.
+    all_pcs : float64 array (n, C)
+        At most 5,000 real cells of the split, drawn at random.
+    has : dict of str to bool array (n,)
+        Attribute → whether a cell of `all_pcs` is of its category.
+    pcs : float64 array (m, C)
+        Real cells of the intersection, at most 1,000.
+    others : float64 array (k, C)
+        Real cells of the intersection outside of the split, at most 1,000.
+    seed : int
+    """
+
+    labels: dict
+    space: Space
+    all_pcs: np.ndarray
+    has: dict
+    pcs: np.ndarray
+    others: np.ndarray
+    seed: int
+
+    @classmethod
+    def fit(cls, atlas, rows, labels, seed, split):
+        """Read the real cells.
+
+        Parameters
+        ----------
+        atlas : Atlas
+        rows : int64 array, or None for all
+            The cells to compare with, sorted.
+        labels : dict of str to str
+        seed : int
+        split : str
+            What `rows` are called in messages.
+
+        Raises
+        ------
+        BadInput
+            Fewer than 20 cells of the intersection among `rows`.
+        """
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSE,)))
+        everywhere = atlas.rows(**labels)
+        rows = np.arange(atlas.n_cells) if rows is None else rows
+        inside = np.isin(everywhere, rows, assume_unique=True)
+        if inside.sum() < FEW_CELLS:
+            what = ", ".join(f"{name}={value}" for name, value in labels.items())
+            also = "" if split == "all" else f"; of all cells, {len(everywhere)} are"
+            raise BadInput(f"{atlas.name}: {inside.sum()} {split} cells are {what}, expected {FEW_CELLS} or more{also}")
+        shown = _some(rows, REAL_CELLS, rng)
+        counts = atlas.read(shown).to_scipy()
+        space = Space.fit(counts)
+        own, others = (_some(everywhere[keep], TARGET_CELLS, rng) for keep in (inside, ~inside))
+        has = {
+            name: atlas.small_codes(name)[shown] == atlas.categories(name).index(value)
+            for name, value in labels.items()
+        }
+        pcs, more = (space.project(atlas.read(some).to_scipy()) for some in (own, others))
+        return cls(labels, space, space.project(counts), has, pcs, more, seed)
+
+    def project(self, counts):
+        """Components (k, C) of counts (k, G)."""
+        return self.space.project(counts)
+
+    def score(self, cells):
+        """Aim and diversity of cells.
+
+        Parameters
+        ----------
+        cells : float array (k, C)
+            In the components of `space`.
+
+        Returns
+        -------
+        dict
+            on_target : share of the 10 nearest real cells that are of the intersection, mean over cells.
+            on_NAME : the same for each attribute alone.
+            w2, mmd : 2-Wasserstein distance and squared distance of the means, to the real cells of the intersection.
+            spread : total variance over that of the real cells of the intersection; 1 is as diverse as they are.
+            precision, recall, density, coverage : as `manifold_overlap`, with the real cells of the intersection.
+        """
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(PURPOSE, 1)))
+        near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(self.all_pcs))).fit(self.all_pcs)
+        scores = self._shares(near.kneighbors(cells, return_distance=False))
+        scores["w2"] = wasserstein(self.pcs, cells, rng)["w2"]
+        scores["mmd"] = mmd_linear(self.pcs, cells)
+        scores["spread"] = float(cells.var(axis=0, ddof=1).sum() / self.pcs.var(axis=0, ddof=1).sum())
+        return scores | manifold_overlap(self.pcs, cells)
+
+    def floor(self, cells):
+        """`score` of at most `cells` real cells of the intersection outside of the split; None with fewer than 20."""
+        return self.score(self.others[:cells]) if len(self.others) >= FEW_CELLS else None
+
+    def purity(self):
+        """`on_target` and `on_NAME` of the real cells of the intersection, a cell not being its own neighbour.
+
+        None when none of them is among `all_pcs`.
+        """
+        own = np.all(list(self.has.values()), axis=0)
+        if not own.any():
+            return None
+        near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(self.all_pcs) - 1)).fit(self.all_pcs)
+        return self._shares(near.kneighbors(return_distance=False)[own])
+
+    def _shares(self, neighbours):
+        shares = {f"on_{name}": float(has[neighbours].mean()) for name, has in self.has.items()}
+        return {"on_target": float(np.all(list(self.has.values()), axis=0)[neighbours].mean())} | shares
+
+
+def _some(rows, limit, rng):
+    """All rows, or `limit` of them drawn at random, in random order: any part of them is a random sample."""
+    return rng.permutation(rows)[:limit]

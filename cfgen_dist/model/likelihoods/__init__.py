@@ -1,0 +1,1 @@
+"""Likelihoods of counts: one file each, with its loss and its sampler."""

@@ -1,0 +1,196 @@
+"""What a training would take: steps from the config, seconds a step measured here or estimated for GPUs not at hand.
+
+Estimates (class `Gpu`) take a step to be as long as its arithmetic plus its memory traffic, each at half of what the
+data sheet promises, plus the exchange of gradients:
+
+- arithmetic: 6 operations a parameter and cell, forward and backward, in float32 without tensor cores
+- traffic, autoencoder: 48 bytes a parameter (gradient, two moments, average, the weights) and 40 passes over cells x
+  features float32 values (densify, logarithm, softmax, likelihood and their gradients)
+- traffic, flow: the same 48 bytes a parameter, and 60 passes over cells x hidden width in each block
+- gradients: 2 (W - 1) / W times the parameters' bytes over the slowest link between workers
+- 3 milliseconds for starting kernels, whatever the size
+
+On an H100 (28,000 genes, preset `hlca`) they say 12 ms for the autoencoder and 5 ms for the flow where 9 to 10 and 6
+were measured, most of it spent by the CPU that starts kernels; other GPUs and links between workers were not checked.
+"""
+
+import itertools
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from cfgen_dist.model.build import build_autoencoder, build_velocity
+from cfgen_dist.model.velocity import flow_matching_loss
+from cfgen_dist.training.autoencoder import AutoencoderTask
+from cfgen_dist.training.encode import BATCH_SIZE
+from cfgen_dist.training.flow import FlowTask
+from cfgen_dist.training.modalities import model_features
+from cfgen_dist.training.run import FLOW_EPOCHS, FLOW_STEPS
+from data_loaders import CellStream
+
+PARAMETER_BYTES, CELL_PASSES, BLOCK_PASSES, LAUNCH, EFFICIENCY = 48, 40, 60, 3e-3, 0.5
+HOST_BYTES, WINDOWS, COLUMN_BYTES = 1.0e9, 3 * (128 << 20), 24  # libraries; windows read and shown; columns, a cell
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Figures of a data sheet: float32 operations/s without tensor cores, bytes/s of its memory."""
+
+    flops: float
+    bandwidth: float
+
+
+GPUS = {
+    "l4": Gpu(30e12, 300e9),
+    "l40s": Gpu(91e12, 864e9),
+    "a100": Gpu(19.5e12, 2039e9),
+    "h100": Gpu(67e12, 3350e9),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage: steps, seconds each, and whether they were measured."""
+
+    stage: str
+    steps: int
+    seconds: float
+
+    @property
+    def hours(self):
+        """Hours in all."""
+        return self.steps * self.seconds / 3600
+
+
+def networks(atlas, config):
+    """The two training tasks of a settled config, and the number of features of all modalities."""
+    labels = {name: atlas.categories(name) for name in config.labels}
+    features = {name: len(table) for name, table in model_features(atlas, config).items()}
+    autoencoder = AutoencoderTask(build_autoencoder(config, features, labels), config.autoencoder, atlas.n_cells)
+    velocity = build_velocity(config, [len(categories) for categories in labels.values()], (0.0, 1.0))
+    return autoencoder, FlowTask(velocity, labels, config.flow), sum(features.values())
+
+
+def n_steps(config, splits, n_cells):
+    """Steps of each stage for `n_cells` cells that are split as `splits` (split -> cells) says; epochs at their limit.
+
+    `config.flow.max_steps` is taken as it is. Early stopping usually ends the autoencoder sooner.
+    """
+    share = {name: n * n_cells / sum(splits.values()) for name, n in splits.items()}
+    per_epoch = -(-share["train"] // config.autoencoder.batch_size)
+    again = -(-(share["train"] + share["val"]) // config.autoencoder.batch_size) if config.refit else 0
+    return int(config.autoencoder.max_epochs * (per_epoch + again)), -(-n_cells // BATCH_SIZE), config.flow.max_steps
+
+
+def flow_steps(config, splits, n_cells):
+    """The steps that a config without `flow.max_steps` gets for `n_cells` cells."""
+    fitted = sum(n for name, n in splits.items() if name == "train" or (name == "val" and config.refit))
+    epochs = FLOW_EPOCHS * fitted * n_cells // sum(splits.values()) // config.flow.batch_size
+    return int(np.clip(epochs, *FLOW_STEPS))
+
+
+def measured(atlas, config, workers, n_cells, device):
+    """Costs of the stages with each worker on a device like `device`, and seconds a cell that reading takes.
+
+    Returns
+    -------
+    list of Cost
+    float
+    """
+    autoencoder, flow, _ = networks(atlas, config)
+    share = max(1, round(Fraction(config.autoencoder.batch_size, workers)))
+    batch, reading = _read(atlas, config, share)
+    batch, autoencoder, flow = batch.to(device), autoencoder.to(device), flow.to(device)
+
+    def fit():
+        category = batch.labels.get(config.autoencoder.theta_covariate)
+        counts = autoencoder.autoencoder.dense(batch.counts, device)
+        loss = autoencoder.autoencoder(counts, batch.size_factor, category)
+        return loss + config.autoencoder.gene_penalty / atlas.n_cells * autoencoder.autoencoder.gene_penalty()
+
+    def encode():
+        with torch.inference_mode():
+            counts = autoencoder.autoencoder.dense(batch.counts, device)
+            autoencoder.autoencoder.eval().encode(counts, batch.size_factor)
+
+    n = max(1, round(Fraction(config.flow.batch_size, workers)))
+    z = torch.randn(n, config.autoencoder.latent_dim, device=device)
+    codes, sizes = torch.zeros(n, len(config.labels), dtype=torch.long, device=device), torch.rand(n, device=device)
+    seconds = (
+        _seconds(_step(fit, autoencoder), device),
+        _seconds(encode, device) * BATCH_SIZE / len(batch) / workers,
+        _seconds(_step(lambda: flow_matching_loss(flow.velocity, z, codes, sizes), flow), device),
+    )
+    return _costs(config, atlas, n_cells, seconds), reading
+
+
+def estimated(atlas, config, workers, n_cells, gpu, link):
+    """Costs of the stages on GPUs of which only the data sheet is known; `link` bytes/s between workers."""
+    autoencoder, flow, n_features = networks(atlas, config)
+    seconds = []
+    for task, stage in ((autoencoder, config.autoencoder), (flow, config.flow)):
+        cells = stage.batch_size / workers
+        parameters = sum(p.numel() for p in task.parameters())
+        passes = CELL_PASSES * n_features if task is autoencoder else BLOCK_PASSES * stage.hidden * stage.blocks
+        traffic = PARAMETER_BYTES * parameters + 4 * passes * cells
+        width = 2 if config.all_reduce == "bfloat16" else 4
+        exchange = 2 * (workers - 1) / workers * width * parameters / link
+        work = 6 * parameters * cells / gpu.flops + traffic / gpu.bandwidth
+        seconds.append(work / EFFICIENCY + exchange + LAUNCH)
+    encode = BATCH_SIZE / workers * 12 * n_features * 4 / gpu.bandwidth / EFFICIENCY + LAUNCH / workers
+    return _costs(config, atlas, n_cells, (seconds[0], encode, seconds[1]))
+
+
+def memory(config, workers, n_cells, n_features, parameters):
+    """Bytes that each worker needs in its machine's memory, and on its GPU (the autoencoder's step)."""
+    on_gpu = 20 * parameters + 4 * 12 * n_features * config.autoencoder.batch_size / workers
+    return HOST_BYTES + WINDOWS + COLUMN_BYTES * n_cells, on_gpu + 1e9
+
+
+def _costs(config, atlas, n_cells, seconds):
+    steps = n_steps(config, atlas.card["splits"], n_cells)
+    return [Cost(*row) for row in zip(("autoencoder", "encode", "flow"), steps, seconds, strict=True)]
+
+
+def _read(atlas, config, share):
+    """A batch, and the seconds a cell that reading takes after the first window."""
+    labels = [name for name in [config.autoencoder.theta_covariate] if name]
+    batches = iter(CellStream(atlas, share, labels=labels, seed=config.seed))
+    batch = next(batches)
+    started, cells = time.perf_counter(), 0
+    for other in itertools.islice(batches, 64):
+        cells += len(other)
+    return batch, (time.perf_counter() - started) / max(cells, 1)
+
+
+def _step(loss, task):
+    """A function that does one optimiser step with averaging, as training does."""
+    optimizer = task.configure_optimizers()
+    optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
+    parameters = list(task.parameters())
+    averages = [parameter.detach().clone() for parameter in parameters]
+
+    def step():
+        optimizer.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, parameters, 0.1)
+
+    return step
+
+
+def _seconds(function, device, times=4):
+    """Median seconds of a call, after one to warm up."""
+    found = []
+    for _ in range(times + 1):
+        started = time.perf_counter()
+        function()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return float(np.median(found[1:]))

@@ -1,0 +1,211 @@
+"""The whole training as one function of (atlas, run directory, config), in this process or on a Ray cluster."""
+
+import copy
+import json
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cfgen_dist.bundle import CFGen
+from cfgen_dist.config import load_config, save_config, to_dict
+from cfgen_dist.training.flow import fitted_rows
+from cfgen_dist.training.memory import keep_freed_memory
+from cfgen_dist.training.modalities import other_modalities, settle_likelihoods
+from cfgen_dist.training.on_ray import connect_workers, train_on_ray
+from cfgen_dist.training.ranks import check_workers
+from cfgen_dist.training.stages import identity, run_stages
+from data_loaders import open_atlas
+from data_loaders.errors import BadInput, nearest
+from data_loaders.files import write_whole
+from data_loaders.reading.remote import is_remote
+
+log = logging.getLogger("cfgen_dist")
+# on resume: they do not touch the result
+MAY_CHANGE = ("accelerator", "checkpoint_every_n_steps", "checkpoint_every_minutes")
+FLOW_EPOCHS, FLOW_STEPS = 30, (2000, 100_000)  # when the config leaves the steps open
+
+
+def train(atlas, out, config=None, *, resume=False, ray=None, workers=None, cpus_per_worker=None, gpus_per_worker=None):
+    """Train a model and write it to `OUT/bundle`.
+
+    Each stage leaves its result in the run directory: `autoencoder/`, `latents.zarr`, `flow/`, `bundle/`; a resumed run
+    skips the stages that are finished and goes on inside the one that is not, from its last checkpoint. The number of
+    workers may differ from that of the interrupted run.
+
+    Without Ray this process keeps memory that it frees for its own use from then on (`cfgen_dist.training.memory`).
+
+    Parameters
+    ----------
+    atlas : path-like
+        An atlas store with cells in the splits train and val.
+    out : path-like
+        Run directory.
+    config : Config, optional
+        The saved one when resuming, else the defaults.
+    resume : bool
+        Continue in an existing run directory.
+    ray : {None, "auto", "local"} or str
+        None: in this process. Else as in `cfgen_dist.workers.cluster.connect`; `atlas` and `out` must then lie on
+        a disk that all machines see.
+    workers : int, optional
+        Processes under Ray, one by default. They share the batches of the config.
+    cpus_per_worker, gpus_per_worker : int, optional
+        What each worker gets; 1 CPU by default, and 1 GPU where the cluster has some and `config.accelerator` is not
+        `cpu`.
+
+    Returns
+    -------
+    CFGen
+
+    Raises
+    ------
+    BadInput
+        A run directory that exists (without `resume`), another config or atlas than the run was started with, settings
+        that do not fit the atlas or the number of workers.
+    WorkerError
+        A worker failed in a way that starting it again does not mend.
+    """
+    if ray is None:
+        given = {"workers": workers, "cpus-per-worker": cpus_per_worker, "gpus-per-worker": gpus_per_worker}
+        for name, value in given.items():
+            if value is not None:
+                raise BadInput(
+                    f"--{name} is {value}, but only --ray has workers: expected --ray auto, local or HOST:PORT"
+                )
+    workers = 1 if workers is None else workers
+    for name, value, least in (("cpus-per-worker", cpus_per_worker, 1), ("gpus-per-worker", gpus_per_worker, 0)):
+        if value is not None and value < least:
+            raise BadInput(f"{name} is {value}, expected at least {least}")
+    source, out = open_atlas(atlas), Path(out).absolute()
+    is_new = not (out / "config.yaml").exists()
+    if is_new:
+        if out.exists() and (not out.is_dir() or any(entry.name != "atlas.json" for entry in out.iterdir())):
+            raise BadInput(f"{out} exists and is not a run: give a directory that does not exist")
+        config = copy.deepcopy(config) if config else load_config()
+        settle(config, source, here=ray is None)
+    else:
+        config = _resumed_config(out, config, source, resume, here=ray is None)
+        if (out / "bundle").exists():
+            log.info("%s is finished: nothing to do", out)
+            return CFGen.load(out / "bundle")
+    _check_shares(config, source, workers)
+    with (
+        nullcontext()
+        if ray is None
+        else connect_workers(ray, workers, cpus_per_worker, gpus_per_worker, config) as each
+    ):
+        if is_new:
+            out.mkdir(parents=True, exist_ok=True)
+            write_whole(out / "atlas.json", lambda file: file.write(json.dumps(identity(source)).encode()))
+            save_config(config, out / "config.yaml")  # last: with it the run exists
+        if ray is None:
+            keep_freed_memory()
+            run_stages(source, out, config)
+        else:
+            train_on_ray(atlas if is_remote(atlas) else str(Path(atlas).absolute()), out, config, workers, each)
+    return CFGen.load(out / "bundle")
+
+
+def settle(config, atlas, here):
+    """Fill in what depends on the atlas and refuse what does not fit it, before anything is written.
+
+    Parameters
+    ----------
+    config : Config
+        Changed in place.
+    atlas : Atlas
+    here : bool
+        Whether training runs in this process, so that a GPU must be here.
+
+    Raises
+    ------
+    BadInput
+    """
+    check_atlas(atlas)
+    known = list(atlas.labels)
+    config.labels = known if config.labels is None else config.labels
+    if len(set(config.labels)) < len(config.labels):
+        raise BadInput(f"labels names a column twice: {', '.join(config.labels)}")
+    if here and config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise BadInput("accelerator is gpu, but torch finds no GPU here; expected auto or cpu")
+    auto = config.size_factor.covariate == "auto"
+    if auto:
+        config.size_factor.covariate = config.labels[0] if config.labels else None
+    for key, names in (
+        ("labels", config.labels),
+        ("size_factor.covariate", [config.size_factor.covariate]),
+        ("autoencoder.theta_covariate", [config.autoencoder.theta_covariate]),
+    ):
+        for name in names:
+            if name is not None and name not in known:
+                raise BadInput(f"{key}: the atlas has no label column {name!r}, {nearest(name, known)}")
+            if name is not None and name not in config.labels:
+                labels = ", ".join(config.labels)
+                raise BadInput(f"{key} is {name!r}, expected a label the model is conditioned on: {labels}")
+    settle_likelihoods(config, atlas)
+    if other_modalities(config) and len(fitted_rows(atlas, config)) == 0:
+        names = ", ".join(other_modalities(config))
+        raise BadInput(f"atlas {atlas.name}: no training cell has counts in rna and {names} together")
+    if config.flow.max_steps is None:
+        epochs = FLOW_EPOCHS * len(fitted_rows(atlas, config)) // config.flow.batch_size
+        config.flow.max_steps = int(np.clip(epochs, *FLOW_STEPS))
+    for split in ("train", "val"):
+        if len(atlas.rows(split=split)) == 0:
+            raise BadInput(f"atlas {atlas.name}: no cell has split {split!r}; ingest it with --val-fraction")
+    if (atlas.size_factor[atlas.rows(split="train")] <= 0).any():
+        raise BadInput(f"atlas {atlas.name}: some training cells have no counts; ingest it with --drop-empty")
+
+
+def check_atlas(atlas):
+    """Raise `BadInput` for a store whose counts were never checked and cells never split, such as an h5ad."""
+    if atlas.card is None or "splits" not in atlas.card or "rna" not in atlas.modalities:
+        raise BadInput(
+            f"{atlas.name}: not an atlas that `cfgen-dist ingest` wrote; `cfgen-dist ingest {atlas.name} OUT` makes one"
+        )
+
+
+def _check_shares(config, atlas, workers):
+    sizes = {f"{stage}.batch_size": getattr(config, stage).batch_size for stage in ("autoencoder", "flow")}
+    sizes |= {f"the number of {split} cells": len(atlas.rows(split=split)) for split in ("train", "val")}
+    check_workers(workers, sizes)
+
+
+def _resumed_config(out, config, atlas, resume, here):
+    """The run's own config, if the request agrees with it."""
+    if not resume:
+        raise BadInput(f"{out} holds a run already: --resume continues it, or give another directory")
+    saved, trained_on = _read_run(out)
+    if trained_on["fingerprint"] != identity(atlas)["fingerprint"]:
+        raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}")
+    if config is not None:
+        config = copy.deepcopy(config)
+        settle(config, atlas, here)
+        asked, kept = _flat(to_dict(config)), _flat(to_dict(saved))
+        for key, value in asked.items():
+            if key not in MAY_CHANGE and kept[key] != value:
+                raise BadInput(f"{out} was started with {key} = {kept[key]}, not {value}: resume it without changes")
+        for key in MAY_CHANGE:
+            setattr(saved, key, getattr(config, key))
+    return saved
+
+
+def _read_run(out):
+    """The config of a run, with every key that `settle` fills in, and what it was trained on."""
+    saved = load_config(out / "config.yaml")
+    if saved.labels is None or saved.flow.max_steps is None or saved.size_factor.covariate == "auto":
+        raise BadInput(f"{out}/config.yaml is damaged: it is not whole; give another directory")
+    try:
+        trained_on = json.loads((out / "atlas.json").read_text())
+        return saved, {key: trained_on[key] for key in ("fingerprint", "path")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{out}/atlas.json is damaged ({error!r}); give another directory") from error
+
+
+def _flat(tree, prefix=""):
+    flat = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat

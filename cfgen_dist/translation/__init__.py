@@ -1,0 +1,1 @@
+"""Real cells carried to another label: `run.translate`."""

@@ -1,5 +1,0 @@
-"""Hyper-parameter search with Ray Tune; nothing here is needed to train, generate or evaluate."""
-
-from cfgen_dist.tune.run import tune
-
-__all__ = ["tune"]

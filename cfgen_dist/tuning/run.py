@@ -1,0 +1,281 @@
+"""The whole search: autoencoders, latents, flows, sampling settings, then `best.yaml`, `trials.csv` and the report."""
+
+import copy
+import csv
+import importlib.util
+import io
+import json
+import logging
+import math
+from pathlib import Path
+
+import yaml
+
+from cfgen_dist.config import load_config, to_dict
+from cfgen_dist.training.run import settle
+from cfgen_dist.training.stages import identity
+from cfgen_dist.tuning.objective import check_objective
+from cfgen_dist.tuning.space import as_json, base_values, check_changeable, load_space
+from cfgen_dist.workers.cluster import connect, is_local
+from data_loaders import open_atlas
+from data_loaders.errors import BadInput, nearest
+from data_loaders.files import write_whole
+from data_loaders.reading.remote import is_remote
+
+log = logging.getLogger("cfgen_dist")
+SCHEDULERS = ("asha", "pbt")
+SPACES = {"asha": "default", "pbt": "pbt"}
+
+
+def tune(
+    atlas, out, trials=50, *, config=None, space=None, scheduler="asha", objective="w2", ray="auto", concurrent=None,
+    workers=1, cpus_per_worker=1, gpus_per_worker=None, resume=False,
+):  # fmt: skip
+    """Search hyper-parameters and write `OUT/best.yaml`, which `cfgen-dist train --config` takes as it is.
+
+    Three searches, one after the other: autoencoders by the negative log-likelihood of validation cells; flows, on the
+    best autoencoder's latents, by a distance of generated cells to validation cells; guidance strength and solver steps
+    of the best flow, without training. Test cells are never read. The first trial of each search is the base config
+    itself, trained to its end, so the result is not worse than that on validation cells.
+
+    Parameters
+    ----------
+    atlas : path-like
+        An atlas store with cells in the splits train and val.
+    out : path-like
+        Directory of the search: `best.yaml`, `trials.csv`, `report.html`, and a folder for every trial.
+    trials : int
+        Trainings in all, at least 2; half of them, rounded up, of autoencoders.
+    config : Config, optional
+        The base: what the space does not name stays as it is there. The defaults if left out. Its seed is also that of
+        the suggestions.
+    space : path-like, str or dict, optional
+        See `cfgen_dist.tuning.space.load_space`; by default the packaged space for the scheduler.
+    scheduler : {"asha", "pbt"}
+        ASHA with Optuna's suggestions, or population-based training of all trials at once.
+    objective : str
+        Of the flows, one of `cfgen_dist.tuning.objective.OBJECTIVES`: the lowest over the space's guidance strengths.
+    ray : {"auto", "local"} or str
+        As in `cfgen_dist.workers.cluster.connect`; on a cluster `atlas` and `out` lie on a disk that all machines see.
+    concurrent : int, optional
+        Trials at once; by default as many as the cluster has room for.
+    workers : int
+        Processes of each trial; they share its batches.
+    cpus_per_worker : int
+    gpus_per_worker : float, optional
+        Fractions let trials of one worker share a GPU. By default 1 where the cluster has GPUs and the config allows
+        them.
+    resume : bool
+        Go on with an interrupted search: the same request, another number of machines if need be.
+
+    Returns
+    -------
+    Config
+        What `best.yaml` holds.
+
+    Raises
+    ------
+    BadInput
+        Settings that do not fit the atlas, the space or each other, a directory that exists (without `resume`), a
+        request other than the one that was interrupted, trials that all failed.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise BadInput("tune: Optuna is not installed; pip install 'cfgen-dist[ray]'")
+    _check(trials, scheduler, concurrent, workers, cpus_per_worker, gpus_per_worker)
+    check_objective(objective)
+    out, source, config = Path(out).absolute(), open_atlas(atlas), copy.deepcopy(config) if config else load_config()
+    settled = copy.deepcopy(config)
+    settle(settled, source, here=False)
+    given = space if space is not None else SPACES[scheduler]
+    space = load_space(given, settled)
+    if scheduler == "pbt":
+        check_changeable(space, "search space" if isinstance(given, dict) else f"search space {given}")
+    request = {
+        "atlas": identity(source) | {"path": str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())},
+        "base": to_dict(config), "space": as_json(space), "trials": trials, "scheduler": scheduler,
+        "objective": objective, "seed": config.seed, "workers": workers,
+    }  # fmt: skip
+    request = json.loads(json.dumps(request))
+    if settled.labels and "sampling.guidance" in space["sampling"]:
+        weights = {*space["sampling"]["sampling.guidance"].values, settled.sampling.guidance}
+    else:
+        weights = {settled.sampling.guidance}
+    request |= {"guidance": sorted(weights)}
+    _check_directory(out, request, resume)
+    with connect(ray, concurrent * workers * cpus_per_worker if concurrent else None):
+        resources = {"workers": workers, "cpus": cpus_per_worker, "gpus": _gpus(settled, gpus_per_worker)}
+        room = _room(resources, is_local(ray))
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "tune.json", lambda file: file.write(json.dumps(request, indent=1).encode()))
+        concurrent = min(concurrent or room, room) if is_local(ray) else concurrent or room
+        _search(out, source, settled, space, request, resources, concurrent)
+    return load_config(out / "best.yaml")
+
+
+def _search(out, atlas, settled, space, request, resources, concurrent):
+    """The three searches, each skipping what is there."""
+    from cfgen_dist.tuning.guidance import grid_of
+    from cfgen_dist.tuning.report import write_report
+    from cfgen_dist.tuning.search import best_trial, longest, read_trials, search
+    from cfgen_dist.tuning.table import Table
+
+    table = Table(out, read_trials, request["objective"])
+    shares = {"autoencoder": math.ceil(request["trials"] / 2), "flow": request["trials"] // 2}
+    bests = {}
+    try:
+        for stage, n in shares.items():
+            keys = space[stage]
+            n = n if keys else 1
+            table.start(stage, n)
+            search(
+                out, stage, keys, base_values(keys, settled),
+                request | {"trials": n, "longest": longest(stage, settled)}, resources, concurrent, table,
+            )  # fmt: skip
+            bests[stage] = best_trial(out / stage)
+            if stage == "autoencoder":
+                _on_worker(encode_best, resources, str(out), bests[stage])
+    finally:
+        table.stop()
+    log.info("scoring guidance strengths and solver steps")
+    grid = grid_of(space["sampling"], settled)
+    if not settled.labels:
+        grid["sampling.guidance"] = [settled.sampling.guidance]
+    rows, chosen = _on_worker(_score, resources, str(out), bests["flow"], grid, request["objective"])
+    values = bests["autoencoder"]["values"] | bests["flow"]["values"]
+    values |= {"sampling.guidance": chosen["guidance"], "sampling.steps": chosen["steps"]}
+    best = load_config(request["base"], values)
+    trials = {stage: read_trials(out / stage) for stage in shares}
+    _write_csv(out / "trials.csv", trials, rows, request["objective"])
+    write_report(out / "report.html", request, trials, bests, rows, chosen, settled)
+    about = [
+        "# Found by cfgen-dist tune; train takes it as it is: cfgen-dist train ATLAS --out RUN --config best.yaml",
+        f"# autoencoder trial {bests['autoencoder']['number']}: {bests['autoencoder']['objective']:.6g} held-out nats",
+        f"# flow trial {bests['flow']['number']}: {request['objective']} {chosen[request['objective']]:.4g} to "
+        f"validation cells, guidance {chosen['guidance']:g}, {chosen['steps']} {best.sampling.solver} steps",
+    ]
+    text = "\n".join(about) + "\n" + yaml.safe_dump(to_dict(best), sort_keys=False)
+    write_whole(out / "best.yaml", lambda file: file.write(text.encode()))  # last: with it the search is finished
+
+
+def _on_worker(function, resources, *arguments):
+    """A function's result from a worker of the cluster; its error as it was there, without Ray's account of it."""
+    import ray
+
+    remote = ray.remote(num_cpus=resources["cpus"], num_gpus=min(resources["gpus"], 1), max_retries=3)(function)
+    try:
+        return ray.get(remote.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def encode_best(run, best):
+    """Encode the atlas by the best autoencoder, once for all flows.
+
+    Parameters
+    ----------
+    run : str
+        The search's directory.
+    best : dict
+        The best autoencoder trial.
+    """
+    import torch
+    from safetensors.torch import load_file, save
+
+    from cfgen_dist.training.encode import encode
+    from cfgen_dist.tuning.trial import WEIGHTS, best_autoencoder, trial_config
+
+    run = Path(run)
+    if not (run / "best_autoencoder.json").exists():
+        state = load_file(f"{best['folder']}/{WEIGHTS}")
+        write_whole(run / "best_autoencoder.safetensors", lambda file: file.write(save(state)))
+        facts = json.dumps({"number": best["number"], "values": best["values"]})
+        write_whole(run / "best_autoencoder.json", lambda file: file.write(facts.encode()))
+    atlas = open_atlas(json.loads((run / "tune.json").read_text())["atlas"]["path"])
+    config = trial_config(run, "flow", {})
+    gpu = torch.cuda.is_available() and config.accelerator != "cpu"
+    encode(atlas, best_autoencoder(run, atlas, config), run / "latents.zarr", "cuda" if gpu else "cpu")
+
+
+def _score(run, best, grid, objective):
+    from cfgen_dist.tuning.guidance import score_settings
+
+    return score_settings(Path(run), best, grid, objective)
+
+
+def _check_directory(out, request, resume):
+    """See that there is no directory yet, or that the interrupted search in it is the same."""
+    path = out / "tune.json"
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise BadInput(f"{out} exists and is not a search: give a directory that does not exist")
+        return
+    if not resume:
+        raise BadInput(f"{out} holds a search already: --resume continues it, or give another directory")
+    saved = json.loads(path.read_text())
+    if saved["atlas"]["fingerprint"] != request["atlas"]["fingerprint"]:
+        raise BadInput(
+            f"{out} searches on {saved['atlas']['path']}, whose cells differ from those of {request['atlas']['path']}"
+        )
+    for key in request:
+        if key != "atlas" and saved[key] != request[key]:
+            few = isinstance(request[key], int | str)
+            found = f"{key} = {saved[key]}, not {request[key]}" if few else f"another {key}"
+            raise BadInput(f"{out} was started with {found}: resume it without changes")
+
+
+def _check(trials, scheduler, concurrent, workers, cpus, gpus):
+    if scheduler not in SCHEDULERS:
+        raise BadInput(f"scheduler: unknown {scheduler!r}, {nearest(scheduler, SCHEDULERS)}")
+    least = 4 if scheduler == "pbt" else 2
+    if trials < least:
+        raise BadInput(f"trials is {trials}, expected at least {least}: half for autoencoders, half for flows")
+    for name, value in (("concurrent", concurrent), ("workers-per-trial", workers), ("cpus-per-worker", cpus)):
+        if value is not None and value < 1:
+            raise BadInput(f"{name} is {value}, expected at least 1")
+    if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+        raise BadInput(f"gpus-per-worker is {gpus:g}, expected a fraction of one, or a whole number")
+    if gpus is not None and 0 < gpus < 1 and workers > 1:
+        raise BadInput(f"gpus-per-worker is {gpus:g} with {workers} workers a trial, expected whole GPUs for those")
+
+
+def _gpus(config, asked):
+    import ray
+
+    if asked is not None:
+        return asked
+    there = ray.cluster_resources().get("GPU", 0)
+    return int(config.accelerator == "gpu" or (config.accelerator == "auto" and there >= 1))
+
+
+def _room(resources, local):
+    """Trials that the cluster has room for; one that is not of this machine alone may grow, and have none yet."""
+    import ray
+
+    there, rooms = ray.cluster_resources(), []
+    for kind, each in (("CPU", resources["cpus"]), ("GPU", resources["gpus"])):
+        if each:
+            rooms.append(int(there.get(kind, 0) / (each * resources["workers"]) + 1e-9))  # 1 // 0.2 is 4
+            if not rooms[-1] and local:
+                need = f"{each * resources['workers']:g} {kind}"
+                raise BadInput(f"a trial needs {need}, but this machine's cluster has {there.get(kind, 0):g}")
+    return max(min(rooms), 1)
+
+
+def _write_csv(path, trials, rows, objective):
+    """One line a trial of any stage; columns that a stage does not have stay empty."""
+    lines = []
+    for stage, records in trials.items():
+        for record in records:
+            facts = {key: record.get(key) for key in ("number", "status", "objective", "steps", "seconds", "why")}
+            lines.append({"stage": stage, **facts, **record["values"]})
+    for number, row in enumerate(rows):
+        values = {"sampling.guidance": row["guidance"], "sampling.steps": row["steps"]}
+        lines.append(
+            {"stage": "sampling", "number": number, "status": "done", "objective": row[objective], "steps": 0} | values
+        )
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))

@@ -1,0 +1,267 @@
+"""One trial: a training with some settings changed, in its own folder, reporting as it goes.
+
+The folder is all a trial has: `trial.json` says what to do, `reports.jsonl` what was reached when, `result.json` how it
+ended. A trial whose process dies goes on from its last checkpoint.
+"""
+
+import copy
+import json
+import math
+import shutil
+import time
+
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from safetensors.torch import load_file, save
+
+from cfgen_dist.config import load_config
+from cfgen_dist.model.build import build_autoencoder
+from cfgen_dist.training.autoencoder import train_autoencoder
+from cfgen_dist.training.flow import train_flow
+from cfgen_dist.training.modalities import model_features
+from cfgen_dist.training.ranks import on_main, rank
+from cfgen_dist.training.run import settle
+from cfgen_dist.training.stages import assemble
+from cfgen_dist.training.trainer import LAST
+from cfgen_dist.tuning.objective import NOTED, ValidationCells
+from data_loaders import open_atlas
+from data_loaders.errors import BadInput
+from data_loaders.files import write_whole
+
+WEIGHTS, RESULT, REPORTS, TRIAL = "weights.safetensors", "result.json", "reports.jsonl", "trial.json"
+REPORTS_OF_A_FLOW = 4  # at even shares of its steps
+SPARED = (WEIGHTS, RESULT, REPORTS, TRIAL)
+
+
+class Diverged(ValueError):
+    """The training left the numbers."""
+
+
+class Report(Callback):
+    """Send the objective of a training as it goes.
+
+    Parameters
+    ----------
+    send : callable
+        Called with a dict: `objective`, `step` (epochs of an autoencoder, quarters of a flow) and more metrics.
+    folder : Path
+        Where `reports.jsonl` is.
+    save_every : int, optional
+        Reports between checkpoints, for others to take over.
+    """
+
+    def __init__(self, send, folder, save_every=None):
+        self.send, self.folder, self.save_every = send, folder, save_every
+
+    def save(self, step, trainer):
+        """Save a checkpoint for others when it is time; all ranks do so together."""
+        if self.save_every and step % self.save_every == 0:
+            trainer.save_checkpoint(self.folder / LAST)
+
+    def tell(self, step, objective, last=False, **more):
+        """Keep one report and send it, unless it is the last; `Diverged` when the objective is no number."""
+        if not math.isfinite(objective):
+            raise Diverged(f"diverged: the objective is {objective} after report {step}")
+        if rank():
+            return
+        report = {"step": step, "objective": objective, "time": time.time(), **more}
+        with open(self.folder / REPORTS, "a") as file:
+            file.write(json.dumps(report) + "\n")
+        if not last:  # the trial is done: nothing is left to decide
+            self.send(report)
+
+
+class ReportLikelihood(Report, Checkpoint):
+    """After each epoch the best held-out negative log-likelihood so far: these are the weights that are kept.
+
+    A Checkpoint to Lightning, so it is called after those that save the best weights and count the epochs without
+    better ones: a member of a population may be paused inside `send`, and goes on from what was saved before.
+    """
+
+    def __init__(self, send, folder, save_every=None):
+        super().__init__(send, folder, save_every)
+        self.best = math.inf
+        for report in on_main(lambda: read_reports(folder)):
+            # the best weights of another trial were not copied with its last ones
+            self.best = math.inf if "copied_from" in report else min(self.best, report["objective"])
+
+    def on_train_epoch_end(self, trainer, module):
+        """Report."""
+        value, epochs = float(trainer.callback_metrics["val_nll"]), trainer.current_epoch + 1
+        self.best = min(self.best, value) if math.isfinite(value) else value
+        self.save(epochs, trainer)
+        self.tell(epochs, self.best, last=trainer.should_stop or epochs == trainer.max_epochs, val_nll=value)
+
+
+class ReportSamples(Report):
+    """At every quarter of the steps, the distance of generated to validation cells.
+
+    Parameters
+    ----------
+    send, folder, save_every
+        As in `Report`.
+    score : callable
+        Takes the velocity network, on the CPU, returns the objective and a dict of metrics.
+    """
+
+    def __init__(self, send, folder, score, save_every=None):
+        super().__init__(send, folder, save_every)
+        reports = on_main(lambda: read_reports(folder))
+        self.score, self.told, self.scored = score, reports[-1]["step"] if reports else 0, None
+
+    def on_validation_epoch_end(self, trainer, module):
+        """Score at a new quarter, while the averaged weights are in place; the last is scored when all is done."""
+        quarter = REPORTS_OF_A_FLOW * trainer.global_step // trainer.max_steps
+        if self.told < quarter < REPORTS_OF_A_FLOW:
+            # of a copy: cells are generated on the CPU, wherever the network is trained
+            self.told, self.scored = quarter, on_main(lambda: self.score(copy.deepcopy(module.velocity).cpu()))
+
+    def on_validation_end(self, trainer, module):
+        """Report it, once the training's own weights are back for a checkpoint."""
+        if self.scored:
+            (value, metrics), self.scored = self.scored, None
+            self.save(self.told, trainer)
+            self.tell(self.told, value, **metrics)
+
+
+class Settings(Callback):
+    """Put the trial's own settings into an optimiser whose state is that of another trial."""
+
+    def on_train_start(self, trainer, module):
+        """Learning rates and weight decay as configured, moments as loaded."""
+        (optimizer,) = trainer.optimizers
+        fresh = module.configure_optimizers()
+        fresh = fresh["optimizer"] if isinstance(fresh, dict) else fresh
+        for group, wanted in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+            group["weight_decay"] = wanted["weight_decay"]
+            group["lr"] = group["initial_lr"] = wanted.get("initial_lr", wanted["lr"])
+        for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
+            schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+            for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+                group["lr"] = base * factor(schedule.last_epoch)
+
+
+def trial_config(run, stage, values):
+    """The settled config of a trial: the base, the best autoencoder's settings for a flow, the trial's own values.
+
+    Parameters
+    ----------
+    run : Path
+        The search's directory.
+    stage : {"autoencoder", "flow"}
+    values : dict of str to object
+        Dotted keys.
+    """
+    request = json.loads((run / "tune.json").read_text())
+    if stage == "flow":
+        values = json.loads((run / "best_autoencoder.json").read_text())["values"] | values
+    config = load_config(request["base"], values)
+    config.refit = False  # validation cells must stay unseen
+    config.checkpoint_every_minutes = config.checkpoint_every_minutes or 0.5
+    settle(config, open_atlas(request["atlas"]["path"]), here=False)
+    return config
+
+
+def work(run, stage, values, folder, send, threads=1, accelerator="cpu", save_every=None):
+    """Train and judge one trial.
+
+    Parameters
+    ----------
+    run, folder : Path
+        The search's directory, and the trial's own in it.
+    stage : {"autoencoder", "flow"}
+    values : dict of str to object
+    send : callable
+        Gets every report.
+    threads : int
+        Of torch.
+    accelerator : {"cpu", "gpu"}
+        What the trial was given.
+    save_every : int, optional
+        See `Report`.
+
+    Returns
+    -------
+    dict
+        The last report.
+    """
+    torch.set_num_threads(threads)
+    request = json.loads((run / "tune.json").read_text())
+    atlas, config = open_atlas(request["atlas"]["path"]), trial_config(run, stage, values)
+    config.accelerator = accelerator
+    settings = [Settings()] if save_every else []
+    if stage == "autoencoder":
+        report = ReportLikelihood(send, folder, save_every)
+        network = train_autoencoder(atlas, config, folder, [report, *settings])
+        last = {"objective": report.best}
+    else:
+        cells = ValidationCells(atlas, config) if rank() == 0 else None
+        autoencoder = best_autoencoder(run, atlas, config)
+
+        def score(velocity):
+            if not all(value.isfinite().all() for value in velocity.state_dict().values()):
+                raise Diverged("diverged: the velocity network has weights that are not finite")
+            model = assemble(atlas, config, autoencoder, velocity, {})
+            weights = request["guidance"]
+            by_weight = {weight: cells.score(model, guidance=weight)[0] for weight in weights}
+            name = request["objective"]
+            metrics = {f"{name}@{weight:g}": by_weight[weight][name] for weight in weights}
+            best = min(weights, key=lambda weight: by_weight[weight][name])
+            return by_weight[best][name], metrics | {"guidance": best} | {key: by_weight[best][key] for key in NOTED}
+
+        report = ReportSamples(send, folder, score, save_every)
+        labels = {name: atlas.categories(name) for name in config.labels}
+        latents = open_atlas(run / "latents.zarr")
+        network = train_flow(latents, labels, config, folder, [report, *settings])
+        last = {}
+        if rank() == 0:
+            value, metrics = score(network)
+            last = {"objective": value, **metrics}
+            report.tell(REPORTS_OF_A_FLOW, value, last=True, **metrics)
+    if rank() == 0:
+        write_whole(folder / WEIGHTS, lambda file: file.write(save(network.state_dict())))
+    return last
+
+
+def best_autoencoder(run, atlas, config):
+    """The best autoencoder of the search, in eval mode."""
+    n_features = {name: len(table) for name, table in model_features(atlas, config).items()}
+    autoencoder = build_autoencoder(config, n_features, {name: atlas.categories(name) for name in config.labels})
+    autoencoder.load_state_dict(load_file(run / "best_autoencoder.safetensors"))
+    return autoencoder.eval()
+
+
+def finish(folder, status, **facts):
+    """Write how a trial ended, `done`, `stopped` or `failed`, and remove its checkpoints."""
+    result = {"status": status, "finished": time.time(), **facts}
+    write_whole(folder / RESULT, lambda file: file.write(json.dumps(result, indent=1).encode()))
+    clear(folder)
+    return result
+
+
+def clear(folder, spared=SPARED):
+    """Remove what a finished trial no longer needs."""
+    for entry in folder.iterdir():
+        if entry.name in spared:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def read_reports(folder):
+    """The reports of a trial; a line cut short by a kill is left out."""
+    path, reports = folder / REPORTS, []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            reports.append(json.loads(line))
+        except ValueError:
+            continue
+    return reports
+
+
+def why(error):
+    """An exception in one line."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, Diverged | BadInput) else f"{type(error).__name__}: {text}"

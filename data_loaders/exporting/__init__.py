@@ -1,0 +1,1 @@
+"""Atlases to files that other tools read: `export.export`."""

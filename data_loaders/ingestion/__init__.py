@@ -1,0 +1,1 @@
+"""Sources of counts to one atlas, out of core: `ingest.ingest`."""

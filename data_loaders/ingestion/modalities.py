@@ -1,0 +1,141 @@
+"""Several modalities of the same cells: which source holds which, and which row of it is which cell.
+
+The sources of `rna` make the table of cells. Source i of another modality has the cells of source i of `rna`, matched
+by name, so that barcodes may repeat between sources.
+"""
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from data_loaders.errors import BadInput, nearest
+from data_loaders.sources.matrices import readable
+
+MAIN = "rna"
+CELLS = ("same", "shared", "rna")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+TAKEN = ("latent", "X_pca", "X_umap")
+
+
+def sources_by_modality(sources):
+    """The paths of every modality.
+
+    Parameters
+    ----------
+    sources : path, list of paths, or dict of str to either
+        A dict names the modalities. An h5mu file stands for all its modalities, `FILE.h5mu:NAME` for one of them.
+
+    Returns
+    -------
+    dict of str to list of str
+        `rna` first.
+
+    Raises
+    ------
+    BadInput
+        No modality is called rna, their numbers of sources differ, or h5mu files stand beside others.
+    """
+    if isinstance(sources, dict):
+        named = {str(name): _listed(paths) for name, paths in sources.items()}
+    else:
+        paths = _listed(sources)
+        whole = [path for path in paths if str(path).endswith(".h5mu")]
+        if not whole:
+            return {MAIN: paths}
+        if len(whole) < len(paths):
+            other = next(path for path in paths if path not in whole)
+            raise BadInput(f"{other}: beside h5mu files; expected h5mu files only, or --modality NAME=PATH for each")
+        contents = {str(path): h5mu_modalities(path) for path in whole}
+        if len(contents) < len(whole):
+            twice = next(path for path in contents if list(map(str, whole)).count(path) > 1)
+            raise BadInput(f"{twice}: given more than once; expected each source once")
+        names = next(iter(contents.values()))
+        for path, found in contents.items():
+            if set(found) != set(names):
+                raise BadInput(f"{path}: modalities {', '.join(found)}; {whole[0]} has {', '.join(names)}")
+        named = {name: [f"{path}:{name}" for path in contents] for name in names}
+    if MAIN not in named:
+        raise BadInput(
+            f"modalities {', '.join(named)}: none is called {MAIN!r}, the one that size factors and labels come from; "
+            f"name it by --modality {MAIN}=PATH (FILE.h5mu:NAME for one modality of a file)"
+        )
+    for name, paths in named.items():
+        if not NAME.fullmatch(name) or name in TAKEN:
+            raise BadInput(f"modality {name!r}: expected letters, digits, '-' and '_', not {', '.join(TAKEN)}")
+        if len(paths) != len(named[MAIN]):
+            raise BadInput(
+                f"modality {name!r} has {len(paths)} sources, {MAIN!r} {len(named[MAIN])}; expected as many, in the "
+                "same order"
+            )
+    return {MAIN: named.pop(MAIN)} | named
+
+
+def _listed(paths):
+    return [paths] if isinstance(paths, str | Path) else list(paths)
+
+
+def h5mu_modalities(path):
+    """Names of the modalities of an h5mu file, in its order; BadInput when it is none."""
+    if not Path(path).exists():
+        raise BadInput(f"{path}: no such file; expected an h5mu file")
+    with readable(path), h5py.File(path, "r") as root:
+        if "mod" not in root or not len(root["mod"]):
+            raise BadInput(f"{path}: no modalities in it; expected an h5mu file as mudata writes it")
+        order = [str(name) for name in root["mod"].attrs.get("mod-order", list(root["mod"]))]
+        return [name for name in order if name in root["mod"]]
+
+
+def match_cells(name, sources, firsts, cells):
+    """Which cell each row of a modality is.
+
+    Parameters
+    ----------
+    name : str
+        Of the modality.
+    sources, firsts : list of sources.Source
+        Of this modality and of `rna`.
+    cells : str
+        `same`: both must have the same cells. `shared`: cells that one lacks are left out. `rna`: cells of rna that
+        this modality lacks are kept, without counts in it.
+
+    Returns
+    -------
+    rows_of : list of int64 arrays
+        Cell of each row of each source, -1 for rows that are no cell of rna.
+    measured : bool (n_cells,)
+    notes : list of str
+
+    Raises
+    ------
+    BadInput
+        Cells differ and `cells` is "same", no cell is shared, or `cells` is none of these.
+    """
+    if cells not in CELLS:
+        raise BadInput(f"--cells {cells}: {nearest(cells, CELLS)}")
+    rows_of, notes, offset = [], [], 0
+    measured = np.zeros(sum(len(first.obs) for first in firsts), bool)
+    for source, first in zip(sources, firsts, strict=True):
+        row_of = first.obs.index.get_indexer(source.obs.index)
+        n_shared = int((row_of >= 0).sum())
+        lacking, extra = len(first.obs) - n_shared, len(source.obs) - n_shared
+        if n_shared == 0:
+            raise BadInput(
+                f"{source.path}: none of its cells is in {first.path}: it has {str(source.obs.index[0])!r}, the other "
+                f"{str(first.obs.index[0])!r}; expected the same names"
+            )
+        if lacking or extra:
+            found = f"{source.path}: lacks {lacking:,} of the {len(first.obs):,} cells of {first.path}"
+            found += f" and has {extra:,} others"
+            if cells == "same":
+                raise BadInput(
+                    f"{found}; expected the same cells; --cells shared keeps those that both have, --cells rna also "
+                    f"those without {name}"
+                )
+            notes.append(f"{found}; --cells {cells} was asked for")
+        row_of = np.where(row_of >= 0, row_of + offset, -1)
+        measured[row_of[row_of >= 0]] = True
+        rows_of.append(row_of)
+        offset += len(first.obs)
+    return rows_of, measured, notes

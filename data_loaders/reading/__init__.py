@@ -1,0 +1,1 @@
+"""Stores of cells, opened and read by rows: `atlas.open_atlas`."""

@@ -1,0 +1,180 @@
+"""AnnData stores (Zarr v2 and v3, h5ad): columns on demand, matrices through readers."""
+
+import json
+from pathlib import Path
+
+import h5py
+import zarr
+from anndata.io import read_elem
+
+from data_loaders.errors import BadInput
+from data_loaders.reading.chunks import ZarrChunks, open_chunks
+from data_loaders.reading.files import LocalBytes
+from data_loaders.reading.reader import INCOMPLETE, matrix_reader, read_whole
+from data_loaders.sources.matrices import readable
+
+LATENTS = "latents"  # value of the root attribute `content` in a store of latents
+
+
+class AnnDataStore:
+    """One AnnData-Zarr store or h5ad file.
+
+    Parameters
+    ----------
+    root : zarr.Group or h5py.File
+    source : byte source or None
+        Where the files of a Zarr store are.
+    name : str
+        Path, for messages.
+    layer : str, optional
+        Counts from this layer in place of X.
+
+    Attributes
+    ----------
+    n_cells : int
+    obs_columns : list of str
+    is_shuffled : bool
+        Whether the cells were put in random order when the store was written.
+    readers : dict
+        Modality → reader. `X` is `rna` (`latent` in a store of latents); sparse matrices in `obsm` keep their names.
+
+    Raises
+    ------
+    BadInput
+        When parts of the store are missing or do not fit each other.
+    """
+
+    def __init__(self, root, source, name, layer=None):
+        self.root, self.source, self.name = root, source, name
+        with readable(name):
+            self._open(layer)
+
+    def _open(self, layer):
+        """Find the columns and matrices, and see whether they fit each other."""
+        root, source, name = self.root, self.source, self.name
+        if "X" not in root and layer is None:
+            raise BadInput(f"{name}: no X in it; not an AnnData store, or {INCOMPLETE}")
+        for part in ("obs", "var"):
+            if part not in root or "_index" not in root[part].attrs:
+                raise BadInput(f"{name}: no complete {part} in it; {INCOMPLETE}")
+        layers = root.get("layers") or {}
+        if layer is not None and layer not in layers:
+            raise BadInput(f"{name}: no layer {layer!r}; it has {', '.join(sorted(layers)) or 'none'}")
+        self.obs_columns = [str(column) for column in root["obs"].attrs.get("column-order", [])]
+        main = "latent" if root.attrs.get("content") == LATENTS else "rna"
+        elements = {main: "X" if layer is None else f"layers/{layer}"}
+        for key in sorted(root.get("obsm") or ()):
+            if root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
+                elements[str(key)] = f"obsm/{key}"
+        self.readers = {key: matrix_reader(root[path], source, f"{name}: {path}") for key, path in elements.items()}
+        self.n_cells = len(self.readers[main])
+        card = self.uns("atlas_card")
+        self.is_shuffled = card is not None and json.loads(str(card)).get("options", {}).get("in_order") is False
+        self._check_lengths()
+
+    def obs(self, column):
+        """Values of an obs column: array, or pandas Categorical.
+
+        Raises
+        ------
+        BadInput
+            When the column is damaged.
+        """
+        return self._read(f"obs/{column}")
+
+    def obs_names(self):
+        """Names of the cells, array (n_cells,); read anew each time, they are large."""
+        return self._read(f"obs/{self.root['obs'].attrs['_index']}")
+
+    def is_categorical(self, column):
+        """Whether an obs column is stored as codes and categories."""
+        with readable(f"{self.name}: obs/{column}"):
+            return self.root[f"obs/{column}"].attrs.get("encoding-type") == "categorical"
+
+    def var(self):
+        """The var table, its index the gene names."""
+        return self._read("var")
+
+    def features(self, modality):
+        """The table of the features of a modality beside the first, or None where the store has none."""
+        key = f"uns/features/{modality}"
+        return self._read(key) if modality in ((self.root.get("uns") or {}).get("features") or {}) else None
+
+    def uns(self, key):
+        """An entry of uns, or None."""
+        return self._read(f"uns/{key}") if key in (self.root.get("uns") or {}) else None
+
+    def _read(self, path):
+        with readable(f"{self.name}: {path}"):
+            element = self.root[path]
+            parts = [element[key] for key in element] if isinstance(element, zarr.Group) else [element]
+        if isinstance(element, zarr.Array) and element.dtype.kind in "iuf" and element.fill_value != 0:
+            # as our own numbers are; anndata would hold the encoded shards beside them
+            return read_whole(open_chunks(element, self.source, f"{self.name}: {path}"), threads=1)
+        for part in parts:
+            # a fill value of 0 may stand for a chunk of zeros; any other was chosen to stand for nothing
+            if isinstance(part, zarr.Array) and part.fill_value not in (0, "", None):
+                chunks = open_chunks(part, self.source, f"{self.name}: {part.path}")
+                missing = chunks.missing() if isinstance(chunks, ZarrChunks) else []
+                if missing:
+                    raise BadInput(f"{chunks.name}: chunk {missing[0]} is missing; {INCOMPLETE}")
+        try:
+            return read_elem(element)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise BadInput(f"{self.name}: {path} cannot be read ({_one_line(error)}); {INCOMPLETE}") from error
+
+    def _check_lengths(self):
+        obs = self.root["obs"]
+        for name in [obs.attrs["_index"], *self.obs_columns]:
+            if name not in obs:
+                raise BadInput(f"{self.name}: obs column {name!r} is missing; {INCOMPLETE}")
+            values = obs[name]
+            if not hasattr(values, "shape"):  # a group: categorical, or numbers with a mask
+                values = values["codes" if "codes" in values else "values"]
+            if values.shape[0] != self.n_cells:
+                raise BadInput(
+                    f"{self.name}: obs column {name!r} has {values.shape[0]} rows, X {self.n_cells}; {INCOMPLETE}"
+                )
+        for name, reader in self.readers.items():
+            if len(reader) != self.n_cells:
+                raise BadInput(f"{self.name}: modality {name!r} has {len(reader)} rows, X {self.n_cells}; {INCOMPLETE}")
+
+
+def open_root(path):
+    """Open a local path.
+
+    Returns
+    -------
+    root : zarr.Group or h5py.File
+    source : LocalBytes or None
+
+    Raises
+    ------
+    BadInput
+        When nothing readable is there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder; expected an AnnData-Zarr store, h5ad file or SOMA experiment")
+    if path.is_file():
+        try:
+            return h5py.File(path, "r"), None
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read as an h5ad file ({_one_line(error)})") from error
+    source = LocalBytes(path)
+    return open_zarr(str(path), path), source
+
+
+def open_zarr(name, where):
+    """The root group of a Zarr store, `where` a path or a Zarr store object."""
+    try:
+        root = zarr.open(where, mode="r")
+    except (FileNotFoundError, KeyError, ValueError, OSError) as error:
+        raise BadInput(f"{name}: not a Zarr store, or one still being written ({_one_line(error)})") from error
+    if not isinstance(root, zarr.Group):
+        raise BadInput(f"{name}: a single Zarr array; expected an AnnData-Zarr store")
+    return root
+
+
+def _one_line(error):
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,274 @@
+"""`Atlas`: a store of cells seen from the outside. Small columns in memory, counts read by rows."""
+
+import json
+import re
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from data_loaders.errors import BadInput, nearest
+
+NOT_LABELS = ("split", "shard", "is_generated")
+
+
+def open_atlas(path, *, layer=None, join="same", storage=None, **soma):
+    """Open a store of cells for reading.
+
+    Parameters
+    ----------
+    path : path-like, URL, or list of them
+        An atlas store, any other AnnData-Zarr store (v2 or v3), a folder of such stores, an h5ad file, or a TileDB-SOMA
+        experiment; several are one atlas, their cells behind each other.
+    layer : str, optional
+        Counts from this layer in place of X.
+    join : str
+        What to do about the genes of several stores: `same` (they must be), `inner`, `outer`.
+    storage : dict, optional
+        Options of the object store when `path` is a URL, see `data_loaders.reading.remote.open_remote`.
+    **soma
+        Of a SOMA experiment: `measurement`, `obs_filter`, `obs_columns`, see
+        `data_loaders.reading.soma_store.SomaStore`.
+
+    Returns
+    -------
+    Atlas
+
+    Raises
+    ------
+    BadInput
+        When there is no such store, or it is damaged, incomplete or still being written.
+    """
+    from data_loaders.reading.joined_store import JoinedStore
+
+    paths = path if isinstance(path, list | tuple) else [path]
+    if not paths:
+        raise BadInput("no path given; expected at least one store")
+    stores = [store for each in paths for store in _open_stores(each, layer, storage, soma)]
+    return Atlas(stores[0] if len(stores) == 1 else JoinedStore(stores, join))
+
+
+def _open_stores(path, layer, storage, soma):
+    """The stores at a path: one, or those of a folder of stores."""
+    from data_loaders.reading.anndata_store import AnnDataStore, open_root
+    from data_loaders.reading.remote import is_remote, open_remote
+    from data_loaders.reading.soma_store import SomaStore, is_soma
+
+    if is_soma(path):
+        return [SomaStore(path, layer=layer, **soma)]
+    if soma:
+        raise BadInput(f"{path}: {', '.join(soma)} given, but it is no SOMA experiment")
+    root, source = open_remote(str(path), storage) if is_remote(path) else open_root(path)
+    if root.attrs.get("encoding-type") != "anndata" and "X" not in root and hasattr(root, "groups"):
+        inside = {name: group for name, group in root.groups() if group.attrs.get("encoding-type") == "anndata"}
+        if inside:
+            names = sorted(inside, key=lambda name: [int(part) for part in re.findall(r"\d+", name)] or [name])
+            stores = [AnnDataStore(inside[name], source, f"{path}/{name}", layer) for name in names]
+            for store in stores:
+                store.is_shuffled = root.attrs.get("encoding-type") == "annbatch-preshuffled"
+            return stores
+    return [AnnDataStore(root, source, str(path), layer)]
+
+
+class Atlas:
+    """Cells with counts, label columns and a split. Made by `open_atlas`.
+
+    Attributes
+    ----------
+    name : str
+        Path of the store.
+    n_cells, n_genes : int
+        Cells; columns of the first modality.
+    obs_columns : list of str
+    modalities : tuple of str
+        `rna` first; (`latent`,) for a store of latents.
+    """
+
+    def __init__(self, store):
+        self._store = store
+        self.name = store.name
+        self.n_cells = store.n_cells
+        self.modalities = tuple(store.readers)
+        self.obs_columns = list(store.obs_columns)
+        self.n_genes = store.readers[self.modalities[0]].n_features
+        self._columns = {}
+
+    def __len__(self):
+        return self.n_cells
+
+    def __repr__(self):
+        return f"Atlas({self.name!r}: {self.n_cells:,} cells x {self.n_genes:,} genes, labels {', '.join(self.labels)})"
+
+    @cached_property
+    def var(self):
+        """The var table, indexed by gene."""
+        return self._store.var()
+
+    @property
+    def genes(self):
+        """Gene names, pandas Index (n_genes,)."""
+        return self.var.index
+
+    def features(self, modality):
+        """The table of the features of a modality, indexed by name: `var` for the first one.
+
+        Raises
+        ------
+        BadInput
+            When the modality does not exist, or the store does not name its features.
+        """
+        self.reader(modality)
+        table = self.var if modality == self.modalities[0] else self._store.features(modality)
+        if table is None:
+            place = f"uns['features'][{modality!r}]"
+            raise BadInput(f"{self.name}: no table of the features of modality {modality!r}; expected {place}")
+        return table
+
+    @cached_property
+    def card(self):
+        """The atlas card, a dict (see `data_loaders.card`); None in a store that this project did not write."""
+        text = self._store.uns("atlas_card")
+        return None if text is None else json.loads(str(text))
+
+    @cached_property
+    def labels(self):
+        """Names of the label columns: those of the card, else every categorical obs column but the split."""
+        if self.card is not None:
+            return list(self.card["labels"])
+        names = [name for name in self.obs_columns if name not in NOT_LABELS]
+        return [name for name in names if self._store.is_categorical(name)]
+
+    def categories(self, label):
+        """Categories of an obs column, list of str, in the order of their codes."""
+        return self._categorical(label)[1]
+
+    def codes(self, label):
+        """Category code of every cell, int32 (n_cells,); -1 where the value is missing."""
+        return self.small_codes(label).astype(np.int32)
+
+    def small_codes(self, label):
+        """As `codes`, in the smallest integer type; not copied."""
+        return self._categorical(label)[0]
+
+    def obs(self, column):
+        """Any obs column as it is stored: array or pandas Categorical, (n_cells,)."""
+        self._check_column(column)
+        return self._store.obs(column)
+
+    def obs_names(self):
+        """Names of the cells (n_cells,)."""
+        return self._store.obs_names()
+
+    @cached_property
+    def has_size_factor(self):
+        """Whether the store has the column `size_factor`; without it, size factors come from reading all counts."""
+        return "size_factor" in self.obs_columns
+
+    @cached_property
+    def size_factor(self):
+        """Sum of the counts of each cell, float32 (n_cells,)."""
+        if self.has_size_factor:
+            return np.asarray(self._store.obs("size_factor"), np.float32)
+        step = 4096
+        parts = [
+            self.read(np.arange(start, min(start + step, self.n_cells))).row_sums()
+            for start in range(0, self.n_cells, step)
+        ]
+        return np.concatenate(parts or [np.empty(0)]).astype(np.float32)
+
+    def rows(self, split=None, **labels):
+        """Rows of a split and of chosen categories.
+
+        Parameters
+        ----------
+        split : str, optional
+            `train`, `val` or `test`; all cells when left out.
+        **labels
+            Obs column = category, or a list of categories. All conditions must hold.
+
+        Returns
+        -------
+        int64 array, sorted
+
+        Raises
+        ------
+        BadInput
+            When a column or category does not exist.
+        """
+        keep = np.ones(self.n_cells, bool)
+        if split is not None:
+            labels = {"split": split, **labels}
+        for name, wanted in labels.items():
+            codes, categories = self._categorical(name)
+            wanted = [wanted] if isinstance(wanted, str) or not np.iterable(wanted) else wanted
+            numbers = [self._category(name, str(category), categories) for category in wanted]
+            keep &= np.isin(codes, numbers)
+        return np.flatnonzero(keep)
+
+    def read(self, rows, modality=None):
+        """Read cells.
+
+        Parameters
+        ----------
+        rows : integer array (B,)
+            Row numbers, in any order, repeated where wanted.
+        modality : str, optional
+            One of `modalities`; the first when left out.
+
+        Returns
+        -------
+        SparseRows, or DenseRows from a dense matrix
+            In the order of `rows`.
+
+        Raises
+        ------
+        BadInput
+            When a row or modality does not exist, or a chunk of the store is missing or damaged.
+        """
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
+            raise BadInput(f"rows have shape {rows.shape} and type {rows.dtype}; expected a list of row numbers")
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.n_cells):
+            raise BadInput(f"rows run from {rows.min()} to {rows.max()}; {self.name} has rows 0 to {self.n_cells - 1}")
+        return self.reader(modality).read(rows.astype(np.int64, copy=False))
+
+    def reader(self, modality=None):
+        """The reader behind `read`: `read(rows)`, `row_bytes`, `n_features`."""
+        modality = modality or self.modalities[0]
+        if modality not in self._store.readers:
+            raise BadInput(f"{self.name}: no modality {modality!r}; {nearest(modality, self.modalities)}")
+        return self._store.readers[modality]
+
+    @cached_property
+    def fingerprint(self):
+        """Text that differs between stores of different cells or orders; part of a stream's state."""
+        if self.card is not None and "fingerprint" in self.card:
+            return self.card["fingerprint"]
+        shapes = [f"{name}:{len(reader)}x{reader.n_features}" for name, reader in self._store.readers.items()]
+        return ";".join([*shapes, *map(str, self.genes[:2]), *map(str, self.genes[-2:])])
+
+    @property
+    def is_shuffled(self):
+        """Whether the cells were put in random order when the store was written."""
+        return self._store.is_shuffled
+
+    def _categorical(self, name):
+        """(codes, categories) of an obs column, kept."""
+        if name not in self._columns:
+            self._check_column(name)
+            values = self._store.obs(name)
+            if not isinstance(values, pd.Categorical):
+                values = pd.Categorical(np.asarray(values).astype(str))
+            self._columns[name] = (values.codes, [str(category) for category in values.categories])
+        return self._columns[name]
+
+    def _check_column(self, name):
+        if name not in self.obs_columns:
+            raise BadInput(f"{self.name}: no obs column {name!r}; {nearest(name, self.obs_columns)}")
+
+    def _category(self, name, category, categories):
+        if category not in categories:
+            raise BadInput(
+                f"{self.name}: obs column {name!r} has no category {category!r}; {nearest(category, categories)}"
+            )
+        return categories.index(category)

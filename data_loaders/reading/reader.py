@@ -1,0 +1,254 @@
+"""Readers: any rows of a matrix on disk, in the order asked.
+
+How it is done. The rows asked for are sorted, and the chunks that hold them are grouped into runs that one request can
+read. Each run is one task of a small thread pool: read, decode into a buffer that fits the processor's cache, and copy
+every piece of a row from there straight to its final place in the result. Nothing is copied twice and the result is the
+only thing that grows; beside it a thread holds one run (1 MiB decoded, and its encoded bytes).
+"""
+
+import numpy as np
+import zarr
+
+from data_loaders.errors import BadInput
+from data_loaders.reading.buffers import Buffers
+from data_loaders.reading.chunks import open_chunks
+from data_loaders.reading.rows import DenseRows, SparseRows, offsets
+from data_loaders.threads import run_all
+
+NARROW = np.dtype(np.uint16)  # counts in wider types are narrowed to it while they all fit
+SLICE = 1 << 16  # rows checked at once
+INCOMPLETE = "the store is damaged or still being written"
+
+
+def matrix_reader(element, source, name):
+    """The reader of an AnnData matrix.
+
+    Parameters
+    ----------
+    element : Zarr or HDF5 group (CSR) or array (dense)
+    source : byte source or None
+        Where the files of a Zarr store are.
+    name : str
+        For messages.
+
+    Raises
+    ------
+    BadInput
+        When the matrix is of another kind or its arrays do not fit each other.
+    """
+    kind = str(element.attrs.get("encoding-type", "array"))
+    if kind == "csr_matrix":
+        return CsrReader(element, source, name)
+    if kind == "array" and hasattr(element, "shape") and len(element.shape) == 2:
+        return DenseReader(element, source, name)
+    raise BadInput(f"{name} is a {kind}; expected rows that can be read one by one: a csr_matrix or a dense matrix")
+
+
+class CsrReader:
+    """Rows of a CSR matrix.
+
+    Attributes
+    ----------
+    n_features : int
+    indptr : int64 array (n + 1,)
+    row_bytes : float
+        Mean bytes of a row in memory.
+
+    Notes
+    -----
+    Stores of others keep counts as float32 or int64. Whole numbers up to 65,535 are returned as uint16, all of them or,
+    from the first read on that meets another value, none.
+    """
+
+    def __init__(self, group, source, name):
+        self.name = name
+        for part in ("data", "indices", "indptr"):
+            if part not in group:
+                raise BadInput(f"{name}: its array {part} is missing; {INCOMPLETE}")
+        n, self.n_features = (int(size) for size in group.attrs["shape"])
+        parts = {part: open_chunks(group[part], source, f"{name}/{part}") for part in ("data", "indices", "indptr")}
+        self._data, self._indices = parts["data"], parts["indices"]
+        self._threads = source.threads if source is not None and isinstance(group, zarr.Group) else 1
+        self._run_bytes = source.run_bytes if source is not None else 1 << 22
+        self._buffers = Buffers()
+        self.indptr = read_whole(parts["indptr"], self._threads).astype(np.int64, copy=False)
+        self._check(n)
+        self._indices.zeros_expected = self._one_a_row
+        self._index_dtype = np.dtype(np.uint16 if self.n_features <= 1 << 16 else np.uint32)
+        self._count_dtype = self._narrowest()
+        self.row_bytes = self.indptr[-1] / max(n, 1) * (self._count_dtype.itemsize + self._index_dtype.itemsize) + 8
+
+    def _check(self, n):
+        indptr, nnz = self.indptr, self._data.n
+        if len(indptr) != n + 1 or indptr[0] != 0 or not all(self._are_lengths(start) for start in range(0, n, SLICE)):
+            raise BadInput(f"{self.name}/indptr does not describe {n} rows; {INCOMPLETE}")
+        if self._indices.n != nnz or indptr[-1] != nnz:
+            raise BadInput(
+                f"{self.name}: indptr ends at {indptr[-1]}, data at {nnz}, indices at {self._indices.n}; {INCOMPLETE}"
+            )
+
+    def _are_lengths(self, start):
+        """Whether the rows from `start` on have possible lengths; a slice at a time, as n numbers more would show."""
+        lengths = np.diff(self.indptr[start : start + SLICE + 1])
+        return bool(0 <= lengths.min() <= lengths.max() <= self.n_features)
+
+    def _narrowest(self):
+        """uint16 for wide counts, judged by the first chunk; the type of the store where that will not do."""
+        if self._data.dtype.itemsize <= NARROW.itemsize or self._data.n == 0:
+            return self._data.dtype
+        first = self._data.read(0, 1)
+        return NARROW if np.array_equal(np.clip(first, 0, 65535).astype(NARROW), first) else self._data.dtype
+
+    def _one_a_row(self, start, stop):
+        """Whether values [start, stop) are of as many rows: only then can all of them be in column 0."""
+        owners = np.searchsorted(self.indptr, np.arange(start, stop), side="right")
+        return bool((np.diff(owners) > 0).all())
+
+    def __len__(self):
+        return len(self.indptr) - 1
+
+    @property
+    def dtypes(self):
+        """Types of the counts and of the columns, as `read` returns them."""
+        return self._count_dtype, self._index_dtype
+
+    def widen(self):
+        """Return counts in the type of the store from now on, and that type."""
+        self._count_dtype = self._data.dtype
+        return self._count_dtype
+
+    def read(self, rows):
+        """Read rows, int64 (B,), any order: SparseRows.
+
+        Raises
+        ------
+        BadInput
+            When a chunk is missing or damaged.
+        """
+        indptr = offsets(self.indptr[rows + 1] - self.indptr[rows])
+        try:
+            data, indices = (self._buffers.empty(indptr[-1], dtype) for dtype in self.dtypes)
+            self.fill(rows, indptr[:-1], data, indices)
+        except WideCounts:
+            self.widen()
+            return self.read(rows)
+        return SparseRows(data, indices, indptr, self.n_features)
+
+    def fill(self, rows, targets, data, indices):
+        """Read rows to where `targets` (B,) says that each begins in `data` and `indices`.
+
+        Raises
+        ------
+        WideCounts
+            When `data` is uint16 and a count does not fit.
+        """
+        from data_loaders.reading.kernels import scatter_counts, scatter_pieces
+
+        starts, stops = self.indptr[rows], self.indptr[rows + 1]
+        order = np.argsort(starts, kind="stable")
+        order = order[starts[order] < stops[order]]
+        starts, stops, targets = starts[order], stops[order], targets[order]
+
+        def load(chunks, out, limit, first, stop, low, high):
+            values = chunks.read(first, stop)
+            base = first * chunks.chunk_len
+            where = starts[low:high], stops[low:high], targets[low:high]
+            if limit == 0 and out.dtype == NARROW and values.dtype.itemsize > NARROW.itemsize:
+                if scatter_counts(values, base, *where, out):
+                    raise WideCounts
+            elif scatter_pieces(values, base, *where, out, limit):
+                raise BadInput(f"{chunks.name}: chunks {first} to {stop - 1} name columns beyond {limit}; {INCOMPLETE}")
+
+        tasks = []
+        for chunks, out, limit in ((self._data, data, 0), (self._indices, indices, self.n_features)):
+            tasks += [(chunks, out, limit, *run) for run in plan_runs(chunks, starts, stops, self._run_bytes)]
+        for chunks, _, _, first, stop, _, _ in tasks:
+            chunks.expect(first, stop)
+        run_all(load, tasks, self._threads)
+
+
+class WideCounts(Exception):
+    """A count that is no whole number from 0 to 65,535 was met while narrowing. Never leaves the readers."""
+
+
+class DenseReader:
+    """Rows of a dense matrix (n, n_features)."""
+
+    def __init__(self, array, source, name):
+        self._chunks = open_chunks(array, source, name)
+        self._n, self.n_features = array.shape
+        self.row_bytes = self.n_features * array.dtype.itemsize
+        self._run_bytes = max(1, source.run_bytes if source is not None else 1 << 22)
+        self._threads = source.threads if source is not None and isinstance(array, zarr.Array) else 1
+
+    def __len__(self):
+        return self._n
+
+    def read(self, rows):
+        """Read rows, int64 (B,), any order: DenseRows.
+
+        Raises
+        ------
+        BadInput
+            When a chunk is missing or damaged.
+        """
+        out = np.empty((len(rows), self.n_features), self._chunks.dtype)
+        order = np.argsort(rows, kind="stable")
+        rows = rows[order]
+
+        def load(first, stop, low, high):
+            values = self._chunks.read(first, stop)
+            out[order[low:high]] = values[rows[low:high] - first * self._chunks.chunk_len]
+
+        run_all(
+            load, plan_runs(self._chunks, rows, rows + 1, self._run_bytes // max(self.n_features, 1)), self._threads
+        )
+        return DenseRows(out)
+
+
+def plan_runs(chunks, starts, stops, run_bytes):
+    """Group the chunks that hold some pieces into runs of one request each.
+
+    Parameters
+    ----------
+    chunks : ZarrChunks or SlicedArray
+    starts, stops : int64 arrays (m,)
+        Pieces [start, stop) along the first axis, not empty, sorted.
+    run_bytes : int
+        Decoded size of a run.
+
+    Returns
+    -------
+    list of (first chunk, end chunk, first piece, end piece)
+    """
+    if len(starts) == 0:
+        return []
+    first, last = starts // chunks.chunk_len, (stops - 1) // chunks.chunk_len
+    needed = np.unique(np.concatenate([first, last]))
+    if (last - first).max() > 1:  # pieces longer than a chunk
+        needed = np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]))
+    most = max(1, run_bytes // (chunks.chunk_len * chunks.dtype.itemsize))
+    gaps = np.flatnonzero(np.diff(needed) > 1) + 1
+    runs = []
+    for begin, end in zip([0, *gaps.tolist()], [*gaps.tolist(), len(needed)], strict=True):
+        chunk, stop = int(needed[begin]), int(needed[end - 1]) + 1
+        while chunk < stop:
+            until = min(stop, chunk + most, chunks.run_limit(chunk))
+            runs.append((chunk, until))
+            chunk = until
+    bounds = np.array(runs)
+    low, high = np.searchsorted(last, bounds[:, 0]), np.searchsorted(first, bounds[:, 1])
+    return [(*run, a, b) for run, a, b in zip(runs, low.tolist(), high.tolist(), strict=True)]
+
+
+def read_whole(chunks, threads):
+    """All values of a one-dimensional array, and no second copy of them."""
+    values = np.empty(chunks.n, chunks.dtype)
+
+    def load(first, stop):
+        part = chunks.read(first, stop)
+        values[first * chunks.chunk_len :][: len(part)] = part
+
+    firsts = np.arange(-(-chunks.n // chunks.chunk_len)) * chunks.chunk_len
+    run_all(load, [run[:2] for run in plan_runs(chunks, firsts, firsts + 1, 1 << 20)], threads)
+    return values

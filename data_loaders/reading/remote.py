@@ -1,0 +1,103 @@
+"""Stores in object storage (`s3://`, `gs://`, `az://`, `http://`), read by ranges through obstore."""
+
+from datetime import timedelta
+
+from data_loaders.errors import BadInput
+
+RETRY = {
+    "max_retries": 8,
+    "retry_timeout": timedelta(minutes=3),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+
+
+def is_remote(path):
+    """Whether a path names an object store."""
+    return "://" in str(path) and not str(path).startswith("file://")
+
+
+def open_remote(url, options=None):
+    """Open a Zarr store in object storage.
+
+    Parameters
+    ----------
+    url : str
+        As `s3://bucket/atlas.zarr`.
+    options : dict, optional
+        Options of obstore: `endpoint`, `region`, `access_key_id`, `skip_signature`, ... What is left out comes from the
+        usual environment variables.
+
+    Returns
+    -------
+    root : zarr.Group
+    source : RemoteBytes
+
+    Raises
+    ------
+    BadInput
+        When obstore is not installed, or there is no store.
+    """
+    try:
+        from obstore.store import from_url
+    except ImportError as error:
+        raise BadInput(f"{url}: reading object storage needs obstore; install the extra `remote`") from error
+    from zarr.storage import ObjectStore
+
+    from data_loaders.reading.anndata_store import open_zarr
+
+    options = dict(options or {})
+    client = {"allow_http": True} if str(options.get("endpoint", "")).startswith("http://") else {}
+    try:
+        bucket = from_url(url, config=options, client_options=client, retry_config=RETRY)
+    except Exception as error:  # obstore has one class for each service
+        raise BadInput(f"{url}: cannot be opened ({error})") from error
+    return open_zarr(url, ObjectStore(bucket, read_only=True)), RemoteBytes(bucket, url)
+
+
+class RemoteBytes:
+    """Objects under a prefix, read by ranges; a dropped connection is tried again by obstore.
+
+    Notes
+    -----
+    An object replaced between two reads is an error: each read asks for the version that was seen first.
+    """
+
+    run_bytes = 8 << 20  # one request costs a round trip: ask for more at once than from a disk
+    threads = 16
+
+    def __init__(self, store, name):
+        self.name, self._store, self._seen = name, store, {}
+
+    def size(self, key):
+        """Bytes in an object; FileNotFoundError when there is none."""
+        return self._about(key)["size"]
+
+    def read(self, key, start, stop):
+        """Bytes [start, stop) of an object."""
+        import obstore
+
+        about = self._about(key)
+        stop = min(stop, about["size"])
+        if stop <= start:
+            return b""
+        options = {"range": (start, stop), "if_match": about["e_tag"]}
+        try:
+            return bytes(obstore.get(self._store, key, options=options).bytes())
+        except obstore.exceptions.PreconditionError as error:
+            raise BadInput(f"{self.name}/{key}: changed after the store was opened; open it again") from error
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise BadInput(f"{self.name}/{key}: cannot be read after {RETRY['max_retries']} tries ({error})") from error
+
+    def _about(self, key):
+        import obstore
+
+        if key not in self._seen:
+            try:
+                self._seen[key] = obstore.head(self._store, key)
+            except FileNotFoundError:
+                raise
+            except Exception as error:
+                raise BadInput(f"{self.name}/{key}: cannot be read ({error})") from error
+        return self._seen[key]

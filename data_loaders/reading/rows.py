@@ -1,0 +1,187 @@
+"""Some rows of a matrix in memory: `SparseRows` for counts, `DenseRows` for latents, used alike."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_loaders.reading.buffers import Buffers
+from data_loaders.threads import CORES, run_all
+
+DENSE_BYTES = 16 << 20  # dense rows that are worth a thread
+_buffers = Buffers()
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """Rows of a sparse matrix of counts, in the small integer types of the store.
+
+    Parameters
+    ----------
+    data : array (nnz,)
+        Counts, row after row.
+    indices : array (nnz,)
+        Column of each count. They increase within a row as they do in the store.
+    indptr : int64 array (B + 1,)
+        Row i is `data[indptr[i]:indptr[i + 1]]`.
+    n_features : int
+        Number of columns.
+
+    Notes
+    -----
+    The arrays are NumPy arrays as a reader returns them, and torch tensors after `.to(device)`.
+    """
+
+    data: object
+    indices: object
+    indptr: object
+    n_features: int
+
+    def __len__(self):
+        return len(self.indptr) - 1
+
+    @property
+    def shape(self):
+        """(rows, columns)."""
+        return len(self), self.n_features
+
+    @property
+    def nbytes(self):
+        """Bytes of the three arrays."""
+        return self.data.nbytes + self.indices.nbytes + self.indptr.nbytes
+
+    def __getitem__(self, rows):
+        """Consecutive rows, `rows` a slice with step 1; no counts are copied."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError(f"slices of rows have step 1, not {step}; take() picks any rows")
+        indptr = self.indptr[start : max(start, stop) + 1]
+        first, last = int(indptr[0]), int(indptr[-1])
+        return SparseRows(self.data[first:last], self.indices[first:last], indptr - first, self.n_features)
+
+    def take(self, rows):
+        """Any rows in any order, repeated where `rows` repeats; copied."""
+        from data_loaders.reading.kernels import gather_rows
+
+        indptr = offsets(np.diff(self.indptr)[rows])
+        data, indices = (_buffers.empty(indptr[-1], part.dtype) for part in (self.data, self.indices))
+        gather_rows(self.data, self.indices, self.indptr, rows, data, indices, indptr)
+        return SparseRows(data, indices, indptr, self.n_features)
+
+    def row_sums(self):
+        """Sum of the counts of each row, float64 (B,)."""
+        from data_loaders.reading.kernels import sum_rows
+
+        return sum_rows(np.asarray(self.data), np.asarray(self.indptr))
+
+    def to_scipy(self):
+        """`scipy.sparse.csr_matrix` (B, n_features) of the same counts; columns become int32."""
+        import scipy.sparse
+
+        indices = np.asarray(self.indices).astype(np.int32)
+        return scipy.sparse.csr_matrix((np.asarray(self.data), indices, np.asarray(self.indptr)), shape=self.shape)
+
+    def to(self, device, non_blocking=True):
+        """The same rows as torch tensors on `device`: what crosses the bus is sparse and small."""
+        moved = (as_tensor(part, device, non_blocking) for part in (self.data, self.indices, self.indptr))
+        return SparseRows(*moved, self.n_features)
+
+    def to_dense(self, device=None):
+        """float32 tensor (B, n_features), densified on `device` (default: where the rows are)."""
+        import torch
+
+        device = torch.device(device or getattr(self.data, "device", "cpu"))
+        if device.type == "cpu":
+            return torch.from_numpy(self._densified())
+        return _densified_on_device(self.to(device))
+
+    def _densified(self):
+        """float32 array (B, n_features), by as many threads as it is worth."""
+        from data_loaders.reading.kernels import densify
+
+        data, indices, indptr = (np.asarray(part) for part in (self.data, self.indices, self.indptr))
+        out = _buffers.empty(len(self) * self.n_features, np.float32).reshape(self.shape)
+        threads = min(CORES, 1 + out.nbytes // DENSE_BYTES)
+        cuts = [len(self) * i // threads for i in range(threads + 1)]
+        pieces = [(data, indices, indptr[a : b + 1], out[a:b]) for a, b in itertools.pairwise(cuts)]
+        run_all(densify, pieces, threads, purpose="densify")
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class DenseRows:
+    """Rows of a dense matrix, `values` (B, n_features): a NumPy array, or a torch tensor after `.to(device)`."""
+
+    values: object
+
+    def __len__(self):
+        return len(self.values)
+
+    @property
+    def n_features(self):
+        """Number of columns."""
+        return self.values.shape[1]
+
+    @property
+    def shape(self):
+        """(rows, columns)."""
+        return tuple(self.values.shape)
+
+    @property
+    def nbytes(self):
+        """Bytes of the values."""
+        return self.values.nbytes
+
+    def __getitem__(self, rows):
+        return DenseRows(self.values[rows])
+
+    def take(self, rows):
+        """Any rows in any order; copied."""
+        return DenseRows(self.values.take(rows, axis=0))
+
+    def to_scipy(self):
+        """`scipy.sparse.csr_matrix` (B, n_features) of the values that are not zero."""
+        import scipy.sparse
+
+        return scipy.sparse.csr_matrix(np.asarray(self.values))
+
+    def row_sums(self):
+        """Sum of each row, float64 (B,)."""
+        return np.asarray(self.values).sum(1, dtype=np.float64)
+
+    def to(self, device, non_blocking=True):
+        """The same rows as a torch tensor on `device`."""
+        return DenseRows(as_tensor(self.values, device, non_blocking))
+
+    def to_dense(self, device=None):
+        """float32 tensor (B, n_features) on `device` (default: where the rows are)."""
+        return as_tensor(self.values, device or getattr(self.values, "device", "cpu"), True).float()
+
+
+def offsets(lengths):
+    """Row offsets, int64 (n + 1,), of rows of these lengths (n,)."""
+    out = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=out[1:])
+    return out
+
+
+def _densified_on_device(rows):
+    """float32 tensor (B, n_features) of SparseRows that are tensors, by operations of their device."""
+    import torch
+
+    start = torch.arange(len(rows), device=rows.data.device) * rows.n_features
+    flat = torch.repeat_interleave(start, rows.indptr.diff(), output_size=len(rows.data)) + rows.indices.long()
+    dense = torch.zeros(len(rows) * rows.n_features, device=rows.data.device)
+    return dense.index_copy_(0, flat, rows.data.float()).view(rows.shape)
+
+
+def as_tensor(values, device, non_blocking):
+    """`values` (array or tensor) as a tensor on `device`, through pinned memory when that is a GPU."""
+    import torch
+
+    device = torch.device(device)
+    if not torch.is_tensor(values):
+        values = torch.from_numpy(values)
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()  # a copy that the GPU fetches while the host goes on
+    return values.to(device, non_blocking=non_blocking)

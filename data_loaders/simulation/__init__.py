@@ -1,0 +1,1 @@
+"""Atlases of any size with known truth: `cells.simulate`."""

@@ -1,0 +1,46 @@
+"""One modality of an h5mu file as a source."""
+
+import h5py
+
+from data_loaders.errors import BadInput, nearest
+from data_loaders.ingestion.modalities import h5mu_modalities
+from data_loaders.sources.anndata import open_group
+from data_loaders.sources.matrices import readable
+
+
+def is_modality(path):
+    """Whether a path is of the form FILE.h5mu:NAME."""
+    return ".h5mu:" in str(path)
+
+
+def open_modality(path, layer, raw):
+    """The parts of a `sources.Source` from `FILE.h5mu:NAME`.
+
+    obs has the modality's columns and those of the file's own obs that it lacks; of the latter, columns named
+    `MODALITY:...` are copies of a modality's and left out.
+    """
+    file, _, name = str(path).rpartition(":")
+    known = h5mu_modalities(file)
+    if name not in known:
+        raise BadInput(f"{file}: no modality {name!r}; {nearest(name, known)}")
+    with readable(file):
+        root = h5py.File(file, "r")
+    try:
+        parts = open_group(path, root[f"mod/{name}"], layer, raw)
+        parts["obs"] = _with_common_columns(file, root, parts["obs"])
+    except BadInput:
+        root.close()
+        raise
+    return parts | {"file": root}
+
+
+def _with_common_columns(file, root, obs):
+    from anndata.io import read_elem
+
+    with readable(f"{file}: obs"):
+        common = read_elem(root["obs"]) if "obs" in root else obs.iloc[:, :0]
+    common.index = common.index.astype(str)
+    new = [name for name in common if ":" not in str(name) and name not in obs]
+    if not new or common.index.has_duplicates:
+        return obs
+    return obs.join(common[new])

@@ -1,0 +1,1 @@
+"""Epochs of sparse batches, planned and resumable, over ranks and workers."""

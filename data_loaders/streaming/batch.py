@@ -1,0 +1,48 @@
+"""`CellBatch`: what a stream yields and a training step receives."""
+
+from dataclasses import dataclass
+
+from data_loaders.reading.rows import as_tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CellBatch:
+    """Some cells of an atlas.
+
+    Parameters
+    ----------
+    counts : dict of str to SparseRows or DenseRows
+        Modality → counts of the B cells. A store of latents has one modality, `latent`, as DenseRows.
+    size_factor : float32 array (B,)
+        Sum of the counts of each cell over all genes of the store.
+    labels : dict of str to int64 array (B,)
+        Label column → category codes.
+    rows : int64 array (B,)
+        Row of each cell in the atlas.
+
+    Notes
+    -----
+    NumPy arrays as yielded, torch tensors after `.to(device)`.
+    """
+
+    counts: dict
+    size_factor: object
+    labels: dict
+    rows: object
+
+    def __len__(self):
+        return len(self.rows)
+
+    @property
+    def latent(self):
+        """Latents (B, D) of a batch from a store of latents."""
+        return self.counts["latent"].values
+
+    def to(self, device, non_blocking=True):
+        """The batch as torch tensors on `device`; counts stay sparse, `counts["rna"].to_dense()` densifies there."""
+        return CellBatch(
+            {name: rows.to(device, non_blocking) for name, rows in self.counts.items()},
+            as_tensor(self.size_factor, device, non_blocking),
+            {name: as_tensor(codes, device, non_blocking) for name, codes in self.labels.items()},
+            as_tensor(self.rows, device, non_blocking),
+        )

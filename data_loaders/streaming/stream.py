@@ -1,0 +1,293 @@
+"""`CellStream`: an atlas as an endless supply of epochs, each a shuffled walk over all selected cells."""
+
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+
+from data_loaders.errors import BadInput
+from data_loaders.streaming.batch import CellBatch
+from data_loaders.streaming.epoch import draw_weighted, plan_epoch
+
+BUFFER_BYTES = 128 << 20
+MIXING_BLOCKS = 512  # blocks a window when the store is sorted: label entropy 0.99 of that of a perfect shuffle
+
+
+class CellStream:
+    """Batches of cells, one iteration an epoch.
+
+    Usable as it is as a Lightning train dataloader. The order is a function of atlas, arguments and epoch. An
+    iteration that was broken off is continued by the next one, so the sequence of batches is the same however it is cut
+    into loops; without shuffling every iteration starts anew.
+
+    Memory is that of two windows of `buffer_bytes` (the one shown and the one being read), or of a single one when all
+    selected cells fit in it: then they are read once and kept.
+
+    Parameters
+    ----------
+    atlas : Atlas
+    batch_size : int
+        Largest batch; sizes of batches differ by at most one cell.
+    split : str, optional
+        Only cells of this split.
+    rows : integer array, optional
+        Only these rows (of the split, when both are given).
+    labels : sequence of str
+        Obs columns whose codes go with each batch.
+    shuffle : bool
+        False: cells in the order of the store.
+    seed : int
+    rank, world_size : int
+        Every rank makes its own stream with its own number; together they show every cell once an epoch.
+    modalities : sequence of str, optional
+        What to read; all by default.
+    balance : str, optional
+        Obs column whose categories are shown equally often. Cells are then drawn, not visited once.
+    weights : array (n_cells,), optional
+        Cells are drawn in proportion. An epoch has as many draws as there are selected cells.
+    buffer_bytes : int
+        Size of a window.
+    block_rows : int, optional
+        Neighbouring rows that are read together and mixed with others only inside a window. By default as many as leave
+        512 blocks a window, 16 in a store that was shuffled when written.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch that the next batch belongs to. Set it to start another one.
+
+    Raises
+    ------
+    BadInput
+        When a column, split, row or modality does not exist, a selected cell lacks a label, or nothing is selected.
+    """
+
+    def __init__(
+        self,
+        atlas,
+        batch_size,
+        *,
+        split=None,
+        rows=None,
+        labels=(),
+        shuffle=True,
+        seed=0,
+        rank=0,
+        world_size=1,
+        modalities=None,
+        balance=None,
+        weights=None,
+        buffer_bytes=BUFFER_BYTES,
+        block_rows=None,
+    ):
+        self.atlas, self.batch_size, self.shuffle, self.seed = atlas, batch_size, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.modalities = tuple(modalities or atlas.modalities)
+        self._rows = _select(atlas, split, rows)
+        self._codes = {name: self._checked_codes(name) for name in labels}
+        self._weights = self._draw_weights(balance, weights)
+        row_bytes = sum(atlas.reader(name).row_bytes for name in self.modalities)
+        self._window_batches = max(1, int(buffer_bytes / (row_bytes * batch_size)))
+        window_rows = self._window_batches * batch_size
+        self._block_rows = block_rows or _default_block_rows(atlas.reader(self.modalities[0]), atlas, window_rows)
+        self._fits = self.n_selected * row_bytes <= buffer_bytes
+        self._resident = None
+        self._epoch = self._batch = 0
+        self._resume = False
+        self._n_batches = len(self._plan(0).sizes)
+
+    def __len__(self):
+        """Batches in an epoch of this rank (and of every other)."""
+        return self._n_batches
+
+    @property
+    def n_selected(self):
+        """Number of selected cells, over all ranks."""
+        return self.atlas.n_cells if self._rows is None else len(self._rows)
+
+    @property
+    def epoch(self):
+        """The epoch that the next batch belongs to."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch):
+        self._epoch, self._batch, self._resume = int(epoch), 0, False
+
+    def first_rows(self, epoch, n_batches):
+        """Rows of the first batches of an epoch on this rank, int64, in the order shown; nothing is read."""
+        plan = self._plan(epoch)
+        windows = range(-(-n_batches // plan.window_batches))
+        rows = [np.empty(0, np.int64), *(plan.window_rows(window) for window in windows)]
+        return np.concatenate(rows)[: plan.sizes[:n_batches].sum()]
+
+    def state_dict(self):
+        """Position as plain values: batches of this epoch that were yielded. The same on every rank."""
+        return {
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "seed": self.seed,
+            "world_size": self.world_size,
+            "fingerprint": self._fingerprint,
+        }
+
+    def load_state_dict(self, state):
+        """Continue after the last batch that was yielded when `state` was taken.
+
+        Raises
+        ------
+        BadInput
+            When the state is of other cells or options, or of another world size in the middle of an epoch.
+        """
+        if state["fingerprint"] != self._fingerprint or state["seed"] != self.seed:
+            raise BadInput(
+                f"{self.atlas.name}: the saved position belongs to another store, selection, batch size or seed; "
+                "resume with the options of the first run"
+            )
+        if state["batch"] and state["world_size"] != self.world_size:
+            raise BadInput(
+                f"the saved position is batch {state['batch']} of an epoch on {state['world_size']} ranks; on "
+                f"{self.world_size} ranks only the end of an epoch can be continued"
+            )
+        self._epoch, self._batch, self._resume = int(state["epoch"]), int(state["batch"]), True
+
+    def __iter__(self):
+        if not self.shuffle and not self._resume:
+            self._batch = 0
+        self._resume = False
+        plan = self._plan(self._epoch)
+        batches = self._resident_batches(plan) if self._fits else self._windowed_batches(plan)
+        for number, batch in batches:
+            if number == self._n_batches:
+                self._epoch, self._batch = self._epoch + 1, 0  # now: a state saved with the last batch is of the next
+            else:
+                self._batch = number
+            yield batch
+
+    def _resident_batches(self, plan):
+        """(batches done, batch), all cells from memory."""
+        if self._resident is None:
+            rows = np.arange(self.n_selected) if self._rows is None else self._rows
+            self._resident = {name: self.atlas.read(rows, name) for name in self.modalities}
+        number = self._batch
+        while number < self._n_batches:
+            window, skip = divmod(number, plan.window_batches)
+            rows = plan.window_rows(window)
+            positions = rows if self._rows is None else np.searchsorted(self._rows, rows)
+            for start, stop in _edges(plan.window_sizes(window))[skip:]:
+                picked = positions[start:stop]
+                number += 1
+                yield number, self._batch_of({k: v.take(picked) for k, v in self._resident.items()}, rows[start:stop])
+
+    def _windowed_batches(self, plan):
+        """(batches done, batch), window by window, the next one read while this one is shown."""
+        first, skip = divmod(self._batch, plan.window_batches)
+        number = self._batch
+        with ThreadPoolExecutor(1, "cell-stream") as pool:
+            ahead = pool.submit(self._read_window, plan, first)
+            for window in range(first, plan.n_windows):
+                rows, counts = ahead.result()
+                edges = _edges(plan.window_sizes(window))[skip:]
+                for i, (start, stop) in enumerate(edges):
+                    if i == min(1, len(edges) - 1) and window + 1 < plan.n_windows:
+                        # a consumer that asks for the second batch has let go of the window before, whose memory the
+                        # next one takes over
+                        ahead = pool.submit(self._read_window, plan, window + 1)
+                    number += 1
+                    yield number, self._batch_of({k: v[start:stop] for k, v in counts.items()}, rows[start:stop])
+                skip = 0
+
+    def _read_window(self, plan, window):
+        rows = plan.window_rows(window)
+        return rows, {name: self.atlas.read(rows, name) for name in self.modalities}
+
+    def _batch_of(self, counts, rows):
+        if self.atlas.has_size_factor:
+            size_factor = self.atlas.size_factor[rows]
+        else:
+            size_factor = counts[self.modalities[0]].row_sums().astype(np.float32)
+        labels = {name: codes[rows].astype(np.int64) for name, codes in self._codes.items()}
+        return CellBatch(counts, size_factor, labels, rows)
+
+    def _plan(self, epoch):
+        rows = self.n_selected if self._rows is None else self._rows
+        if self._weights is not None:
+            rows = np.arange(rows) if self._rows is None else rows
+            rows = draw_weighted(rows, self._weights, len(rows), seed=self.seed, epoch=epoch)
+        return plan_epoch(
+            rows,
+            self.batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            rank=self.rank,
+            world_size=self.world_size,
+            shuffle=self.shuffle,
+            block_rows=1 if self._fits else self._block_rows,
+            window_batches=self.n_selected if self._fits else self._window_batches,
+        )
+
+    def _checked_codes(self, name):
+        codes = self.atlas.small_codes(name)
+        missing = np.count_nonzero(self._of_selected(codes) < 0)
+        if missing:
+            raise BadInput(f"{self.atlas.name}: obs column {name!r} has no value for {missing} selected cells")
+        return codes
+
+    def _draw_weights(self, balance, weights):
+        if balance is not None and weights is not None:
+            raise BadInput("both balance and weights are given; expected one of them")
+        if balance is not None:
+            codes = self._of_selected(self._checked_codes(balance))
+            return (1 / np.maximum(np.bincount(codes), 1))[codes]
+        if weights is None:
+            return None
+        weights = np.asarray(weights, np.float64)
+        if weights.shape != (self.atlas.n_cells,):
+            raise BadInput(f"weights have shape {weights.shape}; expected ({self.atlas.n_cells},), one a cell")
+        return self._of_selected(weights)
+
+    def _of_selected(self, values):
+        return values if self._rows is None else values[self._rows]
+
+    @cached_property
+    def _fingerprint(self):
+        """Checksum of all that fixes the order besides seed, epoch and ranks."""
+        windows = (self._fits, self._block_rows, self._window_batches)
+        check = zlib.crc32(repr((self.atlas.fingerprint, self.batch_size, self.shuffle, windows)).encode())
+        for part in (self._rows, self._weights):
+            check = zlib.crc32(b"" if part is None else np.ascontiguousarray(part), check)
+        return check
+
+
+def _default_block_rows(reader, atlas, window_rows):
+    """Rows a block: few enough to mix well, many enough to read well."""
+    if hasattr(reader, "block_rows"):
+        return reader.block_rows
+    if atlas.is_shuffled:
+        return int(np.clip(window_rows // 16, 1, 1024))
+    return int(np.clip(window_rows // MIXING_BLOCKS, 1, 1024))
+
+
+def _select(atlas, split, rows):
+    """Selected rows, sorted, in the smallest type that holds them; None for all."""
+    kind = np.uint32 if atlas.n_cells < 1 << 32 else np.int64
+    if rows is None:
+        return None if split is None else atlas.rows(split).astype(kind)
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
+        raise BadInput(f"rows have shape {rows.shape} and type {rows.dtype}; expected a list of row numbers")
+    unique = np.unique(rows)
+    if len(unique) != len(rows):
+        raise BadInput(f"rows name {len(rows) - len(unique)} cells twice; expected each once (weights repeat cells)")
+    if len(unique) and (unique[0] < 0 or unique[-1] >= atlas.n_cells):
+        raise BadInput(f"rows run from {unique[0]} to {unique[-1]}; {atlas.name} has rows 0 to {atlas.n_cells - 1}")
+    if split is not None:
+        unique = np.intersect1d(unique, atlas.rows(split), assume_unique=True)
+    return unique.astype(kind)
+
+
+def _edges(sizes):
+    """(start, stop) of consecutive parts of these sizes."""
+    ends = np.cumsum(sizes).tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))

@@ -1,0 +1,1 @@
+"""Atlas stores, written slice by slice: `writer.AtlasWriter`."""

@@ -1,0 +1,199 @@
+"""Classifiers on original and augmented cells: against references in memory, with a gain where there must be one."""
+
+import json
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn.decomposition import PCA
+from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from cfgen_dist.classification.classifiers import CLIP, Blocks, Moments, knn, logistic
+from cfgen_dist.classification.run import classify, correlation, interval, training_rows
+from cfgen_dist.cli import main
+from data_loaders import AtlasWriter, open_atlas
+from data_loaders.errors import BadInput
+
+GENES = 60
+PROFILES = np.random.default_rng(0).gamma(0.7, size=(4, GENES))
+
+
+def cells_of(kinds, rng):
+    """Counts (n, 60) of cells of these types, depth about 150, and noise that makes types 0 and 3 alike."""
+    profiles = PROFILES[kinds].copy()
+    profiles[kinds == 3] = 0.75 * PROFILES[0] + 0.25 * PROFILES[3]
+    rates = profiles / profiles.sum(axis=1, keepdims=True) * rng.lognormal(5, 0.3, (len(kinds), 1))
+    counts = rng.poisson(rates)
+    counts[:, 0] += counts.sum(axis=1) == 0
+    return sparse.csr_matrix(counts)
+
+
+def write(path, counts, kinds, split, made):
+    names = [f"kind {k}" for k in range(4)]
+    obs = pd.DataFrame(index=[f"cell {i}" for i in range(len(kinds))])
+    obs["cell_type"] = pd.Categorical.from_codes(kinds, categories=names)
+    obs["split"], obs["is_generated"] = pd.Categorical(split), made
+    var = pd.DataFrame(index=[f"gene {g}" for g in range(counts.shape[1])])
+    with AtlasWriter(path, var, labels=["cell_type"]) as writer:
+        writer.append(counts, obs)
+        writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Six training cells of the rare type 3; the augmented atlas has 400 more of the very same law."""
+    rng = np.random.default_rng(1)
+    folder = tmp_path_factory.mktemp("classify")
+    kinds = np.concatenate([np.repeat(np.arange(4), [600, 400, 200, 6]), np.repeat(np.arange(4), [150, 100, 80, 60])])
+    split = np.array(["train"] * 1206 + ["test"] * 390)
+    split[::10][split[::10] == "train"] = "val"
+    counts = cells_of(kinds, rng)
+    write(folder / "real.zarr", counts, kinds, split, False)
+    more = np.repeat(3, 400)
+    write(
+        folder / "all.zarr",
+        sparse.vstack([counts, cells_of(more, rng)], format="csr"),
+        np.concatenate([kinds, more]),
+        np.concatenate([split, ["train"] * 400]),
+        np.arange(1996) >= 1596,
+    )
+    return folder / "real.zarr", folder / "all.zarr"
+
+
+@pytest.fixture(scope="module")
+def result(pair, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "report"
+    return *classify(*pair, out, seeds=3), out
+
+
+def test_streamed_moments_equal_those_in_memory(pair):
+    atlas = open_atlas(pair[0])
+    rows = training_rows(atlas)
+    values = ad.read_zarr(pair[0]).X[rows].toarray().astype(float)
+    values = np.log1p(values / values.sum(axis=1, keepdims=True) * 1e4)
+    moments = Moments.fit(atlas, rows)
+    np.testing.assert_allclose(moments.mean, values.mean(axis=0))
+    np.testing.assert_allclose(moments.std, values.std(axis=0, ddof=1))
+    counts = atlas.read(rows[:50]).to_scipy()
+    scaled = StandardScaler().fit(values).transform(values[:50]) * np.sqrt(1 - 1 / len(rows))
+    np.testing.assert_allclose(moments.standardise(counts), np.minimum(scaled, CLIP), atol=1e-4)
+    reference = PCA(10, svd_solver="full").fit(values).transform(values[:50])
+    np.testing.assert_allclose(np.abs(moments.space.project(counts)[:, :10]), np.abs(reference), atol=1e-6)
+
+
+def test_knn_equals_scikit_learn_on_all_cells_at_once(pair):
+    atlas = open_atlas(pair[0])
+    rows, test = training_rows(atlas), atlas.rows(split="test")
+    moments = Moments.fit(atlas, rows)
+    names = np.asarray(atlas.categories("cell_type"))[atlas.codes("cell_type")]
+    blocks = [atlas.read(test[:200]).to_scipy(), atlas.read(test[200:]).to_scipy()]
+    found = knn(atlas, rows, "cell_type", moments, blocks)
+    fit = KNeighborsClassifier(10).fit(moments.space.project(atlas.read(rows).to_scipy()), names[rows])
+    expected = fit.predict(moments.space.project(atlas.read(test).to_scipy()))
+    assert (found == expected).mean() > 0.99
+
+
+def test_the_regression_learns_and_its_seed_is_its_order(pair):
+    atlas = open_atlas(pair[0])
+    rows, test = training_rows(atlas), atlas.rows(split="test")
+    moments = Moments.fit(atlas, rows)
+    truth = np.asarray(atlas.categories("cell_type"))[atlas.codes("cell_type")[test]]
+    blocks = [atlas.read(test).to_scipy()]
+    first, again = (logistic(atlas, rows, "cell_type", moments, blocks, 0) for _ in range(2))
+    assert (first == again).all()
+    common = truth != "kind 3"
+    assert f1_score(truth[common], first[common], average="macro", labels=["kind 0", "kind 1", "kind 2"]) > 0.9
+
+
+def test_more_cells_of_a_rare_type_help_it(result):
+    table, summary, _ = result
+    for kind in ("knn", "logistic"):
+        own = table[table["classifier"] == kind].set_index("type")
+        assert own.index[0] == "kind 3", "rarest first"
+        assert own.loc["kind 3", "gain"] > 0.15
+        assert own.loc["kind 3", "gain"] == own["gain"].max()
+        assert own.loc["kind 3", "train_cells"] == 6
+        assert own.loc["kind 3", "generated_cells"] == 400
+        assert own["frequency"].sum() == pytest.approx(1)
+        assert summary[kind]["pearson_r"]["mean"] < -0.5
+        np.testing.assert_allclose(own["gain"], own["f1_augmented"] - own["f1_original"])
+
+
+def test_what_is_written_says_what_was_returned(result):
+    table, summary, out = result
+    pd.testing.assert_frame_equal(pd.read_csv(out / "classify.csv"), table, check_dtype=False)
+    said = json.loads((out / "classify.json").read_text())
+    assert said["summary"] == summary
+    assert said["seeds"] == 3
+    assert (out / "classify.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_test_cells_are_read_in_blocks(pair, monkeypatch):
+    """However many there are, the counts of one block of them are held."""
+    monkeypatch.setattr("cfgen_dist.classification.classifiers.BATCH", 100)
+    atlas = open_atlas(pair[0])
+    rows = atlas.rows(split="test")
+    blocks = Blocks(atlas, rows)
+    for _ in range(2):
+        assert [block.shape[0] for block in blocks] == [100, 100, 100, 90]
+    assert (sparse.vstack(list(blocks)) != atlas.read(rows).to_scipy()).nnz == 0
+
+
+def test_no_gain_is_said_to_be_none(pair, tmp_path):
+    """An augmented atlas whose generated cells repeat real common ones: kNN cannot gain much, and the table says so."""
+    cells = ad.read_zarr(pair[0])
+    train = np.flatnonzero((cells.obs["split"] == "train") & (cells.obs["cell_type"] == "kind 1"))
+    copied = sparse.vstack([cells.X, cells.X[train]], format="csr")
+    kinds = np.concatenate([cells.obs["cell_type"].cat.codes, np.ones(len(train), int)])
+    split = np.concatenate([cells.obs["split"].astype(str), ["train"] * len(train)])
+    write(tmp_path / "all.zarr", copied, kinds, split, np.arange(len(kinds)) >= cells.n_obs)
+    table, summary = classify(pair[0], tmp_path / "all.zarr", tmp_path / "out", seeds=2)
+    own = table[table["classifier"] == "knn"].set_index("type")
+    assert own.loc["kind 3", "gain"] <= 0.05
+    assert summary["knn"]["macro_f1_gain"]["mean"] < 0.05
+
+
+def test_intervals_and_correlation():
+    assert interval([0.5]) == pytest.approx((0.5, float("nan"), float("nan")), nan_ok=True)
+    mean, low, high = interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert (low, high) == pytest.approx((2 - 4.302653 / np.sqrt(3), 2 + 4.302653 / np.sqrt(3)))
+    assert correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert np.isnan(correlation([1, 2, 3], [0, 0, 0]))
+    assert np.isnan(correlation([1, 2], [0, 1]))
+
+
+def test_the_command_prints_the_table(pair, tmp_path, capsys):
+    assert main(["classify", *map(str, pair), "--out", str(tmp_path / "out"), "--seeds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "kind 3" in printed
+    assert "Pearson r" in printed
+    assert main(["classify", *map(str, pair), "--out", str(tmp_path / "out")]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared(pair, tmp_path):
+    real, both = pair
+
+    def refused(message, *args, **options):
+        with pytest.raises(BadInput) as error:
+            classify(*args, tmp_path / "out", **options)
+        assert message in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+    refused("no generated cells in it, expected an atlas made by `cfgen-dist augment`", real, real)
+    refused("no obs column 'celltype', did you mean 'cell_type'?", real, both, label="celltype")
+    refused("seeds is 0, expected at least 1", real, both, seeds=0)
+    rng = np.random.default_rng(0)
+    kinds = np.arange(20) % 4
+    train = write(tmp_path / "train.zarr", cells_of(kinds, rng), kinds, ["train"] * 20, False)
+    refused("no cell has split 'test'; ingest it with --holdout donor=0.2", train, both)
+    fewer = write(tmp_path / "fewer.zarr", cells_of(kinds, rng)[:, :50], kinds, ["train"] * 20, True)
+    refused("its 50 genes are not the 60 of", real, fewer)
+    one = write(tmp_path / "one.zarr", cells_of(kinds * 0, rng), kinds * 0, ["train", "test"] * 10, False)
+    refused("fewer than two categories of 'cell_type' among its training cells", one, both)
