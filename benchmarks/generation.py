@@ -24,7 +24,7 @@ from cfgen_dist.generation.plan import make_plan
 from cfgen_dist.generation.run import generate
 from cfgen_dist.generation.shard import sample_shard
 from cfgen_dist.model.velocity import ABSENT
-from cfgen_dist.workers.pool import map_threads
+from cfgen_dist.workers.threads import map_threads
 from data_loaders import open_atlas
 from data_loaders.files import temporary_folder
 

@@ -18,7 +18,7 @@ from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.build import build_autoencoder, build_velocity
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.velocity import Velocity
-from cfgen_dist.workers.pool import check_device
+from cfgen_dist.workers.threads import check_device
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output
 
@@ -198,7 +198,8 @@ class CFGen:
             Integer CSR counts, labels and size_factor in obs, provenance in uns. Further modalities are in obsm, the
             names of their features in `uns["features"]`.
         """
-        from cfgen_dist.generation.run import make_plan, sample_in_memory
+        from cfgen_dist.generation.memory import sample_in_memory
+        from cfgen_dist.generation.plan import make_plan
 
         plan = make_plan(
             self, n, labels=labels, guidance=guidance, solver=solver, steps=steps, seed=seed, device=device
@@ -236,3 +237,8 @@ def _digest(card):
 def _sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_model(bundle, device="cpu"):
+    """The model of a bundle (a path, or a CFGen already) on a device, in whatever process this runs."""
+    return (bundle if isinstance(bundle, CFGen) else CFGen.load(bundle)).to(device)

@@ -14,6 +14,9 @@ ACCESSIBILITY = ("atac", "peaks")  # modalities where a count above 1 says littl
 PACKAGES = ("cfgen-dist", "anndata", "numpy", "scipy", "zarr")
 
 
+LATENTS = "latents"  # value of the root attribute `content` in a store of latents
+
+
 def build_card(*, n_cells, genes, nnz, labels, splits, size_factor, fingerprint, provenance):
     """Put the facts of a store together.
 
@@ -26,7 +29,7 @@ def build_card(*, n_cells, genes, nnz, labels, splits, size_factor, fingerprint,
     splits : dict
         Cells per split, all of `SPLITS`.
     size_factor : dict
-        As `statistics.SizeFactorLaw.summary` returns it.
+        As `writing.size_factors.SizeFactorSums.summary` returns it.
     fingerprint : str
         Equal for equal cells in equal order, with equal labels and splits.
     provenance : dict

@@ -1,6 +1,10 @@
 """The one exception that means "the user can mend this", and the words that help to mend it."""
 
 import difflib
+import zlib
+from contextlib import contextmanager
+
+DAMAGED = "the file is damaged or cut short"
 
 
 class BadInput(ValueError):
@@ -18,3 +22,17 @@ def nearest(name, valid):
     if match:
         return f"did you mean {match[0]!r}?"
     return f"valid: {', '.join(valid[:20])}{', ...' if len(valid) > 20 else ''}"
+
+
+@contextmanager
+def readable(name):
+    """Turn what readers raise on a damaged or forbidden file into `BadInput`."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except PermissionError as error:
+        raise BadInput(f"{name} cannot be read: permission denied") from error
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, UnicodeDecodeError, zlib.error) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{name} cannot be read, {DAMAGED} ({reason})") from error

@@ -1,11 +1,13 @@
-"""Two shapes of parallel work: a stream in order, and a sum in any order."""
+"""Three shapes of parallel work: a stream in order, a sum in any order, and tasks that all must end."""
 
 import functools
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
-import dask
+_pools = {}  # (purpose, threads) -> pool; made on first use, and anew in a forked child
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
 
 
 def ordered_map(function, items):
@@ -35,9 +37,39 @@ def reduce_items(function, items, merge):
     Sums over independent parts of a store: dask drops each part's sums as soon as they are merged, so memory stays at a
     few of them however many parts there are.
     """
+    import dask  # here: streams need none of it, and it takes a third of a second to import
+
     part = dask.delayed(function, pure=False)  # not pure: hashing the function's arrays would cost more than the sums
     merged = dask.delayed(lambda sums: functools.reduce(merge, sums), pure=False)
     level = [part(item) for item in items]
     while len(level) > 1:
         level = [merged(level[i : i + 4]) for i in range(0, len(level), 4)]
     return level[0].compute(scheduler="threads")
+
+
+def cores():
+    """Cores for this process: those it may use, shared among the ranks that torchrun or Lightning started here."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, usable // max(int(ranks), 1)) if ranks.isdigit() else usable
+
+
+CORES = cores()
+
+
+def run_all(function, tasks, threads, purpose="read"):
+    """Call `function(*task)` for every task on that many threads; the first error is raised when all have ended.
+
+    Each purpose has its own pool: what the consumer waits for must not queue behind what is read ahead.
+    """
+    if threads == 1 or len(tasks) == 1:
+        for task in tasks:
+            function(*task)
+        return
+    if (purpose, threads) not in _pools:
+        _pools[purpose, threads] = ThreadPoolExecutor(threads, f"data-loaders-{purpose}")
+    futures = [_pools[purpose, threads].submit(function, *task) for task in tasks]
+    errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error

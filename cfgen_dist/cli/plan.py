@@ -26,7 +26,7 @@ def run(args):
     from cfgen_dist.config import load_config
     from cfgen_dist.training.costs import EFFICIENCY, GPUS, estimated, flow_steps, measured, memory, networks
     from cfgen_dist.training.ranks import check_workers
-    from cfgen_dist.training.run import check_atlas, settle
+    from cfgen_dist.training.settle import check_atlas, settle
     from data_loaders import open_atlas
 
     kinds = [args.kind.lower()] if args.kind else list(GPUS)

@@ -10,7 +10,7 @@ from cfgen_dist.evaluation.cellset import CellSet
 from cfgen_dist.evaluation.score import PIECES, collect
 from cfgen_dist.evaluation.sources import check_counts
 from cfgen_dist.evaluation.spaces.log_normalised import Space
-from cfgen_dist.workers.pool import ONE_THREAD
+from cfgen_dist.workers.threads import ONE_THREAD
 from data_loaders.errors import BadInput, nearest
 
 PROTOCOLS = ("centred", "paper")

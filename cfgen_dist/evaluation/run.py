@@ -30,7 +30,7 @@ from cfgen_dist.evaluation.workspace import Workspace
 from cfgen_dist.workers.parts import open_parts
 from cfgen_dist.workers.pool import open_pool
 from data_loaders.errors import BadInput, nearest
-from data_loaders.ingestion.splits import check_seed
+from data_loaders.seeds import check_seed
 
 log = logging.getLogger("cfgen_dist")
 FORMAT = 1

@@ -3,26 +3,26 @@
 import logging
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cfgen_dist.bundle import CFGen
+from cfgen_dist.bundle import CFGen, load_model
 from cfgen_dist.generation.labels import check_genes
-from cfgen_dist.generation.parts import load_model
 from cfgen_dist.generation.plan import SHARD_SIZE, make_plan
-from cfgen_dist.generation.run import (
+from cfgen_dist.generation.run import open_parts
+from cfgen_dist.generation.store import (
     CARD,
     append_parts,
     feature_tables,
     finished,
     make_parts,
-    open_parts,
     provenance,
     summarise,
     write_plan,
-)  # fmt: skip
+)
 from cfgen_dist.workers.pool import open_pool
 from data_loaders import AtlasWriter, open_atlas
 from data_loaders.card import SPLITS
@@ -97,7 +97,7 @@ def augment(
     started = time.monotonic()
     with open_pool(ray, workers, plan.device) as pool:
         parts = open_parts(out, note, resume)
-        records, made = make_parts(bundle, plan, parts, pool)
+        records, made = make_parts(partial(load_model, bundle, plan.device), plan, parts, pool)
     write_plan(out, plan)
     summary = summarise(out, model, plan, records, made)
     genes, features = pd.DataFrame(index=source.genes), feature_tables(model)

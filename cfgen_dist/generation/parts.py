@@ -8,15 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cfgen_dist.bundle import CFGen
 from cfgen_dist.generation.shard import sample_shard
 from data_loaders import SparseRows
 from data_loaders.files import write_whole
-
-
-def load_model(bundle, device="cpu"):
-    """The model of a bundle (a path, or a CFGen already) on a device, in whatever process this runs."""
-    return (bundle if isinstance(bundle, CFGen) else CFGen.load(bundle)).to(device)
 
 
 def part_path(parts, shard):

@@ -5,11 +5,10 @@ import dataclasses
 import numpy as np
 import torch
 from scipy import sparse
-from torch.nn import functional as F
 
+from cfgen_dist.model.guidance import PreparedVelocity, guided
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.model.solvers import integrate
-from cfgen_dist.model.velocity import ABSENT, guided
 
 SHARD = 1  # the purpose of the seed; 0 belongs to the plan
 
@@ -72,46 +71,6 @@ def generate_latents(model, plan, z0, codes, size_factor):
     field = guided(PreparedVelocity(model.velocity), codes, weights, joint, log_size_factor)
     z = integrate(field, z0, solver=plan.solver, steps=plan.steps)
     return model.velocity.restore(z)
-
-
-class PreparedVelocity:
-    """The velocity network for one batch of cells at one time after the other.
-
-    Labels and size factors stay the same over the integration and all cells share one time, so the embedding of the
-    former is computed once, that of the latter for one row, and what it adds to all blocks by one matrix product. Equal
-    to `Velocity` but for rounding.
-
-    Parameters
-    ----------
-    velocity : Velocity
-        In eval mode.
-    """
-
-    def __init__(self, velocity):
-        self.velocity = velocity
-        self.weight = torch.cat([block.condition.weight for block in velocity.blocks])
-        self.bias = torch.cat([block.condition.bias for block in velocity.blocks])
-        self.embedded = None  # what labels and size factors add, (B, E)
-
-    def __call__(self, z, t, codes, log_size_factor=None):
-        """As `Velocity.forward`, where `t` (B,) holds one value and the rest does not change from call to call."""
-        if self.embedded is None:
-            self.embedded = self._embed(codes, log_size_factor)
-        conditions = F.linear(F.silu(self.embedded + self.velocity.time(t[:1])), self.weight, self.bias)
-        x = self.velocity.enter(z)
-        for block, condition in zip(self.velocity.blocks, conditions.chunk(len(self.velocity.blocks), 1), strict=True):
-            x = x + block.leave(F.silu(block.enter(F.silu(block.norm(x))) + condition))
-        return self.velocity.leave(F.silu(x))
-
-    def _embed(self, codes, log_size_factor):
-        e = self.bias.new_zeros(1)
-        for k, table in enumerate(self.velocity.attributes):
-            e = e + table(codes[:, k].clamp_min(0)) * (codes[:, k] != ABSENT)[:, None]
-        if self.velocity.size_factor is not None:
-            low, high = self.velocity.size_factor_range
-            scaled = ((log_size_factor - low) / max(high - low, 1e-6)).clamp(-0.1, 1.1)
-            e = e + self.velocity.size_factor(scaled)
-        return e
 
 
 def _category(model, covariate, codes):

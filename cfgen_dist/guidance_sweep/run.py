@@ -7,18 +7,18 @@ import shutil
 
 import pandas as pd
 
+from cfgen_dist.bundle import load_model
 from cfgen_dist.generation.labels import check_attribute, check_genes
-from cfgen_dist.generation.parts import load_model
+from cfgen_dist.generation.memory import sample_in_memory
 from cfgen_dist.generation.plan import make_plan
-from cfgen_dist.generation.run import sample_in_memory
 from cfgen_dist.guidance_sweep.plots import EMBEDDINGS, draw_cells, draw_scores
 from cfgen_dist.guidance_sweep.scores import Target
 from data_loaders import open_atlas
 from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output, refuse_existing
-from data_loaders.ingestion.splits import check_seed
 from data_loaders.progress import progress
+from data_loaders.seeds import check_seed
 
 CELLS = 500  # of each setting, as in the paper
 MOST_SETTINGS = 200

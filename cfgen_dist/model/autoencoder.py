@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cfgen_dist.model.likelihoods.bernoulli import NO_DISPERSION, bernoulli_nll, draw_bernoulli, poisson_nll
+from cfgen_dist.model.likelihoods.bernoulli import bernoulli_nll, draw_bernoulli
 from cfgen_dist.model.likelihoods.negative_binomial import draw, negative_log_likelihood
+from cfgen_dist.model.likelihoods.poisson import NO_DISPERSION, poisson_nll
 
 LOG_THETA_RANGE = (-10.0, 15.0)  # beyond, the law is a Poisson's, or all but zero: nothing to learn, only to overflow
 INPUTS = ("log1p", "log1p_cp10k", "proportions", "binary")

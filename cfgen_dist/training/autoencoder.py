@@ -7,11 +7,12 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from cfgen_dist.model.build import build_autoencoder
 from cfgen_dist.model.multimodal import branches
-from cfgen_dist.training.averaging import average_weights
-from cfgen_dist.training.held_out import mean_over_ranks
+from cfgen_dist.training.callbacks import average_weights
+from cfgen_dist.training.checkpoints import best_state
+from cfgen_dist.training.metrics import mean_over_ranks
 from cfgen_dist.training.modalities import model_features
 from cfgen_dist.training.stream import TrainingStream, held_out_stream
-from cfgen_dist.training.trainer import best_state, fit
+from cfgen_dist.training.trainer import fit
 
 
 class AutoencoderTask(L.LightningModule):

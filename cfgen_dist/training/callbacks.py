@@ -1,12 +1,19 @@
-"""Speed and waiting while training: columns of the metrics, and a line now and then where there is no terminal."""
+"""What watches and steers a training step by step: speed, seeds, checkpoints to resume from, averaged weights."""
 
 import logging
 import time
 
-from lightning.pytorch.callbacks import Callback
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 log = logging.getLogger("cfgen_dist")
 SECONDS_BETWEEN_LINES = 10
+
+
+STAGES = ("autoencoder", "autoencoder, refit", "flow")
+LOG_EVERY = 10  # steps
 
 
 class Monitor(Callback):
@@ -67,3 +74,87 @@ class Monitor(Callback):
         """Cells a second and the share of waiting since a moment."""
         seconds, cells, waited = (new - old for new, old in zip(self._now(), then, strict=True))
         return cells / seconds, waited / seconds
+
+
+class SeedEveryStep(Callback):
+    """Seed torch from (seed, stage, step, rank) before every training step.
+
+    A step's random draws are then a function of where it stands, so a run that was interrupted and resumed draws what
+    the uninterrupted run draws.
+    """
+
+    def __init__(self, seed, stage):
+        self.seed, self.stage = seed, STAGES.index(stage)
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        """Seed this step."""
+        key = (self.stage, trainer.global_step, trainer.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0] >> 1))
+
+
+class SaveLast(Checkpoint):
+    """Save the checkpoint to resume from every so many steps and, if asked to, minutes.
+
+    What is due at the last step of an epoch waits until the epoch has been validated. Lightning takes an epoch saved in
+    between for finished: a run resumed from there would not validate it, so it could not become the best, and early
+    stopping would not count it.
+    """
+
+    def __init__(self, path, steps, minutes):
+        self.path, self.steps, self.minutes, self.due = path, steps, minutes, False
+
+    def on_train_start(self, trainer, module):
+        """Start the clock."""
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        """Save, or wait for the end of the epoch."""
+        self.due = trainer.global_step % self.steps == 0
+        if self.minutes and trainer.global_step % LOG_EVERY == 0:  # the ranks' agreement takes its time
+            self.due |= trainer.strategy.broadcast(time.monotonic() - self.saved >= 60 * self.minutes)
+        if not (trainer.is_last_batch and trainer.check_val_every_n_epoch):
+            self._save_if_due(trainer)
+
+    def on_train_epoch_end(self, trainer, module):
+        """Save what has waited; a training that ends here has no use for it."""
+        if not trainer.should_stop:
+            self._save_if_due(trainer)
+
+    def _save_if_due(self, trainer):
+        if self.due:
+            trainer.save_checkpoint(self.path)
+            self.due, self.saved = False, time.monotonic()
+
+
+class HalfGradients(Callback):
+    """Ranks exchange gradients as bfloat16: half the traffic. Lightning's own option does so on GPUs only."""
+
+    def on_train_start(self, trainer, module):
+        """Tell the wrapped module."""
+        trainer.model.register_comm_hook(None, bf16_compress_hook)
+
+
+def average_weights(decay):
+    """Lightning's weight averaging with a decay that ramps up, min(decay, (1 + n) / (10 + n)) at the n-th average.
+
+    Without the ramp a short training would ship mostly its random start.
+    """
+
+    def update(averaged, current, n):
+        rate = 1 - min(decay, (1 + float(n)) / (10 + float(n)))
+        for mean, value in zip(averaged, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, rate)
+            else:  # counters of BatchNorm
+                mean.copy_(value)
+
+    return _AveragingOnDevice(multi_avg_fn=update)
+
+
+class _AveragingOnDevice(WeightAveraging):
+    """Keeps the average where the model trains; Lightning would keep it on the CPU and copy every step there."""
+
+    def setup(self, trainer, pl_module, stage):
+        """Make the averaged model."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)

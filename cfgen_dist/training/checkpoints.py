@@ -1,11 +1,18 @@
 """Lightning checkpoints as data: read without executing anything, and refused in words when they are damaged."""
 
+import io
+import math
 import pickle
 from contextlib import contextmanager
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from cfgen_dist.training.ranks import on_main
 from data_loaders.errors import BadInput
+from data_loaders.files import write_whole
+
+LAST = "last.ckpt"
 
 
 @contextmanager
@@ -22,3 +29,49 @@ def read_checkpoint(path):
     """The contents of a checkpoint, a dict, on the CPU."""
     with whole(path):
         return torch.load(path, weights_only=True, map_location="cpu")
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, and that all ranks read through rank 0."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        """Write a checkpoint; the one before stays until the new one is on disk."""
+        buffer = io.BytesIO()  # torch.save hides what the disk says: "no space left" must reach the user
+        torch.save(checkpoint, buffer)
+        write_whole(path, lambda file: file.write(buffer.getbuffer()))
+
+    def load_checkpoint(self, path, map_location="cpu", weights_only=True):
+        """Read a checkpoint on rank 0, for all."""
+
+        def read():
+            with whole(path):
+                return super(WholeCheckpoints, self).load_checkpoint(path, map_location, weights_only=True)
+
+        return on_main(read)
+
+
+def place_of(checkpoint):
+    """Where a checkpoint stands: steps done, and the position of the stream."""
+    saved = read_checkpoint(checkpoint)
+    (position,) = saved["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    return {"step": saved["global_step"], "position": position}
+
+
+def best_state(directory):
+    """The module's weights in `directory/best.ckpt`, and the epoch they are of, from 0.
+
+    Raises
+    ------
+    BadInput
+        No epoch had a held-out value that is a number.
+    """
+
+    def read():
+        checkpoint = read_checkpoint(directory / "best.ckpt")
+        saved = next(state for key, state in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint"))
+        return checkpoint["state_dict"], checkpoint["epoch"], float(saved["best_model_score"])
+
+    state, epoch, value = on_main(read)
+    if not math.isfinite(value):
+        raise BadInput(f"the training of the {directory.name} diverged: its held-out value is {value}; lower its lr")
+    return state, epoch

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from cfgen_dist.model.build import build_autoencoder, build_velocity
-from cfgen_dist.model.velocity import flow_matching_loss
+from cfgen_dist.model.flow_matching import flow_matching_loss
 from cfgen_dist.training.autoencoder import AutoencoderTask
 from cfgen_dist.training.encode import BATCH_SIZE
 from cfgen_dist.training.flow import FlowTask
 from cfgen_dist.training.modalities import model_features
-from cfgen_dist.training.run import FLOW_EPOCHS, FLOW_STEPS
+from cfgen_dist.training.settle import FLOW_EPOCHS, FLOW_STEPS
 from data_loaders import CellStream
 
 PARAMETER_BYTES, CELL_PASSES, BLOCK_PASSES, LAUNCH, EFFICIENCY = 48, 40, 60, 3e-3, 0.5

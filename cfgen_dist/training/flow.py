@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from cfgen_dist.model.build import build_velocity
-from cfgen_dist.model.velocity import drop_attributes, flow_matching_loss
-from cfgen_dist.training.averaging import average_weights
-from cfgen_dist.training.held_out import mean_over_ranks
+from cfgen_dist.model.flow_matching import drop_attributes, flow_matching_loss
+from cfgen_dist.training.callbacks import average_weights
+from cfgen_dist.training.metrics import mean_over_ranks
 from cfgen_dist.training.modalities import complete
 from cfgen_dist.training.stream import TrainingStream, held_out_stream
 from cfgen_dist.training.trainer import fit

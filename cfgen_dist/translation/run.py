@@ -9,20 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cfgen_dist.bundle import CFGen
+from cfgen_dist.bundle import CFGen, load_model
 from cfgen_dist.evaluation.metrics.distances import mmd_linear, wasserstein
 from cfgen_dist.evaluation.spaces.log_normalised import Space
-from cfgen_dist.generation.parts import load_model
 from cfgen_dist.generation.plan import SHARD_SIZE
-from cfgen_dist.generation.run import (
-    append_parts,
-    feature_tables,
-    finished,
-    make_parts,
-    open_parts,
-    provenance,
-    summarise,
-)  # fmt: skip
+from cfgen_dist.generation.run import open_parts
+from cfgen_dist.generation.store import append_parts, feature_tables, finished, make_parts, provenance, summarise
 from cfgen_dist.translation.scores import FEW_CELLS, batch_mixing, label_conservation
 from cfgen_dist.translation.shard import TRANSLATION, plan_translation, source_rows, translate_shard
 from cfgen_dist.workers.pool import open_pool
@@ -101,7 +93,7 @@ def _write(bundle, model, source, out, plan, note, how):
     started = time.monotonic()
     with open_pool(ray, workers, plan.device) as pool:
         parts = open_parts(out, note, resume)
-        records, made = make_parts(bundle, plan, parts, pool, sample)
+        records, made = make_parts(partial(load_model, bundle, plan.device), plan, parts, pool, sample)
     summary = summarise(out, model, plan, records, made)
     rows = source_rows(source, plan.split)
     columns = [*source.labels, *(name for name in [*model.labels, *plan.to] if name not in source.labels)]

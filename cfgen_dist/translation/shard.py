@@ -15,10 +15,10 @@ import torch
 
 from cfgen_dist.generation.labels import check_attribute, check_genes, model_codes
 from cfgen_dist.generation.plan import SHARD_SIZE, check_settings, guidance_weights, refuse_unseen
-from cfgen_dist.generation.shard import PreparedVelocity, stacked
+from cfgen_dist.generation.shard import stacked
+from cfgen_dist.model.guidance import PreparedVelocity, guided
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.model.solvers import integrate
-from cfgen_dist.model.velocity import guided
 from data_loaders import open_atlas
 from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest

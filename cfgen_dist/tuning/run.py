@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from cfgen_dist.config import load_config, to_dict
-from cfgen_dist.training.run import settle
+from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import identity
 from cfgen_dist.tuning.objective import check_objective
 from cfgen_dist.tuning.space import as_json, base_values, check_changeable, load_space

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save
 from cfgen_dist.config import load_config
 from cfgen_dist.model.build import build_autoencoder
 from cfgen_dist.training.autoencoder import train_autoencoder
+from cfgen_dist.training.checkpoints import LAST
 from cfgen_dist.training.flow import train_flow
 from cfgen_dist.training.modalities import model_features
 from cfgen_dist.training.ranks import on_main, rank
-from cfgen_dist.training.run import settle
+from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import assemble
-from cfgen_dist.training.trainer import LAST
 from cfgen_dist.tuning.objective import NOTED, ValidationCells
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput

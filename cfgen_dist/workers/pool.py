@@ -5,17 +5,13 @@ one of numpy's BLAS: matrix products round differently for other numbers of thre
 they were made.
 """
 
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 
-import torch
 from threadpoolctl import threadpool_limits
 
+from cfgen_dist.workers.threads import ONE_THREAD, check_device, map_threads
 from data_loaders.errors import BadInput
-
-ONE_THREAD = {"limits": 1, "user_api": "blas"}
-WINDOW = 2  # items a worker holds: one in work, one waiting
 
 
 @contextmanager
@@ -36,7 +32,8 @@ def open_pool(ray=None, workers=None, device="cpu"):
     BadInput
         Fewer than one worker, no Ray, no cluster at that address, no GPU.
     """
-    from cfgen_dist.workers.cluster import connect, is_local, open_actors
+    from cfgen_dist.workers.actors import open_actors
+    from cfgen_dist.workers.cluster import connect, is_local
 
     if ray is None or is_local(ray):
         check_device(device)
@@ -48,46 +45,3 @@ def open_pool(ray=None, workers=None, device="cpu"):
             return
         with connect(ray, workers), open_actors(workers, device) as map_actors:
             yield map_actors
-
-
-def check_device(device):
-    """Raise `BadInput` for "cuda" where there is no GPU."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device is cuda, but torch finds no GPU here; expected cpu")
-
-
-def map_threads(function, items, setup, workers=None):
-    """Yield (item, result) as results come, in any order, from threads of this process.
-
-    torch, BLAS and the compiled kernels all let go of the interpreter, so threads are enough on one machine.
-
-    Parameters
-    ----------
-    function : callable (state, item) -> result
-        Pure, or harmless to repeat: the item of an actor that died is given to another. Results should be small.
-    items : iterable
-        Drawn only as workers become free.
-    setup : callable () -> state
-        Called once for all threads; in every actor before its first item.
-    workers : int, optional
-        By default as many as torch has threads.
-    """
-    before = torch.get_num_threads()
-    workers = workers or before
-    state, items, pending = setup(), iter(items), {}
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as executor:
-            try:
-                while True:
-                    while len(pending) < WINDOW * workers and (item := next(items, None)) is not None:
-                        pending[executor.submit(function, state, item)] = item
-                    if not pending:
-                        return
-                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                        yield pending.pop(future), future.result()
-            finally:
-                for future in pending:
-                    future.cancel()
-    finally:
-        torch.set_num_threads(before)

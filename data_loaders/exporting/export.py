@@ -9,12 +9,11 @@ import numpy as np
 import zarr
 from anndata.io import read_elem, write_elem
 
-from data_loaders.errors import BadInput, nearest
+from data_loaders.errors import BadInput, nearest, readable
 from data_loaders.exporting.mudata import write_h5mu
 from data_loaders.exporting.soma import write_soma
 from data_loaders.files import begin_output, finish_output, refuse_existing
 from data_loaders.progress import progress
-from data_loaders.sources.matrices import readable
 
 SLICE = 1 << 22  # values copied at a time
 FORMATS = ("h5ad", "h5mu", "soma")

@@ -22,8 +22,9 @@ from data_loaders.ingestion.cells import merge_obs
 from data_loaders.ingestion.gather import gather
 from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
 from data_loaders.ingestion.modalities import MAIN, match_cells, sources_by_modality
-from data_loaders.ingestion.splits import check_seed, holdout_split, random_split
+from data_loaders.ingestion.splits import holdout_split, random_split
 from data_loaders.progress import progress
+from data_loaders.seeds import check_seed
 from data_loaders.sources.open import open_source
 from data_loaders.writing.writer import AtlasWriter
 

@@ -7,11 +7,10 @@ by name, so that barcodes may repeat between sources.
 import re
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from data_loaders.errors import BadInput, nearest
-from data_loaders.sources.matrices import readable
+from data_loaders.sources.mudata import h5mu_modalities
 
 MAIN = "rna"
 CELLS = ("same", "shared", "rna")
@@ -74,17 +73,6 @@ def sources_by_modality(sources):
 
 def _listed(paths):
     return [paths] if isinstance(paths, str | Path) else list(paths)
-
-
-def h5mu_modalities(path):
-    """Names of the modalities of an h5mu file, in its order; BadInput when it is none."""
-    if not Path(path).exists():
-        raise BadInput(f"{path}: no such file; expected an h5mu file")
-    with readable(path), h5py.File(path, "r") as root:
-        if "mod" not in root or not len(root["mod"]):
-            raise BadInput(f"{path}: no modalities in it; expected an h5mu file as mudata writes it")
-        order = [str(name) for name in root["mod"].attrs.get("mod-order", list(root["mod"]))]
-        return [name for name in order if name in root["mod"]]
 
 
 def match_cells(name, sources, firsts, cells):

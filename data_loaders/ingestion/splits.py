@@ -4,15 +4,8 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.card import SPLITS
-from data_loaders.errors import BadInput
 
 PURPOSE = 1  # of the seed: draws for other purposes are independent of these
-
-
-def check_seed(seed):
-    """Raise `BadInput` for a seed that random number generators do not take."""
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise BadInput(f"seed is {seed}, expected a whole number from 0 to 2**63-1")
 
 
 def random_split(strata, *, test_fraction, val_fraction, seed):

@@ -7,13 +7,11 @@ import h5py
 import zarr
 from anndata.io import read_elem
 
-from data_loaders.errors import BadInput
+from data_loaders.card import LATENTS
+from data_loaders.errors import BadInput, readable
 from data_loaders.reading.chunks import ZarrChunks, open_chunks
 from data_loaders.reading.files import LocalBytes
 from data_loaders.reading.reader import INCOMPLETE, matrix_reader, read_whole
-from data_loaders.sources.matrices import readable
-
-LATENTS = "latents"  # value of the root attribute `content` in a store of latents
 
 
 class AnnDataStore:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from data_loaders.errors import BadInput
-from data_loaders.threads import CORES
+from data_loaders.parallel import CORES
 
 OPEN_FILES = 256  # a sharded store of 100 million cells has about as many
 

@@ -10,10 +10,10 @@ import numpy as np
 import zarr
 
 from data_loaders.errors import BadInput
+from data_loaders.parallel import run_all
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.chunks import open_chunks
 from data_loaders.reading.rows import DenseRows, SparseRows, offsets
-from data_loaders.threads import run_all
 
 NARROW = np.dtype(np.uint16)  # counts in wider types are narrowed to it while they all fit
 SLICE = 1 << 16  # rows checked at once

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_loaders.parallel import CORES, run_all
 from data_loaders.reading.buffers import Buffers
-from data_loaders.threads import CORES, run_all
 
 DENSE_BYTES = 16 << 20  # dense rows that are worth a thread
 _buffers = Buffers()

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_loaders.errors import BadInput, nearest
+from data_loaders.errors import DAMAGED, BadInput, nearest
+from data_loaders.parallel import run_all
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.rows import SparseRows, offsets
-from data_loaders.sources.matrices import DAMAGED
-from data_loaders.threads import run_all
 
 CONFIG = {
     "soma.init_buffer_bytes": 1 << 25,  # one column of a result: 2,048 rows of 2,048 counts; fuller ones take turns

@@ -19,9 +19,10 @@ import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from data_loaders.errors import BadInput
-from data_loaders.ingestion.splits import check_seed, random_split
+from data_loaders.ingestion.splits import random_split
 from data_loaders.parallel import ordered_map
 from data_loaders.progress import progress
+from data_loaders.seeds import check_seed
 from data_loaders.simulation.peaks import draw_peaks, make_peak_truth, peak_table
 from data_loaders.writing.writer import AtlasWriter
 

@@ -6,9 +6,9 @@ import pandas as pd
 import zarr
 from anndata.io import read_elem
 
-from data_loaders.errors import BadInput, nearest
+from data_loaders.errors import DAMAGED, BadInput, nearest, readable
 from data_loaders.sources.counts import fault
-from data_loaders.sources.matrices import DAMAGED, open_matrix, readable
+from data_loaders.sources.matrices import open_matrix
 
 EXPECTED = "expected raw counts (whole numbers, 0 or more)"
 

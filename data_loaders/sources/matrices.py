@@ -7,32 +7,15 @@ read in one pass.
 """
 
 import gzip
-import zlib
-from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import zarr
 from scipy.sparse import coo_matrix, csr_matrix
 
-from data_loaders.errors import BadInput
+from data_loaders.errors import DAMAGED, BadInput, readable
 
 BLOCK_VALUES = 1 << 22  # values read at a time
-DAMAGED = "the file is damaged or cut short"
-
-
-@contextmanager
-def readable(name):
-    """Turn what readers raise on a damaged or forbidden file into `BadInput`."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except PermissionError as error:
-        raise BadInput(f"{name} cannot be read: permission denied") from error
-    except (OSError, EOFError, KeyError, RuntimeError, ValueError, UnicodeDecodeError, zlib.error) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{name} cannot be read, {DAMAGED} ({reason})") from error
 
 
 class CompressedMatrix:

@@ -1,11 +1,11 @@
 """One modality of an h5mu file as a source."""
 
+from pathlib import Path
+
 import h5py
 
-from data_loaders.errors import BadInput, nearest
-from data_loaders.ingestion.modalities import h5mu_modalities
+from data_loaders.errors import BadInput, nearest, readable
 from data_loaders.sources.anndata import open_group
-from data_loaders.sources.matrices import readable
 
 
 def is_modality(path):
@@ -44,3 +44,14 @@ def _with_common_columns(file, root, obs):
     if not new or common.index.has_duplicates:
         return obs
     return obs.join(common[new])
+
+
+def h5mu_modalities(path):
+    """Names of the modalities of an h5mu file, in its order; BadInput when it is none."""
+    if not Path(path).exists():
+        raise BadInput(f"{path}: no such file; expected an h5mu file")
+    with readable(path), h5py.File(path, "r") as root:
+        if "mod" not in root or not len(root["mod"]):
+            raise BadInput(f"{path}: no modalities in it; expected an h5mu file as mudata writes it")
+        order = [str(name) for name in root["mod"].attrs.get("mod-order", list(root["mod"]))]
+        return [name for name in order if name in root["mod"]]

@@ -3,58 +3,17 @@
 `open_source` looks only at shapes, obs and var; counts are read later, block by block.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from data_loaders.errors import BadInput
+from data_loaders.errors import BadInput, readable
 from data_loaders.reading.soma_store import is_soma
 from data_loaders.sources import anndata, mudata, soma, tenx
-from data_loaders.sources.matrices import readable
+from data_loaders.sources.source import Source
 
 NUMBER = r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?"  # no leading zero, and few enough digits for a float to keep
 KINDS = "an .h5ad or .h5mu file, an AnnData-Zarr store, a 10x .h5 file, a folder with matrix.mtx or a SOMA experiment"
-
-
-@dataclass
-class Source:
-    """One opened source.
-
-    Attributes
-    ----------
-    path : str
-        As given, for messages.
-    obs, var : pandas.DataFrame
-        Index: cell names and gene names, each unique.
-    matrix : a matrix of `data_loaders.sources.matrices`
-    features : int (len(var),)
-        The matrix columns that the rows of `var` describe.
-    counts_from : str
-        The element that the counts are taken from, such as "X" or "layers['counts']".
-    file : h5py.File, SomaStore or None
-        Open as long as the counts are read.
-    notes : list of str
-        What was changed or guessed, for the user to know.
-    choices : str
-        The options that name another matrix of it, for messages; empty where it has a single one.
-    """
-
-    path: str
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    matrix: object
-    features: np.ndarray
-    counts_from: str
-    file: object = None
-    notes: list = field(default_factory=list)
-    choices: str = ""
-
-    def close(self):
-        """Close the file, if it is one."""
-        if self.file is not None:
-            self.file.close()
 
 
 def open_source(path, *, layer=None, raw=False, obs_file=None, measurement=None, obs_filter=None):

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata.utils import make_index_unique
 
-from data_loaders.errors import BadInput
-from data_loaders.sources.matrices import CompressedMatrix, MatrixMarket, readable
+from data_loaders.errors import BadInput, readable
+from data_loaders.sources.matrices import CompressedMatrix, MatrixMarket
 
 GENES = "Gene Expression"
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_loaders.errors import BadInput
+from data_loaders.seeds import generator
 
 BLOCKS, CELLS, DRAW = 1, 2, 3  # purposes of random draws, in the spawn key of their SeedSequence
 MAX_LAYERS = 4  # a weighted epoch reads a block at most this many times
@@ -162,11 +163,6 @@ def draw_weighted(rows, weights, n_draws, *, seed=0, epoch=0):
     copies[by_weight] = np.diff(np.floor(ticks + generator(seed, DRAW, epoch).random()), prepend=0)
     layers = [np.repeat(rows, (copies + MAX_LAYERS - 1 - layer) // MAX_LAYERS) for layer in range(MAX_LAYERS)]
     return np.concatenate(layers)
-
-
-def generator(seed, *key):
-    """The generator of the draws named by `key`: randomness is a function, not a state."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _concatenated_ranges(starts, stops):

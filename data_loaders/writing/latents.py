@@ -11,9 +11,9 @@ import pandas as pd
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput
 from data_loaders.files import begin_output, finish_output
-from data_loaders.reading.anndata_store import LATENTS
 from data_loaders.writing.arrays import write_small
 
 CHUNK_ROWS = 1 << 10

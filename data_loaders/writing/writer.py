@@ -10,10 +10,10 @@ import zarr
 
 from data_loaders.card import SPLITS, build_card, describe_modality
 from data_loaders.files import begin_output, finish_output
-from data_loaders.statistics.sums import SizeFactorLaw
 from data_loaders.writing.arrays import write_small
 from data_loaders.writing.matrix import MatrixWriter
 from data_loaders.writing.obs import ObsWriter
+from data_loaders.writing.size_factors import SizeFactorSums
 
 
 class AtlasWriter:
@@ -53,7 +53,7 @@ class AtlasWriter:
     def __init__(self, path, var, *, labels=(), varm=None, modalities=None):
         self.path, self.var, self.labels, self.varm = path, var, tuple(labels), varm or {}
         self.n_cells = 0
-        self._law = SizeFactorLaw()
+        self._law = SizeFactorSums()
         self._splits = np.zeros(len(SPLITS), np.int64)
         self._label_counts = {name: np.zeros((2, 0), np.int64) for name in self.labels}
         self._hash = hashlib.sha256("\n".join(var.index).encode())

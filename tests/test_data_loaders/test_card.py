@@ -14,7 +14,8 @@ from small_data import small_adata
 from cfgen_dist.cli import main
 from data_loaders import BadInput, ingest
 from data_loaders.card import read_card
-from data_loaders.statistics.sums import GeneMoments, SizeFactorLaw
+from data_loaders.statistics.sums import GeneMoments
+from data_loaders.writing.size_factors import SizeFactorSums
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_size_factor_law_keeps_its_digits():
     rng = np.random.default_rng(0)
     sizes = np.exp(rng.normal(14.0, 1e-3, 100_000))
     codes = (np.arange(100_000) > 90_000).astype(int)
-    law = SizeFactorLaw()
+    law = SizeFactorSums()
     for start in range(0, 100_000, 7_000):
         part = slice(start, start + 7_000)
         law.add(sizes[part], {"kind": codes[part]}, {"kind": int(codes[part].max()) + 1})

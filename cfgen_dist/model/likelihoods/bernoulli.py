@@ -1,15 +1,12 @@
-"""Likelihoods beside the negative binomial: Bernoulli and Poisson, each with its sampler of sparse counts.
+"""The Bernoulli likelihood of 0/1 values, and its sampler.
 
-Source: Palma et al. 2025 (CFGen), section 4.1 and appendix C. Both keep the dense part of the likelihood to one term a
-feature, and evaluate the rest at the non-zero entries alone.
+Source: Palma et al. 2025 (CFGen), section 4.1 and appendix C. The dense part of the likelihood is one term a feature;
+the rest is evaluated at the ones alone.
 """
 
 import numba
 import numpy as np
-import torch
 from torch.nn import functional as F
-
-NO_DISPERSION = 1e12  # inverse dispersion of a negative binomial that is a Poisson to twelve digits
 
 
 def bernoulli_nll(logits, rows, columns):
@@ -26,24 +23,6 @@ def bernoulli_nll(logits, rows, columns):
     (B,) tensor, nats per cell
     """
     return F.softplus(logits).sum(dim=1).index_add(0, rows, logits[rows, columns], alpha=-1)
-
-
-def poisson_nll(log_mu, values, rows, columns):
-    """Negative log-likelihood of Poisson counts: mu everywhere, lgamma(x + 1) - x log mu where x > 0.
-
-    Parameters
-    ----------
-    log_mu : (B, P) tensor
-    values : (nnz,) tensor
-        The non-zero counts, as floats.
-    rows, columns : (nnz,) int64 tensors
-
-    Returns
-    -------
-    (B,) tensor, nats per cell
-    """
-    at_counts = torch.lgamma(values + 1) - values * log_mu[rows, columns]
-    return log_mu.exp().sum(dim=1).index_add(0, rows, at_counts)
 
 
 def draw_bernoulli(probability, seeds):

@@ -19,8 +19,8 @@ from cfgen_dist.cli import main
 from cfgen_dist.generation.parts import part_path, read_record, record_path, write_part
 from cfgen_dist.generation.plan import make_plan, read_plan
 from cfgen_dist.generation.run import generate
-from cfgen_dist.generation.shard import PreparedVelocity, sample_shard
-from cfgen_dist.model.velocity import guided
+from cfgen_dist.generation.shard import sample_shard
+from cfgen_dist.model.guidance import PreparedVelocity, guided
 from cfgen_dist.workers.pool import open_pool
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from cfgen_dist.model.flow_matching import drop_attributes, flow_matching_loss
+from cfgen_dist.model.guidance import guided
 from cfgen_dist.model.solvers import integrate
-from cfgen_dist.model.velocity import ABSENT, Velocity, drop_attributes, flow_matching_loss, guided
+from cfgen_dist.model.velocity import ABSENT, Velocity
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from conftest import TINY
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config
 from cfgen_dist.training.costs import GPUS, estimated, flow_steps, memory, n_steps, networks
-from cfgen_dist.training.run import settle
+from cfgen_dist.training.settle import settle
 from data_loaders import open_atlas
 
 

@@ -18,8 +18,9 @@ from cfgen_dist.evaluation import evaluate
 from cfgen_dist.generation.augment import augment
 from cfgen_dist.generation.run import generate
 from cfgen_dist.model.autoencoder import Autoencoder
-from cfgen_dist.model.likelihoods.bernoulli import NO_DISPERSION, bernoulli_nll, draw_bernoulli, poisson_nll
+from cfgen_dist.model.likelihoods.bernoulli import bernoulli_nll, draw_bernoulli
 from cfgen_dist.model.likelihoods.negative_binomial import draw
+from cfgen_dist.model.likelihoods.poisson import NO_DISPERSION, poisson_nll
 from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.training.modalities import complete

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cfgen_dist.model.autoencoder import BatchNorm
 from cfgen_dist.training.batch_norm import over_all_ranks
-from cfgen_dist.training.held_out import mean_over_ranks
+from cfgen_dist.training.metrics import mean_over_ranks
 from cfgen_dist.training.ranks import check_workers, on_main
 from cfgen_dist.training.stream import TrainingStream
 from data_loaders import open_atlas

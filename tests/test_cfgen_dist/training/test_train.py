@@ -16,8 +16,8 @@ from scipy import stats
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config
+from cfgen_dist.training.callbacks import SeedEveryStep
 from cfgen_dist.training.run import train
-from cfgen_dist.training.trainer import SeedEveryStep
 from data_loaders import open_atlas, simulate
 from data_loaders.errors import BadInput
 

@@ -356,7 +356,7 @@ def test_a_cluster_that_is_not_there_leaves_nothing(tiny_atlas, tmp_path):
 
 
 def test_the_space_is_kept_as_it_was_read(tiny_atlas):
-    from cfgen_dist.training.run import settle
+    from cfgen_dist.training.settle import settle
     from cfgen_dist.tuning.space import as_json
 
     config = load_config(overrides=TINY)

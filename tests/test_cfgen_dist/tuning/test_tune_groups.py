@@ -131,7 +131,7 @@ def test_a_worker_of_several(ray_local, tiny_atlas, tmp_path, monkeypatch, fault
                 import signal
                 from pathlib import Path
 
-                from cfgen_dist.training.trainer import SeedEveryStep
+                from cfgen_dist.training.callbacks import SeedEveryStep
                 from cfgen_dist.tuning import on_ray
 
                 def fail(self, trainer, module, batch, batch_idx):

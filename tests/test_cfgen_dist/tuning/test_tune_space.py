@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cfgen_dist.config import load_config
-from cfgen_dist.training.run import settle
+from cfgen_dist.training.settle import settle
 from cfgen_dist.tuning.space import (
     Choice,
     Range,

@@ -203,7 +203,7 @@ def test_obs_columns_of_every_type(source, tmp_path):
         index=[f"cell{i}" for i in range(60)],
     )
     from data_loaders.ingestion.cells import merge_obs
-    from data_loaders.sources.open import Source
+    from data_loaders.sources.source import Source
 
     opened = Source("s", frame, pd.DataFrame(index=["g"]), None, np.zeros(1, int), "X")
     merged, notes = merge_obs([opened], ["ranked"])

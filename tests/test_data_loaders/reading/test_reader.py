@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from store_data import COMPRESSORS, cells, genes, random_counts, write_anndata, write_atlas, write_v3
 
 from data_loaders import open_atlas
+from data_loaders.parallel import cores, run_all
 from data_loaders.reading.buffers import SMALLEST, Buffers
 from data_loaders.reading.chunks import SlicedArray, ZarrChunks, open_chunks
 from data_loaders.reading.reader import plan_runs
-from data_loaders.threads import cores, run_all
 
 COUNTS = random_counts()
 

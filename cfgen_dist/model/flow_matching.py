@@ -1,0 +1,57 @@
+"""The flow-matching loss, and the attributes that a training step hides (CFGen, 4.3 and C.2)."""
+
+import torch
+from torch.nn import functional as F
+
+from cfgen_dist.model.velocity import ABSENT
+
+
+def drop_attributes(codes, p_cond, joint, generator=None):
+    """Hide attributes per cell, for classifier-free guidance.
+
+    With probability `p_cond` a cell keeps exactly one attribute, drawn uniformly, else none; with `joint` it keeps all
+    of them, else none.
+
+    Parameters
+    ----------
+    codes : (B, K) int64 tensor
+    p_cond : float
+    joint : bool
+    generator : torch.Generator, optional
+
+    Returns
+    -------
+    (B, K) int64 tensor
+    """
+    n, k = codes.shape
+    seen = torch.rand(n, 1, device=codes.device, generator=generator) < p_cond
+    if not joint and k > 1:
+        kept = torch.randint(k, (n, 1), device=codes.device, generator=generator)
+        seen = seen & (torch.arange(k, device=codes.device) == kept)
+    return torch.where(seen, codes, ABSENT)
+
+
+def flow_matching_loss(velocity, z1, codes, log_size_factor=None, generator=None):
+    """Mean squared error between the velocity and z_1 - z_0 at z_t = (1 - t) z_0 + t z_1.
+
+    t is stratified over the batch: one uniform draw in each of B equal intervals, in random order.
+
+    Parameters
+    ----------
+    velocity : Velocity
+    z1 : (B, D) tensor
+        Latents of cells.
+    codes : (B, K) int64 tensor
+    log_size_factor : (B,) tensor, optional
+    generator : torch.Generator, optional
+
+    Returns
+    -------
+    scalar tensor
+    """
+    n = z1.shape[0]
+    z0 = torch.randn(z1.shape, device=z1.device, generator=generator)
+    strata = torch.randperm(n, device=z1.device, generator=generator)
+    t = (strata + torch.rand(n, device=z1.device, generator=generator)) / n
+    zt = (1 - t[:, None]) * z0 + t[:, None] * z1
+    return F.mse_loss(velocity(zt, t, codes, log_size_factor), z1 - z0)
