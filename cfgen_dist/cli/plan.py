@@ -24,7 +24,7 @@ def run(args):
     import torch
 
     from cfgen_dist.config import load_config
-    from cfgen_dist.training.costs import EFFICIENCY, GPUS, estimated, flow_steps, measured, memory, networks
+    from cfgen_dist.training.costs import EFFICIENCY, GPUS, estimated, measured, memory, networks
     from cfgen_dist.training.ranks import check_workers
     from cfgen_dist.training.settle import check_atlas, settle
     from data_loaders import open_atlas
@@ -40,8 +40,7 @@ def run(args):
     check_atlas(atlas)
     config = copy.deepcopy(load_config(args.config))
     n_cells = args.cells or atlas.n_cells
-    config.flow.max_steps = config.flow.max_steps or flow_steps(config, atlas.card["splits"], n_cells)
-    settle(config, atlas, here=False)
+    settle(config, atlas, here=False, n_cells=n_cells)
     check_workers(
         args.gpus, {f"{name}.batch_size": getattr(config, name).batch_size for name in ("autoencoder", "flow")}
     )

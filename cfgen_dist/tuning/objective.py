@@ -32,7 +32,7 @@ class ValidationCells:
     """
 
     def __init__(self, atlas, config):
-        rows = complete(atlas, config, atlas.rows(split="val"))
+        rows = complete(atlas, config.modalities, atlas.rows(split="val"))
         if len(rows) > MOST_CELLS:
             rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(0,)))
             rows = np.sort(rng.choice(rows, MOST_CELLS, replace=False))
@@ -81,7 +81,7 @@ class ValidationCells:
     def _seen(self, atlas, config, labels):
         if not config.labels:
             return np.ones(len(labels), bool)
-        train = complete(atlas, config, atlas.rows(split="train"))
+        train = complete(atlas, config.modalities, atlas.rows(split="train"))
         codes = {name: np.asarray(atlas.categories(name))[atlas.codes(name)[train]] for name in config.labels}
         seen = pd.MultiIndex.from_frame(pd.DataFrame(codes))
         return pd.MultiIndex.from_frame(labels).isin(seen)
