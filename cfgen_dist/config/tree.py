@@ -93,115 +93,133 @@ class Group(BaseModel):
 class AutoencoderConfig(Group):
     """Counts to latents. The defaults were chosen on validation cells, see docs/quality.md."""
 
-    latent_dim: Count = Field(50, description="dimensions of the latent that the flow learns to make")
+    latent_dim: Count = Field(default=50, description="dimensions of the latent that the flow learns to make")
     hidden: Widths = Field(
-        [256, 128], description="widths of the encoder's hidden layers; the decoder has the same in reverse order"
+        default=[256, 128],
+        description="widths of the encoder's hidden layers; the decoder has the same in reverse order",
     )
     input: Literal["log1p", "log1p_cp10k", "proportions"] = Field(
-        "log1p",
+        default="log1p",
         description="what the encoder sees: log1p of the counts, log1p of the counts scaled to 10,000 a cell, or "
         "each gene's share of the counts",
     )
-    dropout: Share = Field(0.1, description="share of units dropped after each hidden layer")
-    input_dropout: Share = Field(0.1, description="share of genes hidden from the encoder at each step")
-    latent_noise: NotNegative = Field(0.1, description="standard deviation of noise added to the latent in training")
+    dropout: Share = Field(default=0.1, description="share of units dropped after each hidden layer")
+    input_dropout: Share = Field(default=0.1, description="share of genes hidden from the encoder at each step")
+    latent_noise: NotNegative = Field(
+        default=0.1, description="standard deviation of noise added to the latent in training"
+    )
     theta_covariate: Text | None = Field(
-        None,
+        default=None,
         description="label column: one dispersion theta for each gene and category of it; null: one for each gene",
     )
-    theta_start: Positive = Field(10.0, description="value at which every theta starts")
-    theta_lr: Positive = Field(3e-2, description="learning rate of theta")
+    theta_start: Positive = Field(default=10.0, description="value at which every theta starts")
+    theta_lr: Positive = Field(default=3e-2, description="learning rate of theta")
     gene_penalty: NotNegative = Field(
-        120.0,
+        default=120.0,
         description="weight of the group lasso on the decoder's last layer, divided by the number of training cells",
     )
-    ema: Share = Field(0.98, description="decay of the averaged weights, which are validated and kept; 0: no averaging")
-    lr: Positive = Field(1e-3, description="learning rate of AdamW")
-    weight_decay: NotNegative = Field(1e-3, description="weight decay of AdamW, on weight matrices only")
-    grad_clip: Positive = Field(1.0, description="largest norm of the gradient")
-    batch_size: Count = Field(128, description="cells of a step, of all workers together")
-    max_epochs: Count = Field(300, description="most passes over the training cells")
-    patience: Count = Field(10, description="epochs without a better held-out likelihood after which training stops")
+    ema: Share = Field(
+        default=0.98, description="decay of the averaged weights, which are validated and kept; 0: no averaging"
+    )
+    lr: Positive = Field(default=1e-3, description="learning rate of AdamW")
+    weight_decay: NotNegative = Field(default=1e-3, description="weight decay of AdamW, on weight matrices only")
+    grad_clip: Positive = Field(default=1.0, description="largest norm of the gradient")
+    batch_size: Count = Field(default=128, description="cells of a step, of all workers together")
+    max_epochs: Count = Field(default=300, description="most passes over the training cells")
+    patience: Count = Field(
+        default=10, description="epochs without a better held-out likelihood after which training stops"
+    )
 
 
 class ModalitiesConfig(Group):
     """Modalities beside rna: each has an encoder and a decoder, and all share one latent."""
 
     likelihood: Likelihoods = Field(
-        {}, description="law of a modality's counts; one that is left out gets the law that the atlas's card proposes"
+        default={},
+        description="law of a modality's counts; one that is left out gets the law that the atlas's card proposes",
     )
-    hidden: Widths = Field([256, 128], description="widths of the hidden layers of modalities other than rna")
+    hidden: Widths = Field(default=[256, 128], description="widths of the hidden layers of modalities other than rna")
     code_dim: Count = Field(
-        100, description="dimensions of each modality's code (rna's too), from which a shared layer makes the latent"
+        default=100,
+        description="dimensions of each modality's code (rna's too), from which a shared layer makes the latent",
     )
 
 
 class FlowConfig(Group):
     """Noise to latents."""
 
-    hidden: Count = Field(256, description="width of the velocity network's residual blocks")
-    blocks: Count = Field(4, description="number of residual blocks")
-    embedding: Width = Field(128, description="width of the embeddings of time, size factor and labels")
-    condition_on_size_factor: bool = Field(True, description="show the network the size factor of the cell")
+    hidden: Count = Field(default=256, description="width of the velocity network's residual blocks")
+    blocks: Count = Field(default=4, description="number of residual blocks")
+    embedding: Width = Field(default=128, description="width of the embeddings of time, size factor and labels")
+    condition_on_size_factor: bool = Field(default=True, description="show the network the size factor of the cell")
     conditioning: Literal["single", "joint"] = Field(
-        "single",
+        default="single",
         description="labels that a training cell shows at once; single: one of them, drawn at random, so that guidance "
         "by several can be combined; joint: all of them",
     )
-    p_cond: Probability = Field(0.8, description="probability that a training cell shows labels at all")
-    lr: Positive = Field(1e-3, description="learning rate of AdamW")
-    weight_decay: NotNegative = Field(1e-6, description="weight decay of AdamW")
-    grad_clip: Positive = Field(1.0, description="largest norm of the gradient")
-    batch_size: Count = Field(256, description="cells of a step, of all workers together")
+    p_cond: Probability = Field(default=0.8, description="probability that a training cell shows labels at all")
+    lr: Positive = Field(default=1e-3, description="learning rate of AdamW")
+    weight_decay: NotNegative = Field(default=1e-6, description="weight decay of AdamW")
+    grad_clip: Positive = Field(default=1.0, description="largest norm of the gradient")
+    batch_size: Count = Field(default=256, description="cells of a step, of all workers together")
     max_steps: Count | None = Field(
-        None, description="steps of the training; null: 2,000, or 30 epochs where that is more, at most 100,000"
+        default=None, description="steps of the training; null: 2,000, or 30 epochs where that is more, at most 100,000"
     )
-    ema: Share = Field(0.999, description="decay of the averaged weights, which the bundle holds; 0: no averaging")
+    ema: Share = Field(
+        default=0.999, description="decay of the averaged weights, which the bundle holds; 0: no averaging"
+    )
 
 
 class SizeFactorConfig(Group):
     """How a new cell gets its size factor."""
 
     law: Literal["lognormal", "resample"] = Field(
-        "resample", description="draw from a log-normal fitted to the training cells, or resample theirs"
+        default="resample", description="draw from a log-normal fitted to the training cells, or resample theirs"
     )
     covariate: Text | None = Field(
-        "auto", description="label column: one law for each category of it; auto: the first label; null: one law"
+        default="auto",
+        description="label column: one law for each category of it; auto: the first label; null: one law",
     )
 
 
 class SamplingConfig(Group):
     """What `generate` does unless told otherwise; kept in the bundle."""
 
-    solver: Solver = Field("midpoint", description="integrator of the flow; dopri5 and tsit5 choose their own steps")
-    steps: Count = Field(10, description="steps of a fixed-step solver")
-    guidance: NotNegative = Field(
-        1.0, description="weight of every label; more than 1 makes cells more typical and less diverse"
+    solver: Solver = Field(
+        default="midpoint", description="integrator of the flow; dopri5 and tsit5 choose their own steps"
     )
-    batch_size: Count = Field(1024, description="cells integrated at once")
+    steps: Count = Field(default=10, description="steps of a fixed-step solver")
+    guidance: NotNegative = Field(
+        default=1.0, description="weight of every label; more than 1 makes cells more typical and less diverse"
+    )
+    batch_size: Count = Field(default=1024, description="cells integrated at once")
 
 
 class Config(Group):
     """Everything that `cfgen-dist train` can be told."""
 
-    labels: Names | None = Field(None, description="label columns to condition on; null: every one of the atlas")
-    seed: Seed = Field(0, description="start of all random numbers")
-    accelerator: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="where to train; auto: a GPU if there is one"
+    labels: Names | None = Field(
+        default=None, description="label columns to condition on; null: every one of the atlas"
     )
-    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="numbers in the networks' arithmetic")
+    seed: Seed = Field(default=0, description="start of all random numbers")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(
+        default="auto", description="where to train; auto: a GPU if there is one"
+    )
+    precision: Literal["32-true", "bf16-mixed"] = Field(
+        default="32-true", description="numbers in the networks' arithmetic"
+    )
     refit: bool = Field(
-        True,
+        default=True,
         description="once validation cells have chosen the number of epochs, train again with them among the training "
         "cells",
     )
-    compile: bool = Field(False, description="use torch.compile: a minute at the start, less memory of the GPU")
+    compile: bool = Field(default=False, description="use torch.compile: a minute at the start, less memory of the GPU")
     all_reduce: Literal["float32", "bfloat16"] = Field(
-        "float32", description="numbers in which workers exchange gradients"
+        default="float32", description="numbers in which workers exchange gradients"
     )
-    checkpoint_every_n_steps: Count = Field(500, description="steps between checkpoints")
+    checkpoint_every_n_steps: Count = Field(default=500, description="steps between checkpoints")
     checkpoint_every_minutes: Positive | None = Field(
-        None, description="minutes between further checkpoints; null: no further ones"
+        default=None, description="minutes between further checkpoints; null: no further ones"
     )
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     modalities: ModalitiesConfig = ModalitiesConfig()
