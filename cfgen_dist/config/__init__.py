@@ -1,7 +1,7 @@
 """The one typed tree of settings, for YAML files, presets, the command line and the saved config."""
 
 from cfgen_dist.config.load import load_config, presets, save_config, to_dict
-from cfgen_dist.config.settings import Setting, groups, settings, value_text
+from cfgen_dist.config.settings import Setting, value_text
 from cfgen_dist.config.tree import (
     LIKELIHOODS,
     SOLVERS,
@@ -11,6 +11,8 @@ from cfgen_dist.config.tree import (
     ModalitiesConfig,
     SamplingConfig,
     SizeFactorConfig,
+    groups,
+    settings,
 )
 
 __all__ = [

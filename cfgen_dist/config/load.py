@@ -9,8 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from cfgen_dist.config.refusals import refusal
-from cfgen_dist.config.settings import settings
-from cfgen_dist.config.tree import Config
+from cfgen_dist.config.tree import Config, settings
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
 

@@ -1,7 +1,8 @@
 """The page of the documentation that lists every key, written from the config's own definition."""
 
 from cfgen_dist.config.load import presets
-from cfgen_dist.config.settings import groups, settings, value_text
+from cfgen_dist.config.settings import value_text
+from cfgen_dist.config.tree import groups, settings
 
 HEAD = """# Settings
 

@@ -1,29 +1,28 @@
 """What pydantic finds wrong with a config, as one line that a user can act on."""
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from cfgen_dist.config.settings import settings
-from cfgen_dist.config.tree import Group
+from cfgen_dist.config.settings import settings_of
 from data_loaders.errors import BadInput, nearest
 
 UNKNOWN = ("extra_forbidden", "invalid_key", "no_such_attribute")
 RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "too_short")
 
 
-def refusal(error: ValidationError, group: type[Group], where: str, overridden: tuple[str, ...] = ()) -> BadInput:
+def refusal(error: ValidationError, model: type[BaseModel], where: str, overridden: tuple[str, ...] = ()) -> BadInput:
     """The first of the mistakes, as BadInput; unknown keys come before wrong types, and those before ranges.
 
     Parameters
     ----------
     error : pydantic.ValidationError
-    group : type
+    model : type
         The model that was to be filled: `Config`, or one group of it.
     where : str
         The file, or whatever else the values are from.
     overridden : tuple of str
         Dotted keys whose values are from the command line.
     """
-    known = settings(group)
+    known = settings_of(model)
     mistake = min(error.errors(include_url=False), key=lambda found: _rank(found["type"]))
     path, found = [str(part) for part in mistake["loc"]], mistake["input"]
     key = next((name for name in (path[0], ".".join(path[:2])) if name in known), ".".join(path))

@@ -1,11 +1,11 @@
-"""Every key of the config as one row: what it means, what it may be, what it is by default."""
+"""Every key of a model as one row: what it means, what it may be, what it is by default."""
 
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cfgen_dist.config.tree import Config, Group
+from pydantic import BaseModel
 
 ITEMS = {"integer": "whole numbers", "string": "names"}
 TYPES = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
@@ -54,20 +54,10 @@ class Setting:
 
 
 @functools.cache
-def settings(group: type[Group] = Config) -> dict[str, Setting]:
-    """Dotted key → Setting, of the whole config or one group, in the order of their definition."""
-    schema = group.model_json_schema()
+def settings_of(model: type[BaseModel]) -> dict[str, Setting]:
+    """Dotted key → Setting, in the order of their definition; keys of nested models as `group.key`."""
+    schema = model.model_json_schema()
     return {setting.key: setting for setting in _rows(schema, schema.get("$defs", {}), "")}
-
-
-@functools.cache
-def groups() -> dict[str, str]:
-    """Group of the config → what it is about."""
-    return {
-        name: " ".join((field.annotation.__doc__ or "").split())
-        for name, field in Config.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Group)
-    }
 
 
 def value_text(value: Any) -> str:

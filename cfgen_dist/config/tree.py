@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from cfgen_dist.config.refusals import refusal
+from cfgen_dist.config.settings import Setting, settings_of
+
 Likelihood = Literal["nb", "bernoulli", "poisson"]
 Solver = Literal["euler", "midpoint", "heun", "rk4", "dopri5", "tsit5"]
 LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
@@ -85,8 +88,6 @@ class Group(BaseModel):
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
-            from cfgen_dist.config.refusals import refusal
-
             raise refusal(error, type(self), type(self).__name__) from None
 
 
@@ -226,3 +227,17 @@ class Config(Group):
     flow: FlowConfig = FlowConfig()
     size_factor: SizeFactorConfig = SizeFactorConfig()
     sampling: SamplingConfig = SamplingConfig()
+
+
+def settings() -> dict[str, Setting]:
+    """Dotted key of the config → Setting, in the order of their definition."""
+    return settings_of(Config)
+
+
+def groups() -> dict[str, str]:
+    """Group of the config → what it is about."""
+    return {
+        name: " ".join((field.annotation.__doc__ or "").split())
+        for name, field in Config.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Group)
+    }
