@@ -1,12 +1,13 @@
 """`cfgen-dist train`."""
 
+import argparse
 import sys
 
 from cfgen_dist.cli.settings import add_settings, given_settings
 from cfgen_dist.config import load_config, presets
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; every key of the config is one, `--flow.batch_size 512`."""
     parser.add_argument("atlas", metavar="ATLAS", help="atlas store, as ingest writes it")
     parser.add_argument("--out", required=True, metavar="RUN", help="run directory; RUN/bundle will be the model")
@@ -27,7 +28,7 @@ def configure(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Train."""
     from cfgen_dist.training.on_ray import WorkerError
     from cfgen_dist.training.run import train

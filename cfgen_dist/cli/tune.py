@@ -1,12 +1,13 @@
 """`cfgen-dist tune`."""
 
+import argparse
+
 from cfgen_dist.cli.settings import add_settings, given_settings
 from cfgen_dist.config import load_config, presets
-from cfgen_dist.tuning.objective import OBJECTIVES
-from cfgen_dist.tuning.run import SCHEDULERS, tune
+from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; every key of the base config is one, as for train."""
     parser.add_argument("atlas", metavar="ATLAS", help="atlas store, as ingest writes it")
     parser.add_argument("--out", required=True, metavar="RUN", help="directory of the search; RUN/best.yaml is its end")
@@ -41,8 +42,10 @@ def configure(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Search."""
+    from cfgen_dist.tuning.run import tune
+
     config = load_config(args.config, given_settings(args))
     names = (
         "trials", "space", "scheduler", "objective", "ray", "concurrent", "cpus_per_worker", "gpus_per_worker",

@@ -10,6 +10,8 @@ import yaml
 from cfgen_dist.config import load_config, settings, to_dict
 from data_loaders.errors import BadInput, nearest
 
+SCHEDULERS = ("asha", "pbt")
+OBJECTIVES = ("w2", "w1", "mmd", "mmd_rbf", "w2_all", "mmd_all", "mmd_rbf_all")  # distances of a flow's cells
 STAGES = ("autoencoder", "flow", "sampling")
 GROUPS = {  # group of the config -> the stage that searches it
     "autoencoder": "autoencoder", "modalities": "autoencoder", "flow": "flow", "size_factor": "flow",
