@@ -58,7 +58,7 @@ def sampling_options(args):
 
 def run(args):
     """Generate."""
-    from cfgen_dist.generation.plan import read_label_table
+    from cfgen_dist.generation.request import read_label_table
     from cfgen_dist.generation.run import generate
 
     options = sampling_options(args)
