@@ -229,12 +229,12 @@ def test_the_store_holds_all_modalities_and_can_be_trained_on(run, tmp_path):
 
 def test_a_damaged_shard_is_made_again(run, tmp_path, monkeypatch):
     """The checksum covers the further modalities too."""
-    import cfgen_dist.generation.run as module
+    import cfgen_dist.generation.store as module
 
     out, whole = tmp_path / "cells.zarr", generate(run, tmp_path / "whole.zarr", 200, shard_size=100)
 
-    def damaged(bundle, plan, parts, pool, make=module.make_parts):
-        made = make(bundle, plan, parts, pool)
+    def damaged(work, ledger, pool, make=module.make_parts):
+        made, parts = make(work, ledger, pool), ledger.folder
         with np.load(parts / "shard-000001.npz") as file:
             arrays = dict(file)
         arrays["atac.indices"] = arrays["atac.indices"][::-1]
