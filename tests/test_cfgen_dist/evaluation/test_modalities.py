@@ -5,11 +5,11 @@ import numpy as np
 import ot
 import pandas as pd
 import pytest
+from evaluation_data import count_items, same
 from multimodal_data import paired
 from scipy import sparse
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
-from test_evaluate_shards import count_items, same
 
 from cfgen_dist.evaluation import Reference, evaluate, stages
 from cfgen_dist.evaluation.metrics.markers import find_markers, marker_correlation
