@@ -1,29 +1,14 @@
-"""Accessibility and markers: against dense formulas and scanpy, and what the scores can and cannot tell apart."""
+"""Accessibility: against dense formulas, and what the scores can and cannot tell apart."""
 
-import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
-import scanpy as sc
+from peaks_data import KINDS, peaks
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from cfgen_dist.evaluation.metrics.markers import find_markers, marker_correlation, read_markers
 from cfgen_dist.evaluation.spaces.log_normalised import in_memory
 from cfgen_dist.evaluation.spaces.tf_idf import ChromatinReference, fit_tf_idf, inverse_document_frequency, tf_idf
 from data_loaders.errors import BadInput
-
-KINDS = np.repeat(["a", "b", "c"], 60)
-
-
-def peaks(seed=0, strength=0.3):
-    """Counts of three types, 180 x 80: each opens peaks of its own."""
-    rng = np.random.default_rng(seed)
-    openness = np.full((3, 80), 0.05)
-    for k in range(3):
-        openness[k, 20 * k : 20 * k + 20] += strength
-    kinds = np.repeat([0, 1, 2], 60)
-    return sparse.csr_matrix((rng.random((180, 80)) < openness[kinds]) * rng.integers(1, 4, (180, 80)))
 
 
 def idf_of(counts):
@@ -100,73 +85,3 @@ def test_what_cannot_be_scored():
         reference.score(peaks()[:, 1:], KINDS)
     with pytest.raises(BadInput, match="cells to score: no test cells of type 'x', valid: a, b, c"):
         reference.score(peaks(), np.full(180, "x"))
-
-
-# ---- markers
-
-
-FEATURES = [f"p{i}" for i in range(80)]
-
-
-def test_markers_are_scanpys():
-    counts = peaks()
-    ours = find_markers(counts, KINDS, FEATURES, n=5)
-    cells = ad.AnnData(counts.astype(np.float32), obs=pd.DataFrame({"k": pd.Categorical(KINDS)}))
-    cells.obs_names, cells.var_names = [str(i) for i in range(180)], FEATURES
-    sc.pp.normalize_total(cells, target_sum=1e4)
-    sc.pp.log1p(cells)
-    sc.tl.rank_genes_groups(cells, "k", method="t-test_overestim_var", n_genes=5)
-    for kind in "abc":
-        found = ours.loc[ours["type"] == kind, "feature"]
-        assert set(found) == set(cells.uns["rank_genes_groups"]["names"][kind])
-        assert all(20 * "abc".index(kind) <= int(name[1:]) < 20 * "abc".index(kind) + 20 for name in found)
-
-
-def test_types_of_few_cells_have_no_markers():
-    kinds = np.array([*KINDS[:-2], "rare", "rare"])
-    assert set(find_markers(peaks(), kinds, FEATURES)["type"]) == {"a", "b", "c"}
-    with pytest.raises(BadInput, match="markers: 1 types with at least 3 cells, expected two or more"):
-        find_markers(peaks()[:60], KINDS[:60], FEATURES)
-
-
-@pytest.mark.parametrize("binary", [True, False])
-def test_correlation_is_numpys(binary):
-    real, other = peaks(0), peaks(1)
-    markers = find_markers(real, KINDS, FEATURES, binary=binary, n=4)
-    table = marker_correlation(real, KINDS, other, KINDS, FEATURES, markers, binary=binary)
-    columns = [FEATURES.index(name) for name in pd.unique(markers["feature"])]
-
-    def means(counts):
-        dense = counts.toarray().astype(float)
-        dense = (dense > 0) if binary else np.log1p(1e4 * dense / np.maximum(dense.sum(axis=1, keepdims=True), 1))
-        return {kind: dense[kind == KINDS][:, columns].mean(axis=0) for kind in "abc"}
-
-    for kind in "abc":
-        assert table.loc[kind, "r"] == pytest.approx(np.corrcoef(means(real)[kind], means(other)[kind])[0, 1])
-    assert (table["r"] > 0.8).all()
-    assert (table["cells"] == 60).all()
-    swapped = marker_correlation(real, KINDS, other, np.roll(KINDS, 60), FEATURES, markers, binary=binary)
-    assert (swapped["r"] < 0.2).all()
-
-
-def test_cells_without_any_marker_have_no_correlation():
-    markers = pd.DataFrame({"type": ["a", "b"], "feature": ["p1", "p30"]})
-    nothing = sparse.csr_matrix((180, 80))
-    assert marker_correlation(peaks(), KINDS, nothing, KINDS, FEATURES, markers)["r"].isna().all()
-
-
-def test_marker_tables(tmp_path):
-    (tmp_path / "m.csv").write_text("type,feature,score\na,p1,3\nb,p2,4\n")
-    table = read_markers(tmp_path / "m.csv")
-    assert table.to_dict("list") == {"type": ["a", "b"], "feature": ["p1", "p2"]}
-    (tmp_path / "x.csv").write_text("type,featur\na,p1\n")
-    with pytest.raises(BadInput, match=r"x\.csv: no column 'feature'; did you mean 'featur'\?"):
-        read_markers(tmp_path / "x.csv")
-    (tmp_path / "e.csv").write_text("type,feature\n")
-    with pytest.raises(BadInput, match=r"e\.csv: a table without markers; expected columns type and feature"):
-        read_markers(tmp_path / "e.csv")
-    with pytest.raises(BadInput, match=r"nothing\.csv: cannot be read as a table"):
-        read_markers(tmp_path / "nothing.csv")
-    markers = pd.DataFrame({"type": ["a"], "feature": ["p100"]})
-    with pytest.raises(BadInput, match="markers: no feature 'p100', did you mean 'p10'"):
-        marker_correlation(peaks(), KINDS, peaks(), KINDS, FEATURES, markers)
