@@ -100,8 +100,8 @@ def with_only(cells, wanted):
     return cells[np.sort(rows)].copy()
 
 
-@pytest.mark.slow  # most of it starts actors, of the pool that test_ray_generate.py uses too
-def test_actors_change_nothing(stores, whole, tmp_path):
+@pytest.mark.slow  # most of it starts actors, of the pool that generation/test_workers.py uses too
+def test_actors_change_nothing(ray_local, stores, whole, tmp_path):
     again = evaluate(*stores, tmp_path / "report", control=True, shard_size=60, ray="local", workers=2, **OPTIONS)
     assert same(without_forests(again), without_forests(whole))
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
