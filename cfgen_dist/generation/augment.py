@@ -28,9 +28,9 @@ from data_loaders import AtlasWriter, open_atlas
 from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
 from data_loaders.progress import progress
+from data_loaders.seeds import Generation, generator
 
 log = logging.getLogger("cfgen_dist")
-BALANCE = 2  # the purpose of the seed; 0 and 1 belong to the plan and the shards
 SLICE = 4096  # real cells copied at a time
 
 
@@ -151,7 +151,7 @@ def _wanted(model, balance, types, n, temperature, seed):
         raise BadInput(f"{balance}: the model saw no training cell of type {unseen[0]!r}, so it cannot generate it")
     inside = model.counts / pd.Series(model.counts).groupby(table[balance]).transform("sum").to_numpy()
     weights = table[balance].map(p).fillna(0.0).to_numpy() * inside
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(BALANCE,)))
+    rng = generator(seed, Generation.BALANCE)
     return table.assign(n=rng.multinomial(n, weights / weights.sum()))
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cfgen_dist.model.solvers import ADAPTIVE, SOLVERS
 from data_loaders.errors import BadInput, nearest
+from data_loaders.seeds import Generation, generator
 
 log = logging.getLogger("cfgen_dist")
 SHARD_SIZE = 4096
@@ -242,7 +243,7 @@ def _from_proportions(model, n, fixed, seed):
                 codes[:, k] = code
             codes, inverse = np.unique(codes, axis=0, return_inverse=True)
             weights = np.bincount(inverse.reshape(-1), weights=weights)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+    rng = generator(seed, Generation.PLAN)
     counts = rng.multinomial(n, weights / weights.sum())
     return codes[counts > 0], counts[counts > 0]
 

@@ -9,8 +9,7 @@ from scipy import sparse
 from cfgen_dist.model.guidance import PreparedVelocity, guided
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.model.solvers import integrate
-
-SHARD = 1  # the purpose of the seed; 0 belongs to the plan
+from data_loaders.seeds import Generation, generator
 
 
 @torch.inference_mode()
@@ -33,7 +32,7 @@ def sample_shard(model, shard, plan):
     codes : (n, K) int64 array
         Labels.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(SHARD, shard)))
+    rng = generator(plan.seed, Generation.SHARD, shard)
     codes = rng.permutation(plan.shard_codes(shard))
     n = len(codes)
     z0 = rng.standard_normal((n, model.config.autoencoder.latent_dim), dtype=np.float32)

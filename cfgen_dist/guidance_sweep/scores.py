@@ -9,12 +9,12 @@ from cfgen_dist.evaluation.metrics.distances import mmd_linear, wasserstein
 from cfgen_dist.evaluation.metrics.structure import manifold_overlap
 from cfgen_dist.evaluation.spaces.log_normalised import Space
 from data_loaders.errors import BadInput
+from data_loaders.seeds import Generation, generator
 
 REAL_CELLS = 5000  # on which components are fitted and among which neighbours are looked for
 TARGET_CELLS = 1000
 FEW_CELLS = 20  # the target needs as many
 NEIGHBOURS = 10
-PURPOSE = 4  # of the seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Target:
         BadInput
             Fewer than 20 cells of the intersection among `rows`.
         """
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSE,)))
+        rng = generator(seed, Generation.GUIDANCE)
         everywhere = atlas.rows(**labels)
         rows = np.arange(atlas.n_cells) if rows is None else rows
         inside = np.isin(everywhere, rows, assume_unique=True)
@@ -105,7 +105,7 @@ class Target:
             spread : total variance over that of the real cells of the intersection; 1 is as diverse as they are.
             precision, recall, density, coverage : as `manifold_overlap`, with the real cells of the intersection.
         """
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(PURPOSE, 1)))
+        rng = generator(self.seed, Generation.GUIDANCE, 1)
         near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(self.all_pcs))).fit(self.all_pcs)
         scores = self._shares(near.kneighbors(cells, return_distance=False))
         scores["w2"] = wasserstein(self.pcs, cells, rng)["w2"]

@@ -3,16 +3,17 @@
 import logging
 import time
 
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+from data_loaders.seeds import Training, derived_seed
 
 log = logging.getLogger("cfgen_dist")
 SECONDS_BETWEEN_LINES = 10
 
 
-STAGES = ("autoencoder", "autoencoder, refit", "flow")
+STAGES = {"autoencoder": Training.AUTOENCODER, "autoencoder, refit": Training.REFIT, "flow": Training.FLOW}
 LOG_EVERY = 10  # steps
 
 
@@ -84,12 +85,11 @@ class SeedEveryStep(Callback):
     """
 
     def __init__(self, seed, stage):
-        self.seed, self.stage = seed, STAGES.index(stage)
+        self.seed, self.stage = seed, STAGES[stage]
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         """Seed this step."""
-        key = (self.stage, trainer.global_step, trainer.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(derived_seed(self.seed, self.stage, trainer.global_step, trainer.global_rank))
 
 
 class SaveLast(Checkpoint):

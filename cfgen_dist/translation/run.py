@@ -16,11 +16,12 @@ from cfgen_dist.generation.plan import SHARD_SIZE
 from cfgen_dist.generation.run import open_parts
 from cfgen_dist.generation.store import append_parts, feature_tables, finished, make_parts, provenance, summarise
 from cfgen_dist.translation.scores import FEW_CELLS, batch_mixing, label_conservation
-from cfgen_dist.translation.shard import TRANSLATION, plan_translation, source_rows, translate_shard
+from cfgen_dist.translation.shard import plan_translation, source_rows, translate_shard
 from cfgen_dist.workers.pool import open_pool
 from data_loaders import AtlasWriter, open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
+from data_loaders.seeds import Generation, generator
 
 SCORED_CELLS = 3000  # silhouette widths need all distances: quadratic
 
@@ -153,7 +154,7 @@ def score_translation(source, translated, plan, label=None):
         `cells` scored, `batch` and `label` column. All in 30 principal components of the real cells, both those to
         translate and those of the target. None where a score does not exist.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(TRANSLATION,)))
+    rng = generator(plan.seed, Generation.TRANSLATION)
     rows = source_rows(source, plan.split)
     known = np.flatnonzero(source.small_codes(label)[rows] >= 0) if label else np.arange(len(rows))
     chosen = np.sort(rng.choice(known, min(SCORED_CELLS, len(known)), replace=False))

@@ -22,8 +22,8 @@ from cfgen_dist.model.solvers import integrate
 from data_loaders import open_atlas
 from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
+from data_loaders.seeds import Generation, generator
 
-TRANSLATION = 3  # the purpose of the seed; others belong to plan, shards and augmentation
 SLICE = 1 << 20  # cells whose labels are checked at a time
 
 
@@ -202,7 +202,7 @@ def translate_shard(model, shard, plan, atlas):
     atlas, rows = _opened(atlas, plan.atlas, plan.split)
     rows = rows[slice(*plan.shard_bounds(shard))]
     before, after = source_and_target(model, atlas, plan, rows)
-    rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(TRANSLATION, shard)))
+    rng = generator(plan.seed, Generation.TRANSLATION, shard)
     networks = branches(model.autoencoder)
     seeds = {name: rng.integers(0, 2**64, len(rows), dtype=np.uint64) for name in networks}
     covariate = model.config.autoencoder.theta_covariate

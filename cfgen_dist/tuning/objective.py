@@ -6,6 +6,7 @@ import pandas as pd
 from cfgen_dist.evaluation import Reference
 from cfgen_dist.training.modalities import complete
 from data_loaders.errors import BadInput, nearest
+from data_loaders.seeds import Tuning, generator
 
 OBJECTIVES = ("w2", "w1", "mmd", "mmd_rbf", "w2_all", "mmd_all", "mmd_rbf_all")
 SETS = 3  # generated sets for one value
@@ -34,7 +35,7 @@ class ValidationCells:
     def __init__(self, atlas, config):
         rows = complete(atlas, config, atlas.rows(split="val"))
         if len(rows) > MOST_CELLS:
-            rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(0,)))
+            rng = generator(config.seed, Tuning.VALIDATION)
             rows = np.sort(rng.choice(rows, MOST_CELLS, replace=False))
         names = {name: np.asarray(atlas.categories(name)) for name in config.labels}
         labels = pd.DataFrame({name: names[name][atlas.codes(name)[rows]] for name in config.labels}, index=rows)

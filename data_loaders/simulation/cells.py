@@ -22,7 +22,7 @@ from data_loaders.errors import BadInput
 from data_loaders.ingestion.splits import random_split
 from data_loaders.parallel import ordered_map
 from data_loaders.progress import progress
-from data_loaders.seeds import check_seed
+from data_loaders.seeds import Simulation, check_seed, generator
 from data_loaders.simulation.peaks import draw_peaks, make_peak_truth, peak_table
 from data_loaders.uniforms import uniform_to_one
 from data_loaders.writing.writer import AtlasWriter
@@ -31,7 +31,6 @@ BLOCK = 1024  # cells made from one random stream; part of the definition of the
 STRIP = 64  # cells computed together: their dense rates stay in the processor's cache
 N_PROGRAMMES = 8
 DEPTH_SD = 0.4  # of log depth within a donor
-TRUTH, LABELS, CELLS = 10, 11, 12  # purposes of the seed
 
 
 def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, seed=0, in_order=False):
@@ -77,9 +76,7 @@ def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, see
         raise BadInput(f"--cells {cells}: expected at least as many as types ({types}) and donors ({donors})")
     truth = make_truth(genes, types, donors, density, seed)
     type_of, donor_of = (
-        np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(LABELS, column)))
-        .choice(len(share), size=cells, p=share)
-        .astype(np.int16)
+        generator(seed, Simulation.LABELS, column).choice(len(share), size=cells, p=share).astype(np.int16)
         for column, share in enumerate([truth["type_share"], truth["donor_share"]])
     )
     if in_order:
@@ -119,7 +116,7 @@ def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, see
 
 def make_truth(genes, types, donors, density, seed):
     """Draw the parameters of an atlas: a dict of arrays, float32 where they are per gene."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(TRUTH,)))
+    rng = generator(seed, Simulation.TRUTH)
     base = rng.normal(0.0, 1.7, genes)
     markers = rng.normal(0.0, 1.5, (genes, types)) * (rng.random((genes, types)) < 0.1)
     batch = rng.normal(0.0, 0.15, (genes, donors))
@@ -185,7 +182,7 @@ def make_cells(truth, type_of, donor_of, seed, number):
 
 def _stream(seed, number):
     """The random numbers of a block."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CELLS, number)))
+    return generator(seed, Simulation.CELLS, number)
 
 
 def _scores(rng, n):

@@ -19,6 +19,7 @@ from data_loaders.errors import BadInput, nearest
 from data_loaders.parallel import reduce_items
 from data_loaders.progress import progress
 from data_loaders.reading.rows import SparseRows
+from data_loaders.seeds import Statistics, generator
 from data_loaders.statistics import variable_genes as seurat_v3
 from data_loaders.statistics.csr import choose_columns
 from data_loaders.statistics.sums import GeneMoments
@@ -30,7 +31,6 @@ PARTS = 16  # of the cells, each summed by one thread: fixed, so that sums do no
 SPARSE_SHARE = 0.1  # non-zeros below which products of pairs of them are faster than BLAS on dense rows
 EXTRA_VECTORS = 10
 PASSES = 8
-START = 20  # purpose of the seed
 
 
 def log_normalise(counts, genes=None):
@@ -282,7 +282,7 @@ def lanczos(n_features, n_pcs, seed, multiply, passes=PASSES):
     sums : ProductSums
         Of the last pass.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(START,)))
+    rng = generator(seed, Statistics.LANCZOS)
     width = min(n_pcs + EXTRA_VECTORS, n_features)
     basis = np.empty((n_features, passes * width))
     projected = np.zeros((passes * width, passes * width))  # covariance within the basis; its upper blocks
