@@ -12,7 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from cfgen_dist.evaluation.spaces.log_normalised import LogCovariance, components
 from data_loaders import CellStream
-from data_loaders.statistics.pca import Components, log_normalise
+from data_loaders.statistics.normalisation import log_normalise
+from data_loaders.statistics.pca import Components
 
 N_PCS = 30
 NEIGHBOURS = 10
