@@ -231,12 +231,11 @@ class CFGen:
             names of their features in `uns["features"]`.
         """
         from cfgen_dist.generation.memory import sample_in_memory
+        from cfgen_dist.generation.options import Sampling
         from cfgen_dist.generation.plan import make_plan
 
-        plan = make_plan(
-            self, n, labels=labels, guidance=guidance, solver=solver, steps=steps, seed=seed, device=device
-        )
-        return sample_in_memory(self, plan)
+        sampling = Sampling(guidance=guidance, solver=solver, steps=steps, seed=seed, device=device)
+        return sample_in_memory(self, make_plan(self, n, labels=labels, sampling=sampling))
 
 
 def read_card(path: PathLike) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
@@ -15,10 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cfgen_dist.training.stream import TrainingStream
 from data_loaders import CellBatch
+from data_loaders.seeds import Training, derived_seed
 
 log = logging.getLogger("cfgen_dist")
 SECONDS_BETWEEN_LINES = 10
-STAGES = ("autoencoder", "autoencoder, refit", "flow")
+STAGES = {"autoencoder": Training.AUTOENCODER, "autoencoder, refit": Training.REFIT, "flow": Training.FLOW}
 LOG_EVERY = 10  # steps
 
 
@@ -92,14 +92,13 @@ class SeedEveryStep(Callback):
     """
 
     def __init__(self, seed: int, stage: str) -> None:
-        self.seed, self.stage = seed, STAGES.index(stage)
+        self.seed, self.stage = seed, STAGES[stage]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: L.LightningModule, batch: CellBatch, batch_idx: int
     ) -> None:
         """Seed this step."""
-        key = (self.stage, trainer.global_step, trainer.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(derived_seed(self.seed, self.stage, trainer.global_step, trainer.global_rank))
 
 
 class SaveLast(Checkpoint):

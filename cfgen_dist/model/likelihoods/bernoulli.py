@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cfgen_dist.model.likelihoods.likelihood import Csr, Likelihood
 from data_loaders.types import Floats, Ints
+from data_loaders.uniforms import uniform
 
 
 class Bernoulli(Likelihood):
@@ -102,13 +103,7 @@ def _draw_rows(probability: Floats, seeds: Ints, indices: Ints, indptr: Ints) ->
     at = 0
     for i in range(probability.shape[0]):
         for p in range(probability.shape[1]):
-            # splitmix64 (Steele et al. 2014): the p-th number of the row's stream.
-            x = seeds[i] + np.uint64(p + 1) * np.uint64(0x9E3779B97F4A7C15)
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            x = x ^ (x >> np.uint64(31))
-            u = (np.float64(x >> np.uint64(11)) + 0.5) * 1.1102230246251565e-16  # 2^-53
-            if u < probability[i, p]:
+            if uniform(seeds[i], p) < probability[i, p]:
                 indices[at] = p
                 at += 1
         indptr[i + 1] = at

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from cfgen_dist.model.likelihoods.likelihood import Csr, Likelihood, needed
 from data_loaders.types import Array, Floats, Ints
+from data_loaders.uniforms import uniform
 
 # Above this mean the draw by inversion walks too many steps: a Gamma-Poisson draw takes over.
 LARGE_MEAN = 32.0
@@ -148,7 +149,6 @@ def _draw_rows(
     for i in range(n_cells):
         scale = size_factor[i]
         theta_row = i if theta.shape[0] > 1 else 0
-        state = seeds[i]
         for g in range(n_genes):
             mu = scale * rho[i, g]
             if mu > LARGE_MEAN:
@@ -157,12 +157,7 @@ def _draw_rows(
                 at += 1
                 large += 1
                 continue
-            # splitmix64 (Steele et al. 2014): the g-th number of the row's stream.
-            x = state + np.uint64(g + 1) * np.uint64(0x9E3779B97F4A7C15)
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            x = x ^ (x >> np.uint64(31))
-            u = (np.float64(x >> np.uint64(11)) + 0.5) * 1.1102230246251565e-16  # 2^-53
+            u = uniform(seeds[i], g)
             if u >= mu:
                 continue
             shape = theta[theta_row, g]
