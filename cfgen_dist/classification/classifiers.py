@@ -15,7 +15,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from cfgen_dist.evaluation.spaces.log_normalised import LogCovariance, components
 from data_loaders import Atlas, CellStream
-from data_loaders.statistics.pca import Components, log_normalise
+from data_loaders.statistics.normalisation import log_normalise
+from data_loaders.statistics.pca import Components
 from data_loaders.types import Array, Floats, Ints
 
 N_PCS = 30

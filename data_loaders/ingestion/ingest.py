@@ -181,7 +181,9 @@ def ingest(
                 "genes_not_chosen": rna.dropped()[1],
                 **{f"{name}_features_below_min_cells": part.dropped()[0] for name, part in gathered.items()},
             },
-            "notes": [note for part in [opened, *others.values()] for s in part for note in s.notes] + notes,
+            "notes": [note for part in [opened, *others.values()] for s in part for note in s.notes]
+            + notes
+            + rna.notes,
             "statistics": "var mean and variance and the size-factor law are over the training cells; n_cells over all",
         }
         return _write(out, rna, gathered, obs, kept_cells, labels, provenance)

@@ -24,6 +24,7 @@ from data_loaders.parallel import ordered_map
 from data_loaders.progress import progress
 from data_loaders.seeds import Simulation, check_seed, generator
 from data_loaders.simulation.peaks import draw_peaks, make_peak_truth, peak_table
+from data_loaders.uniforms import uniform_to_one
 from data_loaders.writing.writer import AtlasWriter
 
 BLOCK = 1024  # cells made from one random stream; part of the definition of the data
@@ -217,17 +218,6 @@ def _log_rates(profile, batch, loadings, type_of, donor_of, scores, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def _uniform(state):
-    """The next number of a SplitMix64 stream (Steele, Lea and Flood 2014), in (0, 1], and the next state."""
-    state = state + np.uint64(0x9E3779B97F4A7C15)
-    z = state
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    return (float(z >> np.uint64(11)) + 1.0) * 2.0**-53, state
-
-
-@numba.njit(nogil=True, cache=True)
 def _draw_counts(mean, events, theta, seeds):
     """Draw the counts of a block: `mean` and expected `events` (n, G), `theta` (G,), one seed per cell."""
     n, n_genes = mean.shape
@@ -241,8 +231,8 @@ def _draw_counts(mean, events, theta, seeds):
     indptr = np.zeros(n + 1, np.int64)
     k = 0
     for row in range(n):
-        state = seeds[row]
-        u, state = _uniform(state)
+        seed, drawn = seeds[row], 1
+        u = uniform_to_one(seed, 0)
         gap = -np.log(u)  # to the next event of the unit Poisson process along the genes
         for gene in range(n_genes):
             gap -= events[row, gene]
@@ -253,17 +243,20 @@ def _draw_counts(mean, events, theta, seeds):
             count = 0
             while gap <= 0:
                 # size of the event: logarithmic distribution, by Kemp's algorithm LK (1981)
-                u, state = _uniform(state)
+                u = uniform_to_one(seed, drawn)
+                drawn += 1
                 size = 1
                 if u < p:
-                    v, state = _uniform(state)
+                    v = uniform_to_one(seed, drawn)
+                    drawn += 1
                     q = -np.expm1(log_q * v)
                     if u <= q * q:
                         size = int(1.0 + np.log(u) / np.log(q))
                     elif u <= q:
                         size = 2
                 count += size
-                u, state = _uniform(state)
+                u = uniform_to_one(seed, drawn)
+                drawn += 1
                 gap -= np.log(u)
             if k == capacity:
                 capacity += capacity // 2

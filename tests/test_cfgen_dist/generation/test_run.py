@@ -154,7 +154,7 @@ def test_theta_and_size_factors_of_a_category_are_those_of_its_cells(model):
     config.autoencoder.theta_covariate, config.sampling.guidance = "donor", 0.0  # one law of latents for both donors
     weights = model.autoencoder.state_dict()
     weights["log_theta"] = torch.tensor([[-1.5], [12.0]]).expand(2, len(model.genes))
-    network = build_autoencoder(config, {"rna": len(model.genes)}, model.labels)
+    network = build_autoencoder(config.autoencoder, config.modalities, {"rna": len(model.genes)}, n_dispersions=2)
     network.load_state_dict(weights)
     law = SizeFactorLaw.fit(np.array([300.0, 3000.0]), np.array([0, 1]), 2, kind="lognormal", covariate="donor")
     other = CFGen(**{**vars(model), "config": config, "autoencoder": network.eval(), "size_factor": law})

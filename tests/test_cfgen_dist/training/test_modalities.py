@@ -107,7 +107,7 @@ def test_cells_that_lack_a_modality(tmp_path):
     train(tmp_path / "a.zarr", tmp_path / "run", load_config(overrides=SETTINGS))
     model, atlas = CFGen.load(tmp_path / "run"), open_atlas(tmp_path / "a.zarr")
     training = np.union1d(atlas.rows(split="train"), atlas.rows(split="val"))
-    assert model.counts.sum() == len(complete(atlas, model.config, training)) < len(training)
+    assert model.counts.sum() == len(complete(atlas, model.config.modalities, training)) < len(training)
     assert model.generate(50).obsm["atac"].nnz > 0
     translate(tmp_path / "run", tmp_path / "a.zarr", tmp_path / "t.zarr", {"cell_type": "type0"}, shard_size=64)
     translated = open_atlas(tmp_path / "t.zarr")
