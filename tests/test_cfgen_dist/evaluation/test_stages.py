@@ -159,7 +159,7 @@ def test_damaged_parts_are_made_again(stores, whole, tmp_path, monkeypatch):
     assert len(parts) >= 2
     parts[0].write_bytes(parts[0].read_bytes()[:-50])
     record = parts[1].with_suffix(".json")
-    record.write_text(record.read_text().replace('"settings": "', '"settings": "0'))
+    record.write_text(record.read_text().replace('"work": "', '"work": "0'))
     again = count_items(monkeypatch)
     result = evaluate(*stores, out, shard_size=50, resume=True, **OPTIONS)
     assert {parts[0].stem, parts[1].stem} <= set(map(stages.part_name, again))
