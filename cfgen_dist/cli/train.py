@@ -24,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     parser.usage = (
         "cfgen-dist train ATLAS --out RUN [--config FILE|PRESET] [--resume]\n"
-        "         [--ray auto|local|ADDRESS --workers N [--gpus-per-worker N]] [--KEY VALUE ...]"
+        "         [--ray auto|local|ADDRESS --workers N [--gpus-per-worker N]]\n"
+        "         [--KEY VALUE ...]"
     )
 
 

@@ -4,7 +4,8 @@ import argparse
 
 from cfgen_dist.cli.settings import add_settings, given_settings
 from cfgen_dist.config import load_config, presets
-from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS
+from cfgen_dist.tuning.distributions import Distribution
+from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS, spaces
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,12 +16,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE|PRESET", help=f"the base: a YAML file, or one of {', '.join(presets())}"
     )
-    parser.add_argument("--space", metavar="FILE", help="YAML file with what to search; default: a packaged one")
     parser.add_argument("--scheduler", default="asha", metavar="NAME", help=f"{' or '.join(SCHEDULERS)}; default asha")
     parser.add_argument(
         "--objective", default="w2", metavar="NAME", help=f"of the flows: {', '.join(OBJECTIVES)}; default w2"
     )
     parser.add_argument("--resume", action="store_true", help="continue an interrupted search")
+    names = "; ".join(f"{name}: {field.description}" for name, field in Distribution.model_fields.items())
+    space = parser.add_argument_group("search space", f"It gives each key that is searched one distribution. {names}.")
+    space.add_argument("--space", metavar="FILE|NAME", help=f"YAML file, or one of {', '.join(spaces())}")
     ray = parser.add_argument_group("on a Ray cluster")
     ray.add_argument(
         "--ray", default="auto", metavar="auto|local|ADDRESS",
@@ -36,9 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_settings(parser)
     parser.usage = (
-        "cfgen-dist tune ATLAS --out RUN [--trials N] [--ray auto|local|ADDRESS] [--concurrent N]\n"
-        "         [--resume] [--space FILE] [--config FILE|PRESET] [--scheduler asha|pbt]\n"
-        "         [--objective NAME] [--KEY VALUE ...]"
+        "cfgen-dist tune ATLAS --out RUN [--trials N] [--ray auto|local|ADDRESS]\n"
+        "         [--concurrent N] [--resume] [--space FILE] [--config FILE|PRESET]\n"
+        "         [--scheduler asha|pbt] [--objective NAME] [--KEY VALUE ...]"
     )
 
 

@@ -3,9 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from cfgen_dist.evaluation import Reference
+from cfgen_dist.bundle import CFGen
+from cfgen_dist.config import Config
+from cfgen_dist.evaluation.reference import Reference
 from cfgen_dist.training.modalities import complete
 from data_loaders.errors import BadInput
+from data_loaders.reading.atlas import Atlas
+from data_loaders.types import Bools
 
 SETS = 3  # generated sets for one value
 MOST_CELLS = 3000  # validation cells to score against: beyond, the distances work on subsamples anyway
@@ -24,7 +28,7 @@ class ValidationCells:
         Settled.
     """
 
-    def __init__(self, atlas, config):
+    def __init__(self, atlas: Atlas, config: Config) -> None:
         rows = complete(atlas, config, atlas.rows(split="val"))
         if len(rows) > MOST_CELLS:
             rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(0,)))
@@ -41,7 +45,9 @@ class ValidationCells:
         self.n = len(rows)
         self.table = labels.value_counts().rename("n").reset_index() if config.labels else None
 
-    def score(self, model, *, guidance=None, steps=None, structure=False):
+    def score(
+        self, model: CFGen, *, guidance: float | None = None, steps: int | None = None, structure: bool = False
+    ) -> tuple[dict[str, float], dict[str, float]]:
         """Metrics of generated cells with the labels of the validation cells.
 
         Every call draws the same noise, so that models differ by themselves and not by chance.
@@ -71,7 +77,7 @@ class ValidationCells:
         scores = pd.DataFrame(scores)
         return scores.mean().to_dict(), (scores.std() / np.sqrt(SETS)).to_dict()
 
-    def _seen(self, atlas, config, labels):
+    def _seen(self, atlas: Atlas, config: Config, labels: pd.DataFrame) -> Bools:
         if not config.labels:
             return np.ones(len(labels), bool)
         train = complete(atlas, config, atlas.rows(split="train"))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
-from cfgen_dist.tuning.space import Choice
+from cfgen_dist.tuning.distributions import Choice
 
 BEST, BASE, OTHER, INK = "#d55e00", "#111111", "#9fb3c4", "#1c2530"
 FEWEST = 4  # trials with an objective, for importances

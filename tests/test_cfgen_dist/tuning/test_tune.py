@@ -16,11 +16,12 @@ from conftest import TINY
 from cfgen_dist import tune
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config, to_dict
+from cfgen_dist.tuning.distributions import Choice, Range
 from cfgen_dist.tuning.guidance import choose
 from cfgen_dist.tuning.plots import importances
 from cfgen_dist.tuning.run import _check_directory, _room
 from cfgen_dist.tuning.search import Halving, Suggest, best_trial, new_trial, read_trials
-from cfgen_dist.tuning.space import Choice, Range, load_space
+from cfgen_dist.tuning.space import load_space
 from cfgen_dist.tuning.trial import RESULT, Diverged, ReportLikelihood, ReportSamples, finish, read_reports, work
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
