@@ -9,6 +9,7 @@ from cfgen_dist.evaluation.reference import Reference
 from cfgen_dist.training.modalities import complete
 from data_loaders.errors import BadInput
 from data_loaders.reading.atlas import Atlas
+from data_loaders.seeds import Tuning, generator
 from data_loaders.types import Bools
 
 SETS = 3  # generated sets for one value
@@ -29,9 +30,9 @@ class ValidationCells:
     """
 
     def __init__(self, atlas: Atlas, config: Config) -> None:
-        rows = complete(atlas, config, atlas.rows(split="val"))
+        rows = complete(atlas, config.modalities, atlas.rows(split="val"))
         if len(rows) > MOST_CELLS:
-            rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(0,)))
+            rng = generator(config.seed, Tuning.VALIDATION)
             rows = np.sort(rng.choice(rows, MOST_CELLS, replace=False))
         names = {name: np.asarray(atlas.categories(name)) for name in config.labels}
         labels = pd.DataFrame({name: names[name][atlas.codes(name)[rows]] for name in config.labels}, index=rows)
@@ -80,7 +81,7 @@ class ValidationCells:
     def _seen(self, atlas: Atlas, config: Config, labels: pd.DataFrame) -> Bools:
         if not config.labels:
             return np.ones(len(labels), bool)
-        train = complete(atlas, config, atlas.rows(split="train"))
+        train = complete(atlas, config.modalities, atlas.rows(split="train"))
         codes = {name: np.asarray(atlas.categories(name))[atlas.codes(name)[train]] for name in config.labels}
         seen = pd.MultiIndex.from_frame(pd.DataFrame(codes))
         return pd.MultiIndex.from_frame(labels).isin(seen)
