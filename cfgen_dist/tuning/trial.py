@@ -5,11 +5,12 @@ ended. A trial whose process dies goes on from its last checkpoint.
 """
 
 import copy
+import functools
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +18,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor
 
 from cfgen_dist.config import Config, load_config
+from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
 from cfgen_dist.training.checkpoints import LAST
@@ -29,7 +32,7 @@ from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import assemble, label_categories
 from cfgen_dist.tuning.objective import NOTED, ValidationCells
-from cfgen_dist.tuning.records import Report
+from cfgen_dist.tuning.records import Report, Request
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
@@ -38,6 +41,7 @@ from data_loaders.reading.atlas import Atlas
 WEIGHTS, RESULT, REPORTS, TRIAL = "weights.safetensors", "result.json", "reports.jsonl", "trial.json"
 REPORTS_OF_A_FLOW = 4  # at even shares of its steps
 SPARED = (WEIGHTS, RESULT, REPORTS, TRIAL)
+State = dict[str, Tensor]
 Send = Callable[[Report], None]  # gets every report
 Score = Callable[[Velocity], tuple[float, dict[str, float]]]  # objective and metrics of a network on the CPU
 
@@ -67,13 +71,13 @@ class Reporter(Callback):
         if self.save_every and step % self.save_every == 0:
             trainer.save_checkpoint(self.folder / LAST)
 
-    def tell(self, step: int, objective: float, last: bool = False, **more: Any) -> None:
+    def tell(self, step: int, objective: float, metrics: Mapping[str, Any] | None = None, last: bool = False) -> None:
         """Keep one report and send it, unless it is the last; `Diverged` when the objective is no number."""
         if not math.isfinite(objective):
             raise Diverged(f"diverged: the objective is {objective} after report {step}")
         if rank():
             return
-        report: Report = {"step": step, "objective": objective, "time": time.time(), **more}
+        report: Report = {"step": step, "objective": objective, "time": time.time(), **(metrics or {})}
         with open(self.folder / REPORTS, "a") as file:
             file.write(json.dumps(report) + "\n")
         if not last:  # the trial is done: nothing is left to decide
@@ -99,7 +103,7 @@ class ReportLikelihood(Reporter, Checkpoint):
         value, epochs = float(trainer.callback_metrics["val_nll"]), trainer.current_epoch + 1
         self.best = min(self.best, value) if math.isfinite(value) else value
         self.save(epochs, trainer)
-        self.tell(epochs, self.best, last=trainer.should_stop or epochs == trainer.max_epochs, val_nll=value)
+        self.tell(epochs, self.best, {"val_nll": value}, last=trainer.should_stop or epochs == trainer.max_epochs)
 
 
 class ReportSamples(Reporter):
@@ -124,14 +128,15 @@ class ReportSamples(Reporter):
         quarter = REPORTS_OF_A_FLOW * trainer.global_step // trainer.max_steps
         if self.told < quarter < REPORTS_OF_A_FLOW:
             # of a copy: cells are generated on the CPU, wherever the network is trained
-            self.told, self.scored = quarter, on_main(lambda: self.score(copy.deepcopy(module.velocity).cpu()))
+            velocity: Any = module.velocity
+            self.told, self.scored = quarter, on_main(lambda: self.score(copy.deepcopy(velocity).cpu()))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Report it, once the training's own weights are back for a checkpoint."""
         if self.scored:
             (value, metrics), self.scored = self.scored, None
             self.save(self.told, trainer)
-            self.tell(self.told, value, **metrics)
+            self.tell(self.told, value, metrics)
 
 
 class Settings(Callback):
@@ -140,12 +145,13 @@ class Settings(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Learning rates and weight decay as configured, moments as loaded."""
         (optimizer,) = trainer.optimizers
-        fresh = module.configure_optimizers()
+        fresh: Any = module.configure_optimizers()
         fresh = fresh["optimizer"] if isinstance(fresh, dict) else fresh
         for group, wanted in zip(optimizer.param_groups, fresh.param_groups, strict=True):
             group["weight_decay"] = wanted["weight_decay"]
             group["lr"] = group["initial_lr"] = wanted.get("initial_lr", wanted["lr"])
-        for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
+        schedules: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
+        for schedule in schedules:
             schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
             for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
                 group["lr"] = base * factor(schedule.last_epoch)
@@ -205,52 +211,70 @@ def work(
         The last report.
     """
     torch.set_num_threads(threads)
-    request = json.loads((run / "tune.json").read_text())
+    request: Request = json.loads((run / "tune.json").read_text())
     atlas, config = open_atlas(request["atlas"]["path"]), trial_config(run, stage, values)
     config.accelerator = accelerator
-    settings = [Settings()] if save_every else []
-    if stage == "autoencoder":
-        report = ReportLikelihood(send, folder, save_every)
-        network = train_autoencoder(
-            atlas, config.autoencoder, config.modalities, RunSettings.of(config), folder, [report, *settings]
-        )
-        last = {"objective": report.best}
-    else:
-        cells = ValidationCells(atlas, config) if rank() == 0 else None
-        autoencoder = best_autoencoder(run, atlas, config)
-
-        def score(velocity: Velocity) -> tuple[float, dict[str, float]]:
-            if not all(value.isfinite().all() for value in velocity.state_dict().values()):
-                raise Diverged("diverged: the velocity network has weights that are not finite")
-            model = assemble(atlas, config, autoencoder, velocity, {})
-            weights = request["guidance"]
-            by_weight = {weight: cells.score(model, guidance=weight)[0] for weight in weights}
-            name = request["objective"]
-            metrics = {f"{name}@{weight:g}": by_weight[weight][name] for weight in weights}
-            best = min(weights, key=lambda weight: by_weight[weight][name])
-            return by_weight[best][name], metrics | {"guidance": best} | {key: by_weight[best][key] for key in NOTED}
-
-        report = ReportSamples(send, folder, score, save_every)
-        network = train_flow(
-            open_atlas(run / "latents.zarr"),
-            label_categories(atlas, config),
-            config.flow,
-            config.modalities,
-            RunSettings.of(config),
-            folder,
-            [report, *settings],
-        )
-        last = {}
-        if rank() == 0:
-            value, metrics = score(network)
-            last = {"objective": value, **metrics}
-            report.tell(REPORTS_OF_A_FLOW, value, last=True, **metrics)
+    train = _autoencoder if stage == "autoencoder" else _flow
+    state, last = train(run, atlas, config, request, folder, send, save_every)
     if rank() == 0:
-        write_whole(folder / WEIGHTS, lambda file: file.write(save(network.state_dict())))
+        write_whole(folder / WEIGHTS, lambda file: file.write(save(state)))
     return last
 
 
-def best_autoencoder(run: Path, atlas: Atlas, config: Config) -> nn.Module:
+def _autoencoder(
+    run: Path, atlas: Atlas, config: Config, request: Request, folder: Path, send: Send, save_every: int | None
+) -> tuple[State, dict[str, Any]]:
+    """Train an autoencoder: its weights and its best held-out negative log-likelihood."""
+    report = ReportLikelihood(send, folder, save_every)
+    network = train_autoencoder(
+        atlas, config.autoencoder, config.modalities, RunSettings.of(config), folder, _callbacks(report)
+    )
+    return network.state_dict(), {"objective": report.best}
+
+
+def _flow(
+    run: Path, atlas: Atlas, config: Config, request: Request, folder: Path, send: Send, save_every: int | None
+) -> tuple[State, dict[str, Any]]:
+    """Train a flow on the best autoencoder's latents: its weights, and on rank 0 the last score."""
+    autoencoder = best_autoencoder(run, atlas, config)
+    cells = functools.cache(lambda: ValidationCells(atlas, config))
+    if rank() == 0:
+        cells()  # now: what is wrong with them is said before anything is trained
+
+    def score(velocity: Velocity) -> tuple[float, dict[str, float]]:
+        if not all(value.isfinite().all() for value in velocity.state_dict().values()):
+            raise Diverged("diverged: the velocity network has weights that are not finite")
+        model = assemble(atlas, config, autoencoder, velocity, {})
+        weights, name = request["guidance"], request["objective"]
+        by_weight = {weight: cells().score(model, guidance=weight)[0] for weight in weights}
+        metrics = {f"{name}@{weight:g}": by_weight[weight][name] for weight in weights}
+        best = min(weights, key=lambda weight: by_weight[weight][name])
+        return by_weight[best][name], metrics | {"guidance": best} | {key: by_weight[best][key] for key in NOTED}
+
+    report = ReportSamples(send, folder, score, save_every)
+    network = train_flow(
+        open_atlas(run / "latents.zarr"),
+        label_categories(atlas, config),
+        config.flow,
+        config.modalities,
+        RunSettings.of(config),
+        folder,
+        _callbacks(report),
+    )
+    last: dict[str, Any] = {}
+    if rank() == 0:
+        value, metrics = score(network)
+        last = {"objective": value, **metrics}
+        report.tell(REPORTS_OF_A_FLOW, value, metrics, last=True)
+    return network.state_dict(), last
+
+
+def _callbacks(report: Reporter) -> list[Callback]:
+    """The reporter, and for a member of a population what gives it its own settings."""
+    return [report, Settings()] if report.save_every else [report]
+
+
+def best_autoencoder(run: Path, atlas: Atlas, config: Config) -> Autoencoder | JointAutoencoder:
     """The best autoencoder of the search, in eval mode."""
     autoencoder = untrained_autoencoder(atlas, config.autoencoder, config.modalities)
     autoencoder.load_state_dict(load_file(run / "best_autoencoder.safetensors"))
