@@ -32,10 +32,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ray.add_argument(
         "--concurrent", type=int, metavar="N", help="trials at once; default: as many as there is room for"
     )
-    ray.add_argument("--workers-per-trial", type=int, default=1, metavar="N", help="processes of a trial; default 1")
-    ray.add_argument("--cpus-per-worker", type=int, default=1, metavar="N", help="default 1")
     ray.add_argument(
-        "--gpus-per-worker", type=float, metavar="X", help="fractions share one; default 1 where the cluster has GPUs"
+        "--workers-per-trial", dest="workers", type=int, default=1, metavar="N", help="processes of a trial; default 1"
+    )
+    ray.add_argument("--cpus-per-worker", type=int, default=1, metavar="N", help="CPUs of each process; default 1")
+    ray.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="X",
+        help="GPUs of each process, 0.5 for two on one; default 1 where the cluster has some",
     )
     add_settings(parser)
     parser.usage = (
@@ -51,9 +56,9 @@ def run(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, given_settings(args))
     names = (
-        "trials", "space", "scheduler", "objective", "ray", "concurrent", "cpus_per_worker", "gpus_per_worker",
-        "resume",
+        "trials", "space", "scheduler", "objective", "ray", "concurrent", "workers", "cpus_per_worker",
+        "gpus_per_worker", "resume",
     )  # fmt: skip
     options = {name: getattr(args, name) for name in names}
-    tune(args.atlas, args.out, config=config, workers=args.workers_per_trial, **options)
+    tune(args.atlas, args.out, config=config, **options)
     print(f"{args.out}/best.yaml")

@@ -236,7 +236,7 @@ def _check_directory(out: Path, request: Request, resume: bool) -> None:
             raise BadInput(f"{out} exists and is not a search: give a directory that does not exist")
         return
     if not resume:
-        raise BadInput(f"{out} holds a search already: --resume continues it, or give another directory")
+        raise BadInput(f"{out} holds a search already: `resume=True` continues it, or give another directory")
     saved = json.loads(path.read_text())
     if saved["atlas"]["fingerprint"] != request["atlas"]["fingerprint"]:
         raise BadInput(
@@ -260,17 +260,17 @@ def _check(
 ) -> None:
     for what, name, known in (("scheduler", scheduler, SCHEDULERS), ("objective", objective, OBJECTIVES)):
         if name not in known:
-            raise BadInput(f"{what}: unknown {name!r}, {nearest(name, known)}")
+            raise BadInput(f"`{what}`: unknown {name!r}, {nearest(name, known)}")
     least = 4 if scheduler == "pbt" else 2
     if trials < least:
-        raise BadInput(f"trials is {trials}, expected at least {least}: half for autoencoders, half for flows")
-    for name, value in (("concurrent", concurrent), ("workers-per-trial", workers), ("cpus-per-worker", cpus)):
+        raise BadInput(f"`trials` is {trials}, expected at least {least}: half for autoencoders, half for flows")
+    for name, value in (("concurrent", concurrent), ("workers", workers), ("cpus_per_worker", cpus)):
         if value is not None and value < 1:
-            raise BadInput(f"{name} is {value}, expected at least 1")
+            raise BadInput(f"`{name}` is {value}, expected at least 1")
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
-        raise BadInput(f"gpus-per-worker is {gpus:g}, expected a fraction of one, or a whole number")
+        raise BadInput(f"`gpus_per_worker` is {gpus:g}, expected a fraction of one, or a whole number")
     if gpus is not None and 0 < gpus < 1 and workers > 1:
-        raise BadInput(f"gpus-per-worker is {gpus:g} with {workers} workers a trial, expected whole GPUs for those")
+        raise BadInput(f"`gpus_per_worker` is {gpus:g} with {workers} workers a trial, expected whole GPUs for those")
 
 
 def _gpus(config: Config, asked: float | None) -> float:
