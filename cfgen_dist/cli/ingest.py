@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--drop-empty", action="store_true", help="leave cells without counts out")
     parser.add_argument("--keep-order", action="store_true", help="keep the order of the cells; shuffled by default")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="start of all random numbers (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:
