@@ -41,7 +41,7 @@ def test_every_command_has_help(capsys):
         (["train", "x.zarr", "--out", "run", "--flow.lr", "fast"], "flow.lr is 'fast', expected a number"),
         (["generate", "no-such-run", "out.zarr", "--cells", "5"], "no-such-run"),
         (["generate", "r", "out.zarr", "--cells", "5", "--guidance", "cell_type"], "expected NAME=VALUE"),
-        (["generate", "r", "out.zarr", "--cells", "5", "--guidance", "a=b"], "expected a float"),
+        (["generate", "r", "out.zarr", "--cells", "5", "--guidance", "a=b"], "expected a number"),
         (["generate", "r", "out.zarr", "--cells", "5", "--labels", "a=1,a=2"], "gives 'a' twice"),
         (["generate", "r", "out.zarr", "--cells", "five"], "invalid int value: 'five'"),
         (["evaluate", "no-such.zarr", "no-such-2.zarr", "--out", "report"], "no-such.zarr"),

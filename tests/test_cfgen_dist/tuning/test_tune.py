@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
+from cfgen_dist import tune
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config, to_dict
-from cfgen_dist.tuning import tune
 from cfgen_dist.tuning.guidance import choose
 from cfgen_dist.tuning.plots import importances
 from cfgen_dist.tuning.run import _check_directory, _room

@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import TINY
 
+from cfgen_dist import tune
 from cfgen_dist.config import load_config
 from cfgen_dist.training.stream import held_out_stream
-from cfgen_dist.tuning import search, tune
+from cfgen_dist.tuning import search
 from cfgen_dist.tuning.search import best_trial, read_trials
 from cfgen_dist.tuning.trial import best_autoencoder, read_reports, trial_config
 from data_loaders import open_atlas
