@@ -35,16 +35,6 @@ TOLERANCE = 0.5
 
 
 @pytest.fixture(scope="module")
-def ray_local():
-    """One local Ray for the module; `--ray local` finds and uses the connection."""
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
-    from cfgen_dist.workers.cluster import connect
-
-    with connect("local", workers=3) as ray:
-        yield ray
-
-
-@pytest.fixture(scope="module")
 def alone(tiny_atlas, tmp_path_factory):
     """The run of one process without Ray, and its held-out likelihood."""
     out, threads = tmp_path_factory.mktemp("alone") / "run", torch.get_num_threads()

@@ -29,15 +29,6 @@ CELLS, SHARD_SIZE = 3000, 50
 
 
 @pytest.fixture(scope="module")
-def ray_local():
-    """One local Ray for the module; `--ray` finds and uses the connection."""
-    from cfgen_dist.workers.cluster import connect
-
-    with connect("local", workers=3) as ray:
-        yield ray
-
-
-@pytest.fixture(scope="module")
 def expected(tiny_run, tmp_path_factory):
     """The digest that one thread of one process makes."""
     out = tmp_path_factory.mktemp("expected") / "cells.zarr"

@@ -23,15 +23,6 @@ SPACE = {
 }
 
 
-@pytest.fixture(scope="module")
-def ray_local():
-    """One local Ray for the module; `tune` finds and uses the connection."""
-    from cfgen_dist.workers.cluster import connect
-
-    with connect("local", workers=2) as ray:
-        yield ray
-
-
 @pytest.mark.slow
 def test_trials_of_two_workers(ray_local, tiny_atlas, tmp_path):
     """Both processes train as one; Tune counts and clears them, so one trial after the other finds room."""

@@ -33,15 +33,6 @@ SPACE = {
 
 
 @pytest.fixture(scope="module")
-def ray_local():
-    """One local Ray for the module; `tune` finds and uses the connection."""
-    from cfgen_dist.workers.cluster import connect
-
-    with connect("local", workers=2) as ray:
-        yield ray
-
-
-@pytest.fixture(scope="module")
 def killed_and_resumed(ray_local, tiny_atlas, tmp_path_factory):
     """A search whose driver is killed with SIGKILL once two trials are done, then resumed with one that diverges."""
     import yaml
@@ -342,11 +333,11 @@ def test_room_is_known_before_anything_is_written(ray_local, tiny_atlas, tmp_pat
         with pytest.raises(BadInput, match=r"a trial needs 1 GPU, but this machine's cluster has 0"):
             tune(tiny_atlas, tmp_path / "run", ray=ray, gpus_per_worker=1)
     assert list(tmp_path.iterdir()) == []
-    assert _room({"workers": 1, "cpus": 0.2, "gpus": 0}, local=True) == 10, "fractions of two"
+    assert _room({"workers": 1, "cpus": 0.2, "gpus": 0}, local=True) == 15, "fractions of three"
     assert _room({"workers": 5, "cpus": 1, "gpus": 4}, local=False) == 1, "a cluster that may grow"
 
 
-@pytest.mark.slow  # the connection of test_ray_generate.py; a search only imports more
+@pytest.mark.slow  # the connection of generation/test_workers.py; a search only imports more
 def test_a_cluster_that_is_not_there_leaves_nothing(tiny_atlas, tmp_path):
     command = [sys.executable, "-m", "cfgen_dist", "tune", str(tiny_atlas), "--out", str(tmp_path / "run")]
     done = subprocess.run([*command, "--ray", "127.0.0.1:1"], capture_output=True, text=True)

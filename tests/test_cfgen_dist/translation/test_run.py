@@ -137,15 +137,12 @@ def test_workers_make_the_same_bytes(translated, tiny_run, tiny_atlas, tmp_path)
     assert other["sha256"] != threads["sha256"]
 
 
-@pytest.mark.slow  # as for generation in test_ray_generate.py
-def test_actors_make_the_same_bytes(translated, tiny_run, tiny_atlas, tmp_path):
-    from cfgen_dist.workers.cluster import connect
-
+@pytest.mark.slow  # as for generation in generation/test_workers.py
+def test_actors_make_the_same_bytes(ray_local, translated, tiny_run, tiny_atlas, tmp_path):
     donor = open_atlas(tiny_atlas).categories("donor")[0]
-    with connect("local", workers=2):
-        actors = translate(
-            tiny_run, tiny_atlas, tmp_path / "c.zarr", {"donor": donor}, shard_size=130, seed=2, ray="local", workers=2
-        )
+    actors = translate(
+        tiny_run, tiny_atlas, tmp_path / "c.zarr", {"donor": donor}, shard_size=130, seed=2, ray="local", workers=2
+    )
     assert actors["sha256"] == translated[1]["sha256"]
 
 
