@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Generate."""
-    from cfgen_dist.generation.plan import read_label_table
+    from cfgen_dist.generation.request import read_label_table
     from cfgen_dist.generation.run import generate
 
     options = making_options(args)

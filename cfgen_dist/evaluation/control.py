@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cfgen_dist.evaluation.score import CONTROL, generator
 from cfgen_dist.evaluation.selection import matched_rows
+from data_loaders.seeds import Evaluation, generator
 from data_loaders.writing.writer import AtlasWriter
 
 SOURCE_CELLS = 5000  # training cells of a type that the control draws from
@@ -55,7 +55,7 @@ def write_control(path, real, train, wanted, seed, draw):
         Code of a type → cells to draw.
     seed, draw : int
     """
-    rng = generator(seed, CONTROL, draw)
+    rng = generator(seed, Evaluation.CONTROL, draw)
     chosen = train[matched_rows(real.codes[train], dict.fromkeys(wanted, SOURCE_CELLS), 1, rng)[0]]
     made = 0
     with AtlasWriter(path, pd.DataFrame(index=real.genes), labels=[real.label]) as writer:

@@ -12,17 +12,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from cfgen_dist.evaluation.metrics.distances import mmd_linear_time, mmd_rbf, squared_length, subsample, wasserstein
 from cfgen_dist.evaluation.metrics.faithfulness import faithfulness
 from cfgen_dist.evaluation.metrics.structure import structure
+from data_loaders.seeds import Evaluation, generator
 
-MATCH, DISTANCES, STRUCTURE, CONTROL, CLASSIFY = range(5)  # purposes of random draws
 CONDITIONAL = ("w1", "w2", "mmd", "mmd_rbf")
 NEIGHBOURS = 10
 FITTED_CELLS = 100_000  # test cells that the classifier is fitted on, at most
 CLASSIFIED_CELLS = 2000  # cells of a type that are classified, at most
-
-
-def generator(seed, purpose, *numbers):
-    """Random numbers for one purpose: a function of the seed and `numbers`, whatever was drawn before."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *numbers)))
 
 
 def distances(real, scored, *, paper, seed, draw):
@@ -41,7 +36,7 @@ def distances(real, scored, *, paper, seed, draw):
     list of dict
         `w1`, `w2`, `w1_sd`, `w2_sd`, `mmd`, `mmd_rbf`.
     """
-    rng = generator(seed, DISTANCES, draw)
+    rng = generator(seed, Evaluation.DISTANCES, draw)
     rows = []
     for code in [*np.flatnonzero(scored.cells), None]:
         a, b = (cells.points(cells.of_type(code)) for cells in (real, scored))
@@ -62,7 +57,7 @@ def neighbours(real, scored, *, paper, seed, draw):
         `knn_f1`, macro over types; `types`, one per type of the scored cells in order of the codes. Under the paper's
         protocol both are computed inside each single type.
     """
-    rng = generator(seed, CLASSIFY, draw)
+    rng = generator(seed, Evaluation.CLASSIFY, draw)
     fitted = subsample(np.arange(len(real)), FITTED_CELLS, rng)
     classifier = KNeighborsClassifier(min(NEIGHBOURS, len(fitted))).fit(real.points(fitted)[:], real.codes[fitted])
     kinds = np.flatnonzero(scored.cells)
@@ -83,7 +78,7 @@ def neighbours(real, scored, *, paper, seed, draw):
 
 def structures(real, scored, *, paper, seed, draw):
     """The metrics of `structure`, which are the same under both protocols."""
-    return structure(real, scored, generator(seed, STRUCTURE, draw))
+    return structure(real, scored, generator(seed, Evaluation.STRUCTURE, draw))
 
 
 PIECES = {"distances": distances, "neighbours": neighbours, "structure": structures}

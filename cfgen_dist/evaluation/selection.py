@@ -6,8 +6,8 @@ All of it follows from the labels, the splits and the seed; no count is read.
 import numpy as np
 
 from cfgen_dist.evaluation.metrics.structure import CORRELATION_CELLS
-from cfgen_dist.evaluation.score import MATCH, generator
 from data_loaders.errors import BadInput
+from data_loaders.seeds import Evaluation, generator
 
 FEW_CELLS = 10  # below this a type's own numbers are mostly noise: the report says so
 
@@ -74,7 +74,7 @@ def attainable(wanted, sources, n_sets):
 def generated_rows(sources, wanted, n_sets, seed):
     """Number of the source and rows of each generated set."""
     for number, source in enumerate(sources):
-        rng = generator(seed, MATCH, 0, number)
+        rng = generator(seed, Evaluation.MATCH, 0, number)
         for rows in matched_rows(source.codes, wanted, n_sets if len(sources) == 1 else 1, rng):
             yield number, rows
 
@@ -82,7 +82,7 @@ def generated_rows(sources, wanted, n_sets, seed):
 def floor_rows(real, train, wanted, n_sets, seed):
     """Rows of each set of training cells."""
     for draw in range(n_sets):
-        yield train[matched_rows(real.codes[train], wanted, 1, generator(seed, MATCH, 1, draw))[0]]
+        yield train[matched_rows(real.codes[train], wanted, 1, generator(seed, Evaluation.MATCH, 1, draw))[0]]
 
 
 def matched_rows(labels, wanted, sets, rng):

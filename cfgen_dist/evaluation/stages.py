@@ -12,11 +12,13 @@ from cfgen_dist.evaluation.cellset import CellSet
 from cfgen_dist.evaluation.metrics.faithfulness import Profile
 from cfgen_dist.evaluation.metrics.markers import LevelSums
 from cfgen_dist.evaluation.score import PIECES, collect
-from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, LogCovariance, LogSums, Moments, fit_space
+from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, LogCovariance, fit_space
 from cfgen_dist.evaluation.spaces.tf_idf import TfIdfCovariance, TfIdfProducts, fit_tf_idf
 from cfgen_dist.evaluation.workspace import unpack
 from data_loaders.files import write_whole
 from data_loaders.progress import progress
+from data_loaders.statistics.normalisation import LogSums
+from data_loaders.statistics.sums import GeneMoments
 from data_loaders.statistics.variable_genes import ClippedSums
 
 log = logging.getLogger("cfgen_dist")
@@ -24,7 +26,7 @@ SHARD_SIZE = 16_384  # cells
 WIDE_SHARDS = 16  # at most, of sums that are matrices (32 MB of 2,000 genes): all are kept until they are added up
 WIDE = ("covariance", "tfidf", "products", "levels")
 SUMS = {
-    "moments": Moments, "log": LogSums, "clipped": ClippedSums, "covariance": LogCovariance,
+    "moments": GeneMoments, "log": LogSums, "clipped": ClippedSums, "covariance": LogCovariance,
     "tfidf": TfIdfCovariance, "products": TfIdfProducts, "levels": LevelSums,
 }  # fmt: skip
 MADE_OF = {  # what empty sums are made of; the number of features otherwise

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cfgen_dist.config import Config, load_config
-from cfgen_dist.training.costs import GPUS, Cost, estimated, flow_steps, measured, memory, networks
+from cfgen_dist.training.costs import GPUS, Cost, estimated, measured, memory, networks
 from cfgen_dist.training.ranks import check_workers
 from cfgen_dist.training.settle import check_atlas, settle
 from data_loaders import open_atlas
@@ -121,8 +121,7 @@ def plan(
     check_atlas(source)
     config = copy.deepcopy(config) if config else load_config()
     n_cells = cells or source.n_cells
-    config.flow.max_steps = config.flow.max_steps or flow_steps(config, source.card["splits"], n_cells)
-    settle(config, source, here=False)
+    settle(config, source, here=False, n_cells=n_cells)
     sizes = {"autoencoder.batch_size": config.autoencoder.batch_size, "flow.batch_size": config.flow.batch_size}
     check_workers(gpus, sizes)
     device = "cuda" if torch.cuda.is_available() else "cpu"

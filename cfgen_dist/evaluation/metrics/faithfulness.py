@@ -4,13 +4,13 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import wasserstein_distance
 
-from cfgen_dist.evaluation.spaces.log_normalised import Moments
+from data_loaders.statistics.sums import GeneMoments
 
 TREND_BINS = 20
 TREND_GENES = 5  # a bin of the trend needs as many genes on both sides
 
 
-class Profile(Moments):
+class Profile(GeneMoments):
     """What the faithfulness metrics need to know of a set of cells; profiles of parts merge into that of the whole.
 
     Attributes

@@ -14,9 +14,10 @@ from scipy import sparse
 from cfgen_dist.evaluation.cellset import CellSet
 from cfgen_dist.evaluation.score import collect, distances, neighbours
 from cfgen_dist.evaluation.sources import check_counts
-from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, N_PCS, Moments, in_memory
+from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, N_PCS, in_memory
 from data_loaders.errors import BadInput, nearest
 from data_loaders.statistics.pca import COVARIANCE_GENES, CovarianceSums, ProductSums, lanczos
+from data_loaders.statistics.sums import GeneMoments
 
 SCALE = 1e4
 SEED = 0  # of the vectors that the iteration for many peaks starts with
@@ -108,7 +109,7 @@ def fit_tf_idf(n_peaks, pass_over, n_pcs=N_PCS):
     -------
     TfIdfSpace
     """
-    moments = pass_over(Moments(n_peaks))
+    moments = pass_over(GeneMoments(n_peaks))
     idf = inverse_document_frequency(moments.n_cells, moments.total)
     n_pcs = max(min(n_pcs, n_peaks - 1, moments.n_cells - 1), 1)
     if n_peaks <= COVARIANCE_GENES:

@@ -130,7 +130,7 @@ def test_an_interrupted_evaluation_is_finished(stores, whole, tmp_path, monkeypa
     """Stopped while the space is fitted, while cells are read, while sets are scored."""
     out = tmp_path / "report"
     before = interrupted(stores, out, monkeypatch, done)
-    with pytest.raises(BadInput, match=r"report.parts holds an interrupted evaluation: --resume"):
+    with pytest.raises(BadInput, match=r"report.parts holds an interrupted evaluation: `resume=True`"):
         evaluate(*stores, out, shard_size=50, **OPTIONS)
     with pytest.raises(BadInput, match="holds shards of another evaluation, or of other cells: give the same"):
         evaluate(*stores, out, shard_size=50, resume=True, **OPTIONS | {"seed": 4})

@@ -80,12 +80,12 @@ def test_the_store_holds_all_modalities_and_can_be_trained_on(run, tmp_path):
 
 def test_a_damaged_shard_is_made_again(run, tmp_path, monkeypatch):
     """The checksum covers the further modalities too."""
-    import cfgen_dist.generation.run as module
+    import cfgen_dist.generation.store as module
 
     out, whole = tmp_path / "cells.zarr", generate(run, tmp_path / "whole.zarr", 200, shard_size=100)
 
-    def damaged(bundle, plan, parts, pool, make=module.make_parts):
-        made = make(bundle, plan, parts, pool)
+    def damaged(work, ledger, pool, make=module.make_parts):
+        made, parts = make(work, ledger, pool), ledger.folder
         with np.load(parts / "shard-000001.npz") as file:
             arrays = dict(file)
         arrays["atac.indices"] = arrays["atac.indices"][::-1]
@@ -107,7 +107,7 @@ def test_cells_that_lack_a_modality(tmp_path):
     train(tmp_path / "a.zarr", tmp_path / "run", load_config(overrides=SETTINGS))
     model, atlas = CFGen.load(tmp_path / "run"), open_atlas(tmp_path / "a.zarr")
     training = np.union1d(atlas.rows(split="train"), atlas.rows(split="val"))
-    assert model.counts.sum() == len(complete(atlas, model.config, training)) < len(training)
+    assert model.counts.sum() == len(complete(atlas, model.config.modalities, training)) < len(training)
     assert model.generate(50).obsm["atac"].nnz > 0
     translate(tmp_path / "run", tmp_path / "a.zarr", tmp_path / "t.zarr", {"cell_type": "type0"}, shard_size=64)
     translated = open_atlas(tmp_path / "t.zarr")
