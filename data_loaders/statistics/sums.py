@@ -126,7 +126,8 @@ def sum_over(
                 advance(len(block))
             return sums
 
-        return reduce_items(part, range(parts), lambda a, b: a.merge(b))
+        total: S = reduce_items(part, range(parts), lambda a, b: a.merge(b))
+    return total
 
 
 def checked_rows(atlas: Atlas, rows: Ints | None) -> Ints:
