@@ -42,7 +42,7 @@ def export(store, out, *, to="h5ad"):
         takes. A disk that runs full later, for other reasons, can still crash HDF5.
     """
     if to not in FORMATS:
-        raise BadInput(f"--to {to}: {nearest(to, FORMATS)}")
+        raise BadInput(f"`to={to!r}`: {nearest(to, FORMATS)}")
     out = refuse_existing(out)
     try:
         source = zarr.open_group(store, mode="r")

@@ -33,7 +33,7 @@ def write_h5mu(source, built, name, copy):
     store = AnnDataStore(source, None, name)
     modalities = list(store.readers)
     if modalities[1:] == [] or modalities[0] != MAIN:
-        raise BadInput(f"{name}: has modality {modalities[0]!r} only; expected several for h5mu (--to h5ad takes one)")
+        raise BadInput(f"{name}: has modality {modalities[0]!r} only; expected several for h5mu (`to='h5ad'` takes one)")
     tables = {MAIN: store.var()} | {modality: store.features(modality) for modality in modalities[1:]}
     unnamed = [modality for modality, table in tables.items() if table is None]
     if unnamed:

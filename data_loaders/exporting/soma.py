@@ -10,7 +10,7 @@ from data_loaders.errors import BadInput
 from data_loaders.progress import progress
 from data_loaders.reading.atlas import open_atlas
 
-log = logging.getLogger("cfgen_dist")
+log = logging.getLogger("data_loaders")
 ROWS = 16_384  # cells written at a time; each write is a fragment, and SOMA reads few large ones best
 MEASUREMENT = "RNA"
 
@@ -35,11 +35,11 @@ def write_soma(store, out):
         import tiledbsoma
         import tiledbsoma.io
     except ImportError:
-        raise BadInput("--to soma: tiledbsoma is not installed; pip install 'cfgen-dist[soma]'") from None
+        raise BadInput("`to='soma'`: tiledbsoma is not installed; pip install 'cfgen-dist[soma]'") from None
     atlas = open_atlas(store)
     if len(atlas.modalities) > 1:
         left_out = ", ".join(atlas.modalities[1:])
-        log.warning("%s: %s left out: SOMA gets rna alone, --to h5mu writes all modalities", atlas.name, left_out)
+        log.warning("%s: %s left out: SOMA gets rna alone, h5mu has all modalities", atlas.name, left_out)
     obs = {name: atlas.obs(name) for name in atlas.obs_columns}
     kind = atlas.read(np.arange(min(atlas.n_cells, 1))).data.dtype  # the store's type of counts
     empty = sparse.csr_matrix((atlas.n_cells, atlas.n_genes), dtype=kind)

@@ -66,14 +66,14 @@ def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, see
     """
     for name, value in {"cells": cells, "genes": genes, "types": types, "donors": donors}.items():
         if value < 1:
-            raise BadInput(f"--{name} {value}: expected at least 1")
+            raise BadInput(f"`{name}={value}`: expected at least 1")
     if peaks < 0:
-        raise BadInput(f"--peaks {peaks}: expected 0 or more")
+        raise BadInput(f"`peaks={peaks}`: expected 0 or more")
     check_seed(seed)
     if not 0 < density <= 0.5:
-        raise BadInput(f"--density {density}: expected a share above 0 and at most 0.5")
+        raise BadInput(f"`density={density}`: expected a share above 0 and at most 0.5")
     if max(types, donors) > cells:
-        raise BadInput(f"--cells {cells}: expected at least as many as types ({types}) and donors ({donors})")
+        raise BadInput(f"`cells={cells}`: expected at least as many as types ({types}) and donors ({donors})")
     truth = make_truth(genes, types, donors, density, seed)
     type_of, donor_of = (
         generator(seed, Simulation.LABELS, column).choice(len(share), size=cells, p=share).astype(np.int16)
