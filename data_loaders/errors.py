@@ -12,10 +12,19 @@ class BadInput(ValueError):
     """A file, column, key or argument that cannot be used.
 
     The message is one line that names what was looked at, what was found, what was expected, and the way on. It speaks
-    Python: an argument stands in backticks by its name, alone or with a value (`` `drop_empty=True` ``, ``
-    `join='outer'` ``), and a function with parentheses (`` `ingest()` ``). The command line puts its own words there
-    (`--drop-empty`, `--join outer`, `` `cfgen-dist ingest` ``), prints the message without a traceback and exits with
-    code 2.
+    Python: an argument stands in backticks by its name, alone or with a value, and a function with its arguments. The
+    command line puts its own words there, prints the message without a traceback and exits with code 2:
+
+    ================================  ========================================
+    in the message                    on the command line
+    ================================  ========================================
+    `` `obs_files` ``                 ``--obs``
+    `` `drop_empty=True` ``           ``--drop-empty``
+    `` `join='outer'` ``              ``--join outer``
+    `` `layer=NAME` ``                ``--layer NAME``
+    `` `ingest()` ``                  `` `cfgen-dist ingest` ``
+    `` `ingest(drop_empty=True)` ``   `` `cfgen-dist ingest --drop-empty` ``
+    ================================  ========================================
     """
 
 

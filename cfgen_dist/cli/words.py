@@ -2,10 +2,12 @@
 
 import argparse
 import ast
+import importlib
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
-PYTHON = re.compile(r"`([a-z]\w*)(?:(\(\))|=([^`]*))?`")  # `argument`, `argument=value` or `function()`
+PYTHON = re.compile(r"`([a-z]\w*)(?:\(([^`]*)\)|=([^`]*))?`")  # `argument`, `argument=value` or `function(...)`
+Options = Mapping[str, argparse.Action]  # by the name of the Python argument
 
 
 def in_options(message: str, parser: argparse.ArgumentParser, commands: Container[str]) -> str:
@@ -23,23 +25,42 @@ def in_options(message: str, parser: argparse.ArgumentParser, commands: Containe
     -------
     str
         `` `drop_empty=True` `` has become `--drop-empty`, `` `join='outer'` `` has become `--join outer`, an argument
-        without an option its metavar, and `` `ingest()` `` has become `` `cfgen-dist ingest` ``. What the command does
-        not know stays.
+        without an option its metavar, and `` `ingest(SRC, drop_empty=True)` `` has become
+        `` `cfgen-dist ingest SRC --drop-empty` ``. What the command does not know stays.
     """
-    actions = {action.dest: action for action in parser._actions}
+    options = _options(parser)
 
     def words(match: re.Match[str]) -> str:
-        name, is_function, value = match.groups()
-        if is_function:
-            return f"`cfgen-dist {name}`" if name in commands else match[0]
-        if name not in actions:
-            return match[0]
-        action = actions[name]
-        option = action.option_strings[-1] if action.option_strings else str(action.metavar or name.upper())
-        is_flag = action.nargs == 0
-        return option if value is None or is_flag else f"{option} {_unquoted(value)}"
+        name, arguments, value = match.groups()
+        if arguments is not None:
+            return _call(name, arguments) if name in commands else match[0]
+        return _option(options[name], value) if name in options else match[0]
 
     return PYTHON.sub(words, message)
+
+
+def _options(parser: argparse.ArgumentParser) -> Options:
+    return {action.dest: action for action in parser._actions}
+
+
+def _option(action: argparse.Action, value: str | None) -> str:
+    """An option as it is typed; `value` is a Python expression."""
+    option = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest.upper())
+    is_flag = action.nargs == 0
+    return option if value is None or is_flag else f"{option} {_unquoted(value)}"
+
+
+def _call(name: str, arguments: str) -> str:
+    """A command as it is typed, of the arguments of a call."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"cfgen_dist.cli.{name}").configure(parser)
+    options = _options(parser)
+    call = ast.parse(f"_({arguments})", mode="eval").body
+    words = [f"cfgen-dist {name}"]
+    if isinstance(call, ast.Call):
+        words += [_unquoted(ast.unparse(value)) for value in call.args]
+        words += [_option(options[str(given.arg)], ast.unparse(given.value)) for given in call.keywords]
+    return f"`{' '.join(words)}`"
 
 
 def _unquoted(value: str) -> str:

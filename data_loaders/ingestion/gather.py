@@ -104,7 +104,7 @@ def gather(
     Raises
     ------
     BadInput
-        Something that is no count, or no feature left.
+        A value is not a count, or no feature is left.
     """
     _set_aside(sources, rows_of, var.index, spill)
     moments, totals = _sum_up(spill, len(spill.position))

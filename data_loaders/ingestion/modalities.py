@@ -30,7 +30,7 @@ class Matched(NamedTuple):
     Attributes
     ----------
     rows_of : list of int64 arrays
-        Cell of each row of each source, -1 for rows that are no cell of rna.
+        Cell of each row of each source, -1 for rows whose cell is not in rna.
     measured : bool (n_cells,)
         Which cells have the modality.
     notes : list of str

@@ -12,7 +12,8 @@ def random_split(strata: Ints, *, test_fraction: float, val_fraction: float, see
     """Split cells at random within each stratum.
 
     Of a stratum of n cells `round(n * test_fraction)` are test cells and `round(m * val_fraction)` of the m others are
-    validation cells; but one cell always stays to train on, so a type seen once is never only tested.
+    validation cells; but at least one cell is a training cell, so that no type is only
+    tested on.
 
     Parameters
     ----------

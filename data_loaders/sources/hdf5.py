@@ -9,7 +9,9 @@ from data_loaders.sources.source import Source
 
 
 def open_in_hdf5(file: str, open_root: Callable[[h5py.File], Source]) -> Source:
-    """The source that `open_root` finds in a file; the file is closed with the source, or when there is none."""
+    """The source that `open_root` finds in a file; the file is closed with the source, or at once when
+    there is no source.
+    """
     with readable(file):
         root = h5py.File(file, "r")
     try:

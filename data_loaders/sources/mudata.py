@@ -50,7 +50,7 @@ def _with_common_columns(file: str, root: h5py.File, obs: pd.DataFrame) -> pd.Da
 
 
 def h5mu_modalities(path: PathLike) -> list[str]:
-    """Names of the modalities of an h5mu file, in its order; BadInput when it is none."""
+    """Names of the modalities of an h5mu file, in its order; BadInput when it is not an h5mu file."""
     if not Path(path).exists():
         raise BadInput(f"{path}: no such file; expected an h5mu file")
     with readable(path), h5py.File(path, "r") as root:

@@ -113,6 +113,7 @@ def _refuse_unknown_options(path: str, known: Format, options: Options) -> None:
 
 
 def _listed(words: list[str], last: str = "or") -> str:
+    """Words as a list in a sentence."""
     return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 

@@ -130,14 +130,18 @@ class AtlasWriter:
         self.n_cells += len(obs)
 
     def _count(self, facts: Sequence[Array], codes: Mapping[str, Ints]) -> None:
-        """Add a slice to the statistics of the card; `facts`: numbers of its cells (n,), the second their totals."""
+        """Add a slice to the statistics of the card.
+
+        `facts` are arrays (n,) about the cells: non-zeros, size factors, and the sums of further modalities.
+        """
         training, size_factor = codes["split"] == 0, facts[1]
         self._splits += np.bincount(codes["split"], minlength=len(SPLITS))
         n_categories = {name: len(self._obs.categories(name)) for name in self.labels}
         self._law.add(size_factor[training], {name: codes[name][training] for name in self.labels}, n_categories)
         for name in self.labels:
-            both = [np.bincount(codes[name][keep], minlength=n_categories[name]) for keep in (slice(None), training)]
-            counts = np.array(both)
+            counts = np.array(
+                [np.bincount(codes[name][cells], minlength=n_categories[name]) for cells in (slice(None), training)]
+            )
             known = self._label_counts[name]
             counts[:, : known.shape[1]] += known
             self._label_counts[name] = counts

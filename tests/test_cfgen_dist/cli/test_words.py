@@ -24,6 +24,10 @@ def parser():
         ("`layer=NAME` or `layer='a b'`", "--layer NAME or --layer a b"),
         ("`obs_files`: 2 tables, `out`: none", "--obs: 2 tables, OUT: none"),
         ("a store that `ingest()` wrote", "a store that `cfgen-dist ingest` wrote"),
+        (
+            "`ingest('a b.h5ad', OUT, drop_empty=True, genes='hvg:9')`",
+            "`cfgen-dist ingest a b.h5ad OUT --drop-empty --genes hvg:9`",
+        ),
         ("`raw=True`, `max()`, `a b` and `-1`", "`raw=True`, `max()`, `a b` and `-1`"),
     ],
 )
