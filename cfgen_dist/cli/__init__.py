@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 
+from cfgen_dist.cli.words import in_options
 from data_loaders.errors import BadInput, nearest
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # no mistake in the arguments
@@ -51,7 +52,8 @@ def main(argv=None):
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("cfgen_dist").setLevel(logging.INFO)
+    for name in ("cfgen_dist", "data_loaders"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         return _run(argv)
     except BadInput as error:
@@ -98,6 +100,9 @@ def _run(argv):
             command.error(f"{name}: {word!r} is one argument too many")
         valid = [option for action in command._actions for option in action.option_strings]
         command.error(f"{name}: unknown argument {word!r}, {nearest(word, valid)}")
-    module.run(args)
+    try:
+        module.run(args)
+    except BadInput as error:  # of the library, which speaks Python
+        raise BadInput(in_options(str(error), command, COMMANDS)) from error
     sys.stdout.flush()  # here, where a closed pipe can still be answered
     return 0
