@@ -147,10 +147,12 @@ def test_named_elements_that_are_not_there(tmp_path):
     adata.layers["counts"] = adata.X
     adata.write_h5ad(tmp_path / "a.h5ad")
     assert "no layer 'count'; did you mean 'counts'?" in refused(tmp_path, tmp_path / "a.h5ad", layer="count")
-    assert "--raw was asked for, but it has no raw" in refused(tmp_path, tmp_path / "a.h5ad", raw=True)
+    assert "`raw=True` was asked for, but it has no raw" in refused(tmp_path, tmp_path / "a.h5ad", raw=True)
     assert "expected one of them" in refused(tmp_path, tmp_path / "a.h5ad", raw=True, layer="counts")
     write_10x_h5(tmp_path / "b.h5", adata, version=3)
-    assert "a 10x source has one" in refused(tmp_path, tmp_path / "b.h5", layer="counts")
+    message = refused(tmp_path, tmp_path / "b.h5", layer="counts")
+    assert "b.h5: `layer` chooses within an AnnData, a modality of a MuData or a SOMA experiment; this is" in message
+    assert message.endswith("this is 10x output, which takes no such option")
 
 
 def test_only_the_usual_matrices_are_taken_before_others(tmp_path):
@@ -174,7 +176,7 @@ def test_only_the_usual_matrices_are_taken_before_others(tmp_path):
     message = refused(tmp_path, path)
     assert "X has fractional values" in message
     assert "whole numbers are in layers['ambiguous'], layers['spliced']; expected one of them" in message
-    assert message.endswith("choose by --layer NAME")
+    assert message.endswith("choose by `layer=NAME`")
 
 
 def test_an_empty_x_is_none(tmp_path):
