@@ -27,6 +27,7 @@ from cfgen_dist.evaluation.selection import attainable, floor_rows, generated_ro
 from cfgen_dist.evaluation.sources import open_cells
 from cfgen_dist.evaluation.summary import plain, subsampled, summarise_metrics, summarise_types
 from cfgen_dist.evaluation.workspace import Workspace
+from cfgen_dist.workers.options import Workers
 from cfgen_dist.workers.parts import open_parts
 from cfgen_dist.workers.pool import open_pool
 from data_loaders.errors import BadInput, nearest
@@ -148,7 +149,7 @@ def evaluate(
     )  # fmt: skip
     modalities = comparison.open()
 
-    with open_pool(ray, workers) as pool, _parts(out, settings, resume) as folder:
+    with open_pool(Workers(ray, workers)) as pool, _parts(out, settings, resume) as folder:
         controls = []
         for draw in range(names["control"]):
             path = folder / f"control-{draw}.zarr"
