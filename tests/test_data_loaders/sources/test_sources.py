@@ -7,9 +7,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from ingest_helpers import ingested, refused, write_zarr
 from scipy.sparse import csc_matrix, csr_matrix
 from small_data import same_counts, small_adata, write_10x_folder, write_10x_h5
+
+from data_loaders.sources import open as sources
+from data_loaders.sources.matrices import DenseMatrix
+from data_loaders.sources.source import Source
 
 pytestmark = pytest.mark.usefixtures("small_pieces")
 
@@ -221,3 +226,25 @@ def test_real_files_come_through_unchanged(tmp_path, real_data):
     expected = adata[out.obs_names, out.var_names].X
     assert (abs(out.X.astype(int) - expected.astype(int))).nnz == 0
     assert (out.obs["cell_type"].astype(str) == adata.obs["cell_type"][out.obs_names].astype(str)).all()
+
+
+def test_a_format_is_two_functions_and_a_line(tmp_path, monkeypatch):
+    def recognises(path):
+        return path.endswith(".csv")
+
+    def open(path, options):
+        table = pd.read_csv(path, index_col=0)
+        obs, var = pd.DataFrame(index=table.index), pd.DataFrame(index=table.columns)
+        matrix = DenseMatrix(f"{path}: counts", zarr.array(table.to_numpy()))
+        return Source(path, obs, var, matrix, np.arange(len(var)), counts_from="counts")
+
+    line = sources.Format("a table of counts", "FILE.csv", recognises, open)
+    monkeypatch.setattr(sources, "FORMATS", (*sources.FORMATS, line))
+    adata = small_adata()
+    adata.to_df().astype(int).to_csv(tmp_path / "a.csv")
+    out, _ = ingested(tmp_path, tmp_path / "a.csv")
+    assert same_counts(out, adata)
+    shutil.rmtree(tmp_path / "out.zarr")
+    message = refused(tmp_path, tmp_path / "a.csv", layer="counts")
+    assert message.endswith("a SOMA experiment; this is a table of counts, which takes no such option")
+    assert refused(tmp_path, tmp_path / "a.txt").endswith("(folder or URI) or a table of counts (FILE.csv)")

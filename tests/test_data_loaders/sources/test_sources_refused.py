@@ -77,13 +77,9 @@ def test_names_that_repeat(tmp_path):
 
 
 def test_files_of_no_known_kind(tmp_path):
-    assert "no such file or folder; expected an AnnData (.h5ad file" in refused(
-        tmp_path, tmp_path / "no.h5ad"
-    )
+    assert "no such file or folder; expected an AnnData (.h5ad file" in refused(tmp_path, tmp_path / "no.h5ad")
     (tmp_path / "a.loom").write_text("x")
-    assert "a file ending in '.loom'; expected an AnnData (.h5ad file" in refused(
-        tmp_path, tmp_path / "a.loom"
-    )
+    assert "a file ending in '.loom'; expected an AnnData (.h5ad file" in refused(tmp_path, tmp_path / "a.loom")
     (tmp_path / "folder").mkdir()
     assert "a folder without a store or matrix.mtx" in refused(tmp_path, tmp_path / "folder")
     small_adata().write_h5ad(tmp_path / "b.h5")
