@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -226,7 +226,7 @@ def _without(rows: Rows, lacking: Bools) -> Rows:
 def translate_latents(
     model: CFGen,
     plan: TranslationPlan,
-    counts: torch.Tensor | dict[str, torch.Tensor],
+    counts: Any,
     size_factor: Floats,
     before: Ints,
     after: Ints,
