@@ -1,6 +1,7 @@
 """`Atlas`: a store of cells as users see it. Small columns in memory, counts read by rows."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -54,7 +55,7 @@ def open_atlas(
     """
     from data_loaders.reading.joined_store import JoinedStore
 
-    paths: Sequence[PathLike] = path if isinstance(path, list | tuple) else [path]  # type: ignore[list-item]
+    paths = [path] if isinstance(path, str | os.PathLike) else path
     if not paths:
         raise BadInput("no path given; expected at least one store")
     stores = [store for one in paths for store in _open_stores(one, layer, storage, soma)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from data_loaders.reading.rows import ArrayOrTensor, DenseRows, Device, SparseRows, as_tensor
 
@@ -39,7 +40,7 @@ class CellBatch:
     @property
     def latent(self) -> ArrayOrTensor:
         """Latents (B, D) of a batch from a store of latents."""
-        return self.counts["latent"].values  # type: ignore[union-attr]
+        return cast(DenseRows, self.counts["latent"]).values
 
     def to(self, device: Device, non_blocking: bool = True) -> CellBatch:
         """The batch as torch tensors on `device`; counts stay sparse, `counts["rna"].to_dense()` densifies there."""

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from small_data import small_adata
+from store_data import random_counts, write_anndata
 
 from cfgen_dist.cli import main
 from data_loaders import BadInput, export, ingest, open_atlas, simulate
@@ -100,3 +101,10 @@ def test_soma_is_the_store(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.soma", "a.zarr"]
     with pytest.raises(BadInput, match="exists already"):
         export(tmp_path / "a.zarr", tmp_path / "a.soma", to="soma")
+
+
+def test_soma_of_a_dense_store_is_refused(tmp_path):
+    write_anndata(tmp_path / "dense.zarr", random_counts(20, 5).toarray())
+    with pytest.raises(BadInput, match="its rna is dense; expected sparse counts"):
+        export(tmp_path / "dense.zarr", tmp_path / "a.soma", to="soma")
+    assert [path.name for path in tmp_path.iterdir()] == ["dense.zarr"]
