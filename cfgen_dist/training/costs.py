@@ -30,7 +30,7 @@ from cfgen_dist.model.flow_matching import flow_matching_loss
 from cfgen_dist.training.autoencoder import AutoencoderTask, untrained_autoencoder
 from cfgen_dist.training.encode import BATCH_SIZE
 from cfgen_dist.training.flow import FlowTask
-from cfgen_dist.training.modalities import model_features
+from cfgen_dist.training.modalities import atlas_card, model_features
 from cfgen_dist.training.stages import label_categories
 from data_loaders import Atlas, CellBatch, CellStream
 
@@ -116,7 +116,8 @@ def measured(atlas: Atlas, config: Config, workers: int, n_cells: int, device: s
     batch, autoencoder, flow = batch.to(device), autoencoder.to(device), flow.to(device)
 
     def fit() -> torch.Tensor:
-        category = batch.labels.get(config.autoencoder.theta_covariate)
+        covariate = config.autoencoder.theta_covariate
+        category = batch.labels[covariate] if covariate else None
         counts = autoencoder.autoencoder.dense(batch.counts, device)
         loss: torch.Tensor = autoencoder.autoencoder(counts, batch.size_factor, category)
         return loss + config.autoencoder.gene_penalty / atlas.n_cells * autoencoder.autoencoder.gene_penalty()
@@ -163,7 +164,7 @@ def memory(config: Config, workers: int, n_cells: int, n_features: int, paramete
 
 
 def _costs(config: Config, atlas: Atlas, n_cells: int, seconds: Sequence[float]) -> list[Cost]:
-    steps = n_steps(config, atlas.card["splits"], n_cells)
+    steps = n_steps(config, atlas_card(atlas)["splits"], n_cells)
     return [Cost(*row) for row in zip(("autoencoder", "encode", "flow"), steps, seconds, strict=True)]
 
 

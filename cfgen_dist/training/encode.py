@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def encode(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, path: Path
         with torch.inference_mode(), progress("encode", n_cells, "cells") as advance:
             for part in mine:
                 latents = np.concatenate(list(_encoded(atlas, autoencoder, _rows(atlas, part), device, advance)))
-                write_whole(_file(parts, part), lambda file, latents=latents: np.save(file, latents))
+                write_whole(_file(parts, part), partial(np.save, arr=latents))
         autoencoder.cpu()
         if world_size() > 1:
             dist.barrier()

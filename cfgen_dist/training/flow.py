@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -22,6 +22,7 @@ from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.stream import TrainingStream, held_out_stream
 from cfgen_dist.training.trainer import fit
 from data_loaders import Atlas, CellBatch
+from data_loaders.reading.rows import DenseRows
 from data_loaders.types import Floats, Ints
 
 WARM_UP = 100  # optimiser steps
@@ -185,7 +186,8 @@ def _moments(latents: Atlas, rows: Ints, slice_rows: int = 1 << 16) -> tuple[Flo
     total: Floats = np.zeros(len(latents.var))
     squares: Floats = np.zeros(len(latents.var))
     for start in range(0, len(rows), slice_rows):
-        z = latents.read(rows[start : start + slice_rows], modality="latent").values.astype(np.float64)
+        read = cast(DenseRows, latents.read(rows[start : start + slice_rows], modality="latent"))
+        z = np.asarray(read.values, dtype=np.float64)
         total, squares = total + z.sum(axis=0), squares + (z**2).sum(axis=0)
     mean = total / len(rows)
     return mean, np.sqrt(np.maximum(squares / len(rows) - mean**2, 1e-8))

@@ -9,8 +9,9 @@ import torch
 
 from cfgen_dist.config import Config, load_config
 from cfgen_dist.training.costs import GPUS, Cost, estimated, measured, memory, networks
+from cfgen_dist.training.modalities import atlas_card
 from cfgen_dist.training.ranks import check_workers
-from cfgen_dist.training.settle import check_atlas, settle
+from cfgen_dist.training.settle import settle
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, nearest
 
@@ -118,7 +119,7 @@ def plan(
         if value is not None and not value > 0:
             raise BadInput(f"`{name}` is {value}, expected more than 0")
     source = open_atlas(atlas)
-    check_atlas(source)
+    atlas_card(source)  # refuses what is no atlas
     config = copy.deepcopy(config) if config else load_config()
     n_cells = cells or source.n_cells
     settle(config, source, here=False, n_cells=n_cells)

@@ -15,6 +15,19 @@ from data_loaders.types import Ints
 MAIN = "rna"
 
 
+def atlas_card(atlas: Atlas) -> dict[str, Any]:
+    """The card of an atlas that `ingest()` wrote.
+
+    Raises
+    ------
+    BadInput
+        A store whose counts were never checked and whose cells were never split, such as an h5ad.
+    """
+    if atlas.card is None or "splits" not in atlas.card or MAIN not in atlas.modalities:
+        raise BadInput(f"{atlas.name}: not an atlas that `ingest()` wrote; make one of it by `ingest()`")
+    return atlas.card
+
+
 def settled_likelihoods(chosen: Mapping[str, Any], atlas: Atlas) -> dict[str, Any]:
     """Modality → likelihood: of every modality of the atlas beside rna, and of rna if it was chosen.
 
@@ -29,7 +42,7 @@ def settled_likelihoods(chosen: Mapping[str, Any], atlas: Atlas) -> dict[str, An
     BadInput
         The atlas has no modality of a name.
     """
-    proposed = {name: facts["likelihood"] for name, facts in (atlas.card.get("modalities") or {}).items()}
+    proposed = {name: facts["likelihood"] for name, facts in (atlas_card(atlas).get("modalities") or {}).items()}
     known = [MAIN, *(name for name in proposed if name != MAIN)]
     for name in chosen:
         if name not in known:

@@ -6,7 +6,7 @@ import torch
 
 from cfgen_dist.config import Config
 from cfgen_dist.training.flow import flow_steps
-from cfgen_dist.training.modalities import fitted_rows, other_modalities, settled_likelihoods
+from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, settled_likelihoods
 from data_loaders import Atlas
 from data_loaders.errors import BadInput, nearest
 
@@ -28,7 +28,7 @@ def settle(config: Config, atlas: Atlas, here: bool, n_cells: int | None = None)
     ------
     BadInput
     """
-    check_atlas(atlas)
+    atlas_card(atlas)  # refuses what is no atlas
     known = list(atlas.labels)
     config.labels = known if config.labels is None else config.labels
     if len(set(config.labels)) < len(config.labels):
@@ -61,9 +61,3 @@ def settle(config: Config, atlas: Atlas, here: bool, n_cells: int | None = None)
             raise BadInput(f"atlas {atlas.name}: no cell has split {split!r}; ingest it with `val_fraction`")
     if (atlas.size_factor[atlas.rows(split="train")] <= 0).any():
         raise BadInput(f"atlas {atlas.name}: some training cells have no counts; ingest it with `drop_empty=True`")
-
-
-def check_atlas(atlas: Atlas) -> None:
-    """Raise `BadInput` for a store whose counts were never checked and cells never split, such as an h5ad."""
-    if atlas.card is None or "splits" not in atlas.card or "rna" not in atlas.modalities:
-        raise BadInput(f"{atlas.name}: not an atlas that `ingest()` wrote; make one of it by `ingest()`")

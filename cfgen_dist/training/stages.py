@@ -26,7 +26,7 @@ from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoenc
 from cfgen_dist.training.encode import encode
 from cfgen_dist.training.flow import train_flow, untrained_velocity
 from cfgen_dist.training.memory import give_memory_back
-from cfgen_dist.training.modalities import fitted_rows, other_modalities, sized_modalities
+from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, sized_modalities
 from cfgen_dist.training.ranks import on_main
 from cfgen_dist.training.settings import RunSettings
 from data_loaders import Atlas
@@ -66,7 +66,7 @@ def label_categories(atlas: Atlas, config: Config) -> dict[str, list[str]]:
 
 def identity(atlas: Atlas) -> dict[str, Any]:
     """What tells an atlas from another."""
-    return {"path": str(atlas.name), "fingerprint": atlas.card.get("fingerprint"), "n_cells": atlas.n_cells}
+    return {"path": str(atlas.name), "fingerprint": atlas_card(atlas).get("fingerprint"), "n_cells": atlas.n_cells}
 
 
 def _autoencoder(atlas: Atlas, config: Config, directory: Path) -> Autoencoder | JointAutoencoder:

@@ -111,9 +111,10 @@ class TrainingStream:
 
     def _part(self, rows: Ints, rank: int, world_size: int, n_batches: int) -> CellStream:
         """One rank's stream that shows these rows in so many batches."""
-        share = max(Fraction(len(rows), n_batches * world_size), 1)
+        share = Fraction(len(rows), n_batches * world_size)
+        size = share if share >= 1 else 1
         return CellStream(
-            self.atlas, share, rows=rows, labels=self.labels, seed=self.seed, rank=rank, world_size=world_size
+            self.atlas, size, rows=rows, labels=self.labels, seed=self.seed, rank=rank, world_size=world_size
         )
 
     @property

@@ -10,6 +10,7 @@ these batches so that any two differ by at most one cell: nothing is dropped, no
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,7 @@ class EpochPlan:
 
 def plan_epoch(
     rows: Ints | int,
-    batch_size: int,
+    batch_size: int | Fraction,
     *,
     seed: int = 0,
     epoch: int = 0,
@@ -85,7 +86,7 @@ def plan_epoch(
     ----------
     rows : integer array (n,) or int
         Selected rows, sorted; or the result of `draw_weighted`; or n, for rows 0 to n - 1.
-    batch_size : int
+    batch_size : int or Fraction
         Cells a batch; batches are at most this large.
     seed, epoch : int
         The order is a function of both.

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from functools import cached_property
 from typing import TypedDict
 
@@ -43,7 +44,7 @@ class CellStream:
     Parameters
     ----------
     atlas : Atlas
-    batch_size : int
+    batch_size : int or Fraction
         Largest batch; sizes of batches differ by at most one cell.
     split : str, optional
         Only cells of this split.
@@ -82,7 +83,7 @@ class CellStream:
     def __init__(
         self,
         atlas: Atlas,
-        batch_size: int,
+        batch_size: int | Fraction,
         *,
         split: str | None = None,
         rows: npt.ArrayLike | None = None,
@@ -276,7 +277,7 @@ class CellStream:
         return check
 
 
-def _default_block_rows(reader: Reader, atlas: Atlas, window_rows: int) -> int:
+def _default_block_rows(reader: Reader, atlas: Atlas, window_rows: int | Fraction) -> int:
     """Rows a block: few enough to mix well, many enough to read well."""
     if reader.block_rows is not None:
         return reader.block_rows
