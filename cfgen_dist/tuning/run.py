@@ -130,8 +130,9 @@ def _search(out: Path, settled: Config, space: Space, request: Request, resource
     """The three searches, each skipping what is there."""
     from cfgen_dist.tuning.guidance import grid_of
     from cfgen_dist.tuning.report import write_report
-    from cfgen_dist.tuning.search import Stage, most_reports, read_trials, search
+    from cfgen_dist.tuning.search import Stage, most_reports, search
     from cfgen_dist.tuning.table import Table
+    from cfgen_dist.tuning.trials import read_trials
 
     table = Table(out, read_trials, request["objective"])
     shares = {"autoencoder": math.ceil(request["trials"] / 2), "flow": request["trials"] // 2}

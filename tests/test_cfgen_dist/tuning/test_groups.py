@@ -9,9 +9,9 @@ from conftest import TINY
 from cfgen_dist import tune
 from cfgen_dist.config import load_config
 from cfgen_dist.training.stream import held_out_stream
-from cfgen_dist.tuning import search
-from cfgen_dist.tuning.search import best_trial, read_trials
+from cfgen_dist.tuning import search, strategies
 from cfgen_dist.tuning.trial import best_autoencoder, read_reports, trial_config
+from cfgen_dist.tuning.trials import best_trial, read_trials
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 
@@ -95,7 +95,7 @@ def test_members_that_end_are_not_waited_for(ray_local, tmp_path):
             tune.report({"step": step, "objective": config["values"]["x"]}, checkpoint=saved)
         tune.report({"objective": 1.0})
 
-    scheduler = search.Population(
+    scheduler = strategies.Population(
         time_attr="step", metric="objective", mode="min", perturbation_interval=5, synch=True, require_attrs=False,
         hyperparam_mutations={"values": {"x": ray_tune.uniform(0, 1)}},
     )  # fmt: skip

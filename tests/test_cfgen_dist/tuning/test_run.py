@@ -20,9 +20,10 @@ from cfgen_dist.tuning.distributions import Choice, Range
 from cfgen_dist.tuning.guidance import choose
 from cfgen_dist.tuning.plots import importances
 from cfgen_dist.tuning.run import _check_directory, _room
-from cfgen_dist.tuning.search import Halving, Suggest, best_trial, new_trial, read_trials
 from cfgen_dist.tuning.space import load_space
+from cfgen_dist.tuning.strategies import Halving, Suggest
 from cfgen_dist.tuning.trial import RESULT, Diverged, ReportLikelihood, ReportSamples, finish, read_reports, work
+from cfgen_dist.tuning.trials import best_trial, new_trial, read_trials
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 

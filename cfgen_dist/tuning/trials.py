@@ -1,0 +1,67 @@
+"""The folders of the trials of a stage: what each holds, which is the best, and a new one."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from cfgen_dist.tuning.records import TrialRecord
+from cfgen_dist.tuning.trial import RESULT, TRIAL, WEIGHTS, read_reports
+from data_loaders.files import write_whole
+
+
+def read_trials(folder: Path) -> list[TrialRecord]:
+    """What is known of every trial of a stage, in order.
+
+    Returns
+    -------
+    list of TrialRecord
+    """
+    records: list[TrialRecord] = []
+    for path in trial_folders(folder):
+        facts = json.loads((path / TRIAL).read_text())
+        reports = read_reports(path)
+        result = json.loads((path / RESULT).read_text()) if (path / RESULT).exists() else {"status": "unfinished"}
+        ended = result.get("finished", reports[-1]["time"] if reports else facts["started"])
+        measured = {
+            "number": int(path.name),
+            "folder": str(path),
+            "steps": max((report["step"] for report in reports), default=0),
+            "objective": reports[-1]["objective"] if reports else None,
+        }
+        record: TrialRecord = facts | measured | result | {"seconds": ended - facts["started"]}
+        records.append(record)
+    return records
+
+
+def best_trial(folder: Path) -> TrialRecord | None:
+    """The trial with the lowest objective among those that were trained to their end; None without any."""
+    done = [record for record in read_trials(folder) if record["status"] == "done"]
+    return min(done, key=_objective, default=None)
+
+
+def _objective(record: TrialRecord) -> float:
+    return math.inf if record["objective"] is None else record["objective"]
+
+
+def new_trial(stage: Path, number: int, values: dict[str, Any]) -> Path:
+    """Make the folder of a trial: from now on it exists."""
+    folder = stage / f"{number:04d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"values": values, "started": time.time()}
+    write_whole(folder / TRIAL, lambda file: file.write(json.dumps(facts, indent=1).encode()))
+    return folder
+
+
+def trial_folders(folder: Path) -> list[Path]:
+    """Folders of the trials of a stage, in order."""
+    return sorted(path.parent for path in folder.glob(f"*/{TRIAL}"))
+
+
+def keep_best(folder: Path) -> None:
+    """Weights of the best trial stay, those of the others go: disk does not grow with the trials."""
+    best = best_trial(folder)
+    for path in trial_folders(folder):
+        if best is not None and str(path) != best["folder"] and (path / RESULT).exists():
+            (path / WEIGHTS).unlink(missing_ok=True)
