@@ -1,4 +1,4 @@
-"""Faults while training on Ray: what comes of them, what work is lost, how long it takes to go on.
+"""Faults while training on Ray: how each training ends, what work is lost, how long it takes to go on.
 
     python benchmarks/faults.py [--json FILE]
 

@@ -1,9 +1,9 @@
-"""One GPU, no Ray: training with each precision, generation, the same numbers as on the CPU, the planner's guess.
+"""One GPU, no Ray: training with each precision, generation, a comparison with the CPU's numbers, the planner's guess.
 
     python benchmarks/gpu.py [--cells 100000] [--genes 28000] [--json FILE] [--quick] [--work FOLDER]
 
-1. Trainings with the preset `hlca` (latents of 100 dimensions, batches of 1,024 and 2,048) on simulated cells as full
-   as those of a lung atlas: float32, bfloat16, bfloat16 with torch.compile. Cells a second and the share of
+1. Trainings with the preset `hlca` (latents of 100 dimensions, batches of 1,024 and 2,048) on simulated cells with as
+   many counted genes as those of a lung atlas: float32, bfloat16, bfloat16 with torch.compile. Cells a second and the share of
    waiting for cells are medians over the rows of metrics.csv, the first ones left out.
 2. How fast the loader alone gives batches to the device, dense there.
 3. Held-out likelihood of the same bundle on GPU and CPU, and the latents that `encode` wrote against the CPU's.

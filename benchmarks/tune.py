@@ -1,4 +1,4 @@
-"""Does a search end below the hand-set preset? The whole of it timed: search, training of both configs, test scores.
+"""Does a search find better settings than the defaults? The search, the training of both and their test scores, timed.
 
     python benchmarks/tune.py pbmc3k.h5ad --min-cells 30 --trials 14 --concurrent 2 [--json FILE] [--quick]
 
