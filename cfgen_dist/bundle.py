@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,10 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from cfgen_dist.config import Config, load_config, to_dict
-from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.config import load_config, to_dict
 from cfgen_dist.model.build import build_autoencoder, build_velocity
-from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.size_factor import SizeFactorLaw
-from cfgen_dist.model.velocity import Velocity
+from cfgen_dist.model.trained import TrainedModel
 from cfgen_dist.workers.threads import check_device
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output
@@ -37,44 +34,8 @@ SIZE_FACTOR, LABELS = "size_factor.safetensors", "labels.safetensors"
 FILES = (AUTOENCODER, FLOW, SIZE_FACTOR, LABELS)  # whose checksums are in the card
 
 
-@dataclass
-class CFGen:
-    """A trained model.
-
-    Attributes
-    ----------
-    config : Config
-    autoencoder : Autoencoder, or JointAutoencoder of several modalities
-        In eval mode.
-    velocity : Velocity
-        In eval mode.
-    size_factor : SizeFactorLaw
-    genes : list of str
-    labels : dict of str to list of str
-        The attributes that the model is conditioned on, in order, with their categories.
-    combinations : (M, K) int64 array
-        The label combinations of the training cells, as codes.
-    counts : (M,) int64 array
-        How many training cells had each.
-    provenance : dict
-        Where it came from: atlas, held-out likelihood, versions.
-    digest : str
-        SHA-256 over the weights and the card.
-    features : dict of str to list of str
-        Names of the features of each modality beside rna.
-    """
-
-    config: Config
-    autoencoder: Autoencoder | JointAutoencoder
-    velocity: Velocity
-    size_factor: SizeFactorLaw
-    genes: list[str]
-    labels: dict[str, list[str]]
-    combinations: Ints
-    counts: Ints
-    provenance: dict[str, Any]
-    digest: str = ""
-    features: dict[str, list[str]] = field(default_factory=dict)
+class CFGen(TrainedModel):
+    """A trained model that loads, saves and generates; see `TrainedModel` for its attributes."""
 
     def save(self, path: PathLike) -> None:
         """Write the bundle to a directory that appears whole or not at all.

@@ -185,8 +185,8 @@ def _copy(source: Atlas, labels: Sequence[str], modalities: Sequence[str], write
             obs = pd.DataFrame(index=pd.Index(names[rows], name="cell"))
             for name in codes:
                 obs[name] = pd.Categorical.from_codes(codes[name][rows], categories=source.categories(name))
-            others = {name: source.read(rows, name) for name in modalities}
-            writer.append(source.read(rows), obs.assign(shard=np.int32(-1), is_generated=False), others)
+            others = {name: source.read_sparse(rows, name) for name in modalities}
+            writer.append(source.read_sparse(rows), obs.assign(shard=np.int32(-1), is_generated=False), others)
             advance(len(rows))
 
 

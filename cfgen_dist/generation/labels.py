@@ -13,12 +13,12 @@ from data_loaders.errors import BadInput, nearest
 from data_loaders.types import Ints
 
 if TYPE_CHECKING:
-    from cfgen_dist.bundle import CFGen
+    from cfgen_dist.model.trained import TrainedModel
 
 MISSING = -1
 
 
-def check_genes(atlas: Atlas, model: CFGen) -> None:
+def check_genes(atlas: Atlas, model: TrainedModel) -> None:
     """Raise `BadInput` unless the genes of an atlas are those of the model, in the same order."""
     if list(atlas.genes) == list(model.genes):
         return
@@ -32,19 +32,19 @@ def check_genes(atlas: Atlas, model: CFGen) -> None:
     )
 
 
-def check_attribute(model: CFGen, name: str, what: str) -> None:
+def check_attribute(model: TrainedModel, name: str, what: str) -> None:
     """Raise `BadInput` unless `name` is an attribute of the model; `what` asked for it."""
     if name not in model.labels:
         raise BadInput(f"{what}: the model was not trained on {name!r}, {nearest(name, model.labels)}")
 
 
-def model_codes(atlas: Atlas, model: CFGen, rows: Ints, needed: Collection[str]) -> Ints:
+def model_codes(atlas: Atlas, model: TrainedModel, rows: Ints, needed: Collection[str]) -> Ints:
     """Labels of cells of an atlas as codes of the model.
 
     Parameters
     ----------
     atlas : Atlas
-    model : CFGen
+    model : TrainedModel
     rows : int64 array (n,)
     needed : collection of str
         Attributes that every cell must have, with a category that the model knows.

@@ -15,11 +15,11 @@ from cfgen_dist.generation.store import feature_tables, generated_obs, provenanc
 from cfgen_dist.workers.threads import map_threads
 
 if TYPE_CHECKING:
-    from cfgen_dist.bundle import CFGen
     from cfgen_dist.generation.plan import Plan
+    from cfgen_dist.model.trained import TrainedModel
 
 
-def sample_in_memory(model: CFGen, plan: Plan) -> ad.AnnData:
+def sample_in_memory(model: TrainedModel, plan: Plan) -> ad.AnnData:
     """The cells of a plan as one AnnData, rows as `generate` would write them."""
     results = dict(map_threads(partial(sample_shard, plan=plan), range(plan.n_shards), partial(model.to, plan.device)))
     shards = [results[shard] for shard in range(plan.n_shards)]

@@ -11,7 +11,7 @@ from cfgen_dist.workers.options import WorkersOptions
 from data_loaders.errors import BadInput, nearest
 
 if TYPE_CHECKING:
-    from cfgen_dist.bundle import CFGen
+    from cfgen_dist.model.trained import TrainedModel
 
 SHARD_SIZE = 4096
 SIZE_FACTOR_LAWS = ("lognormal", "resample")
@@ -96,7 +96,7 @@ class Settled(NamedTuple):
     device: str
 
 
-def settle(sampling: Sampling, model: "CFGen") -> Settled:
+def settle(sampling: Sampling, model: "TrainedModel") -> Settled:
     """Fill in the defaults of a model and check everything.
 
     Raises

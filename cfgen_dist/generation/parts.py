@@ -14,9 +14,11 @@ from data_loaders import SparseRows
 from data_loaders.types import Array, Ints
 
 if TYPE_CHECKING:
-    from cfgen_dist.bundle import CFGen
+    from cfgen_dist.model.trained import TrainedModel
 
-Sampler: TypeAlias = "Callable[[CFGen, int, Any], tuple[dict[str, sparse.csr_matrix], Ints]]"  # model, shard, plan
+Sampler: TypeAlias = (
+    "Callable[[TrainedModel, int, Any], tuple[dict[str, sparse.csr_matrix], Ints]]"  # model, shard, plan
+)
 COMPONENTS = ("data", "indices", "indptr")
 
 
@@ -25,7 +27,7 @@ def part_name(shard: int) -> str:
     return f"shard-{shard:06d}"
 
 
-def write_part(model: CFGen, shard: int, plan: Any, ledger: Ledger, sample: Sampler) -> dict[str, Any]:
+def write_part(model: TrainedModel, shard: int, plan: Any, ledger: Ledger, sample: Sampler) -> dict[str, Any]:
     """Sample a shard and commit it. Doing it twice, even at the same time, is harmless: both write the same bytes.
 
     Returns
@@ -59,10 +61,10 @@ def read_part(ledger: Ledger, shard: int, n_features: Mapping[str, int]) -> tupl
     arrays = ledger.whole_arrays(part_name(shard))
     if arrays is None:
         return None
-    counts = {
-        name: SparseRows(*(arrays[_key(name, component)] for component in COMPONENTS), n)
-        for name, n in n_features.items()
-    }
+    counts = {}
+    for name, n in n_features.items():
+        data, indices, indptr = (arrays[_key(name, component)] for component in COMPONENTS)
+        counts[name] = SparseRows(data, indices, indptr, n)
     return counts, arrays["codes"]
 
 

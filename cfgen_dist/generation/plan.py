@@ -22,7 +22,7 @@ from data_loaders.files import write_whole
 from data_loaders.types import Ints, PathLike
 
 if TYPE_CHECKING:
-    from cfgen_dist.bundle import CFGen
+    from cfgen_dist.model.trained import TrainedModel
 
 
 class Sharded:
@@ -122,7 +122,7 @@ class Plan(Sharded):
 
 
 def make_plan(
-    model: CFGen,
+    model: TrainedModel,
     n: int | None = None,
     *,
     labels: Mapping[str, str] | pd.DataFrame | None = None,
@@ -132,7 +132,7 @@ def make_plan(
 
     Parameters
     ----------
-    model : CFGen
+    model : TrainedModel
     n, labels
         As in `CFGen.generate`.
     sampling : Sampling
@@ -161,14 +161,14 @@ def write_plan(out: PathLike, plan: Plan) -> None:
     write_whole(beside, lambda file: file.write(plan.to_json().encode()))
 
 
-def read_plan(path: PathLike, model: CFGen) -> Plan:
+def read_plan(path: PathLike, model: TrainedModel) -> Plan:
     """Read a plan that an earlier generation wrote.
 
     Parameters
     ----------
     path : path-like
         JSON.
-    model : CFGen
+    model : TrainedModel
         The model it was made for.
 
     Returns
@@ -196,7 +196,7 @@ def read_plan(path: PathLike, model: CFGen) -> Plan:
     return plan
 
 
-def _wrong_entry(plan: Plan, model: CFGen) -> str | None:
+def _wrong_entry(plan: Plan, model: TrainedModel) -> str | None:
     """The first impossible entry of a plan that was read, perhaps edited by hand; None when all are possible."""
     sizes = [len(categories) for categories in model.labels.values()]
     n_weights = 1 if is_joint(model) else len(sizes)

@@ -13,19 +13,19 @@ from data_loaders.seeds import Generation, generator
 from data_loaders.types import Array, Ints, PathLike
 
 if TYPE_CHECKING:
-    from cfgen_dist.bundle import CFGen
+    from cfgen_dist.model.trained import TrainedModel
 
 MOST_CELLS = 10**12
 
 
 def combinations_of(
-    model: CFGen, n: int | None, labels: Mapping[str, str] | pd.DataFrame, seed: int
+    model: TrainedModel, n: int | None, labels: Mapping[str, str] | pd.DataFrame, seed: int
 ) -> tuple[Ints, Ints]:
     """Label combinations asked for, and the cells of each.
 
     Parameters
     ----------
-    model : CFGen
+    model : TrainedModel
     n : int or None
         Number of cells; None if a table says it.
     labels : dict of str to str, or DataFrame
@@ -70,7 +70,7 @@ def read_label_table(path: PathLike) -> pd.DataFrame:
         raise BadInput(f"label table {path} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _from_table(model: CFGen, table: pd.DataFrame) -> tuple[Ints, Ints]:
+def _from_table(model: TrainedModel, table: pd.DataFrame) -> tuple[Ints, Ints]:
     """Combinations and counts of a table with a column per attribute and, optionally, `n`."""
     for column in table.columns:
         if column != "n" and column not in model.labels:
@@ -90,7 +90,7 @@ def _from_table(model: CFGen, table: pd.DataFrame) -> tuple[Ints, Ints]:
     return codes, counts.astype(np.int64)
 
 
-def _from_proportions(model: CFGen, n: int, fixed: Mapping[str, str], seed: int) -> tuple[Ints, Ints]:
+def _from_proportions(model: TrainedModel, n: int, fixed: Mapping[str, str], seed: int) -> tuple[Ints, Ints]:
     """Draw how many cells each observed combination gets, some attributes being fixed."""
     names = list(model.labels)
     for name in fixed:

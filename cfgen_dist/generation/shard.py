@@ -16,21 +16,21 @@ from data_loaders.seeds import Generation, generator
 from data_loaders.types import Array, Floats, Ints
 
 if TYPE_CHECKING:
-    from cfgen_dist.bundle import CFGen
     from cfgen_dist.generation.plan import Plan
+    from cfgen_dist.model.trained import TrainedModel
 
 Rows = tuple[Array, Array, Array]  # data, indices, indptr of consecutive rows of a CSR matrix
 
 
 @torch.inference_mode()
-def sample_shard(model: CFGen, shard: int, plan: Plan) -> tuple[dict[str, sparse.csr_matrix], Ints]:
+def sample_shard(model: TrainedModel, shard: int, plan: Plan) -> tuple[dict[str, sparse.csr_matrix], Ints]:
     """Generate the cells of a shard.
 
     Counts are drawn straight into CSR, a batch at a time: no dense count matrix exists.
 
     Parameters
     ----------
-    model : CFGen
+    model : TrainedModel
         On the plan's device.
     shard : int
     plan : Plan
@@ -71,7 +71,7 @@ def stacked(blocks: list[Rows], n_features: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((values, np.concatenate(indices), starts), shape=(len(lengths), n_features))
 
 
-def generate_latents(model: CFGen, plan: Plan, z0: Floats, codes: Ints, size_factor: Floats) -> torch.Tensor:
+def generate_latents(model: TrainedModel, plan: Plan, z0: Floats, codes: Ints, size_factor: Floats) -> torch.Tensor:
     """Latents (B, D) tensor, of noise z0 (B, D), labels (B, K) and size factors (B,)."""
     logs = torch.from_numpy(np.log(size_factor).astype(np.float32)).to(model.device)
     field = guided_field(model, plan.weights, torch.from_numpy(codes).to(model.device), logs)
@@ -79,6 +79,6 @@ def generate_latents(model: CFGen, plan: Plan, z0: Floats, codes: Ints, size_fac
     return model.velocity.restore(integrate(field, noise, solver=plan.solver, steps=plan.steps))
 
 
-def _category(model: CFGen, covariate: str | None, codes: Ints) -> Ints:
+def _category(model: TrainedModel, covariate: str | None, codes: Ints) -> Ints:
     """The category of each cell of one attribute, zeros without one."""
     return codes[:, list(model.labels).index(covariate)] if covariate else np.zeros(len(codes), np.int64)

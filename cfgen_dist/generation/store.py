@@ -20,16 +20,16 @@ import zarr
 from cfgen_dist.generation.parts import Sampler, part_name, read_part, write_part
 from cfgen_dist.generation.shard import sample_shard
 from cfgen_dist.workers.parts import Ledger, open_parts
-from cfgen_dist.workers.pool import Pool, open_pool
-from cfgen_dist.workers.threads import map_threads
+from cfgen_dist.workers.pool import open_pool
+from cfgen_dist.workers.threads import Pool, map_threads
 from data_loaders import AtlasWriter
 from data_loaders.errors import BadInput
 from data_loaders.progress import progress
 from data_loaders.types import Ints, PathLike
 
 if TYPE_CHECKING:
-    from cfgen_dist.bundle import CFGen
     from cfgen_dist.generation.plan import Sharded
+    from cfgen_dist.model.trained import TrainedModel
     from cfgen_dist.workers.options import Workers
 
 log = logging.getLogger("cfgen_dist")
@@ -43,7 +43,7 @@ class Work:
 
     Attributes
     ----------
-    open_model : callable () -> CFGen
+    open_model : callable () -> TrainedModel
         The model on the plan's device, in whatever process it is called.
     plan : Plan or TranslationPlan
     note : dict
@@ -52,12 +52,12 @@ class Work:
         Makes a shard, as `cfgen_dist.generation.shard.sample_shard` does.
     """
 
-    open_model: Callable[[], CFGen]
+    open_model: Callable[[], TrainedModel]
     plan: Sharded
     note: dict[str, Any]
     sample: Sampler = sample_shard
 
-    def write_to(self, ledger: Ledger) -> Callable[[CFGen, int], dict[str, Any]]:
+    def write_to(self, ledger: Ledger) -> Callable[[TrainedModel, int], dict[str, Any]]:
         """A function of (model, shard) that makes a shard and commits it; no more than it needs goes to workers."""
         return partial(write_part, plan=self.plan, ledger=ledger, sample=self.sample)
 
@@ -88,7 +88,7 @@ class Content:
 
 
 def write_store(
-    out: PathLike, model: CFGen, work: Work, content: Content, who: Workers, resume: bool
+    out: PathLike, model: TrainedModel, work: Work, content: Content, who: Workers, resume: bool
 ) -> dict[str, Any]:
     """Make the shards that are not in `OUT.parts` yet, put all together as one store, and remove the parts.
 
@@ -146,7 +146,7 @@ def make_parts(work: Work, ledger: Ledger, pool: Pool) -> tuple[list[dict[str, A
 
 def append_parts(
     writer: AtlasWriter,
-    model: CFGen,
+    model: TrainedModel,
     work: Work,
     ledger: Ledger,
     records: Sequence[Mapping[str, Any]],
@@ -171,12 +171,12 @@ def append_parts(
             advance(len(codes))
 
 
-def feature_tables(model: CFGen) -> dict[str, pd.DataFrame]:
+def feature_tables(model: TrainedModel) -> dict[str, pd.DataFrame]:
     """Tables of the features of the modalities beside rna, as AtlasWriter takes them."""
     return {name: pd.DataFrame(index=pd.Index(names, name="feature")) for name, names in model.features.items()}
 
 
-def generated_obs(model: CFGen, codes: Ints, shard: int) -> pd.DataFrame:
+def generated_obs(model: TrainedModel, codes: Ints, shard: int) -> pd.DataFrame:
     """Obs of generated cells: labels, shard, is_generated; names say shard and row."""
     columns = {
         name: pd.Categorical.from_codes(codes[:, k], categories=categories)
@@ -187,7 +187,7 @@ def generated_obs(model: CFGen, codes: Ints, shard: int) -> pd.DataFrame:
 
 
 def summarise(
-    out: PathLike, model: CFGen, plan: Sharded, records: Sequence[Mapping[str, Any]], made: int
+    out: PathLike, model: TrainedModel, plan: Sharded, records: Sequence[Mapping[str, Any]], made: int
 ) -> dict[str, Any]:
     """What the records of all shards add up to."""
     total = {name: sum(record[name] for record in records) for name in ("cells", "nnz", "counts")}
@@ -202,7 +202,7 @@ def summarise(
     }
 
 
-def provenance(model: CFGen, note: Mapping[str, Any]) -> str:
+def provenance(model: TrainedModel, note: Mapping[str, Any]) -> str:
     """What `uns["generation"]` of a generated store says, as JSON: `note`, the labels, where the model came from."""
     return json.dumps({**note, "labels": model.labels, "model": model.provenance})
 

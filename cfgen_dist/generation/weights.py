@@ -14,17 +14,17 @@ from data_loaders.errors import BadInput, nearest
 from data_loaders.types import Ints
 
 if TYPE_CHECKING:
-    from cfgen_dist.bundle import CFGen
+    from cfgen_dist.model.trained import TrainedModel
 
 log = logging.getLogger("cfgen_dist")
 
 
-def is_joint(model: CFGen) -> bool:
+def is_joint(model: TrainedModel) -> bool:
     """Whether the model was trained on all attributes at once: there is one weight, on the joint label."""
     return model.config.flow.conditioning == "joint"
 
 
-def guidance_weights(model: CFGen, guidance: Mapping[str, float] | None) -> list[float]:
+def guidance_weights(model: TrainedModel, guidance: Mapping[str, float] | None) -> list[float]:
     """Guidance weights as plans keep them: in the order of the attributes, or one for a joint-conditioned model.
 
     Raises
@@ -49,19 +49,19 @@ def guidance_weights(model: CFGen, guidance: Mapping[str, float] | None) -> list
     return [float(guidance.get(name, 0.0)) for name in names]
 
 
-def weight_of_each(model: CFGen, weights: Sequence[float]) -> dict[str, float]:
+def weight_of_each(model: TrainedModel, weights: Sequence[float]) -> dict[str, float]:
     """Attribute → its guidance weight, whatever the conditioning; `weights` are those of a plan."""
     return dict(zip(model.labels, list(weights) * len(model.labels) if is_joint(model) else weights, strict=True))
 
 
 def guided_field(
-    model: CFGen, weights: Sequence[float], codes: torch.Tensor, log_size_factor: torch.Tensor
+    model: TrainedModel, weights: Sequence[float], codes: torch.Tensor, log_size_factor: torch.Tensor
 ) -> Callable[[torch.Tensor, float], torch.Tensor]:
     """The guided velocity of a batch of cells, (z (B, D), t) -> (B, D).
 
     Parameters
     ----------
-    model : CFGen
+    model : TrainedModel
     weights : list of float
         Those of a plan.
     codes : (B, K) int64 tensor
@@ -72,7 +72,7 @@ def guided_field(
     return guided(PreparedVelocity(model.velocity), codes, weights[0] if joint else weights, joint, log_size_factor)
 
 
-def warn_of_dropped(model: CFGen, fixed: Mapping[str, str], weights: Sequence[float]) -> None:
+def warn_of_dropped(model: TrainedModel, fixed: Mapping[str, str], weights: Sequence[float]) -> None:
     """Say so when an attribute was fixed and its guidance dropped: cells are labelled so, but not made so."""
     for name, weight in weight_of_each(model, weights).items():
         if name in fixed and weight == 0:
@@ -82,7 +82,7 @@ def warn_of_dropped(model: CFGen, fixed: Mapping[str, str], weights: Sequence[fl
             )  # fmt: skip
 
 
-def refuse_unseen(model: CFGen, codes: Ints, weights: Sequence[float]) -> None:
+def refuse_unseen(model: TrainedModel, codes: Ints, weights: Sequence[float]) -> None:
     """Raise `BadInput` for codes (N, K) with a category that no fitted cell had: its embedding was never trained."""
     for k, (name, weight) in enumerate(weight_of_each(model, weights).items()):
         unseen = np.setdiff1d(codes[:, k], model.combinations[:, k])

@@ -29,7 +29,7 @@ from data_loaders.seeds import Generation, generator
 from data_loaders.types import Bools, Floats, Ints
 
 if TYPE_CHECKING:
-    from cfgen_dist.bundle import CFGen
+    from cfgen_dist.model.trained import TrainedModel
 
 SLICE = 1 << 20  # cells whose labels are checked at a time
 
@@ -80,7 +80,7 @@ class TranslationPlan(Sharded):
 
 
 def plan_translation(
-    model: CFGen,
+    model: TrainedModel,
     atlas: Atlas,
     to: Mapping[str, str],
     *,
@@ -91,7 +91,7 @@ def plan_translation(
 
     Parameters
     ----------
-    model : CFGen
+    model : TrainedModel
     atlas : Atlas
     to : dict of str to str
         Attribute → category wanted.
@@ -138,7 +138,7 @@ def plan_translation(
     return plan
 
 
-def source_and_target(model: CFGen, atlas: Atlas, plan: TranslationPlan, rows: Ints) -> tuple[Ints, Ints]:
+def source_and_target(model: TrainedModel, atlas: Atlas, plan: TranslationPlan, rows: Ints) -> tuple[Ints, Ints]:
     """Labels of cells before and after translation, as codes of the model, two int64 arrays (n, K).
 
     Raises
@@ -173,13 +173,13 @@ def _opened(path: str, fingerprint: str, split: str | None) -> tuple[Atlas, Ints
 
 @torch.inference_mode()
 def translate_shard(
-    model: CFGen, shard: int, plan: TranslationPlan, atlas: str
+    model: TrainedModel, shard: int, plan: TranslationPlan, atlas: str
 ) -> tuple[dict[str, sparse.csr_matrix], Ints]:
     """Translate the cells of a shard, each with its own size factor; a cell that lacks a modality still lacks it.
 
     Parameters
     ----------
-    model : CFGen
+    model : TrainedModel
     shard : int
     plan : TranslationPlan
     atlas : str
@@ -224,7 +224,7 @@ def _without(rows: Rows, lacking: Bools) -> Rows:
 
 
 def translate_latents(
-    model: CFGen,
+    model: TrainedModel,
     plan: TranslationPlan,
     counts: Any,
     size_factor: Floats,
@@ -235,7 +235,7 @@ def translate_latents(
 
     Parameters
     ----------
-    model : CFGen
+    model : TrainedModel
     plan : TranslationPlan
     counts
         Dense, as `model.autoencoder.dense` gives them.

@@ -15,7 +15,7 @@ from cfgen_dist.workers.threads import ONE_THREAD, WINDOW, Item, Result, State
 from data_loaders.errors import BadInput
 
 if TYPE_CHECKING:
-    from cfgen_dist.workers.pool import Pool
+    from cfgen_dist.workers.threads import Pool
 
 log = logging.getLogger("cfgen_dist")
 INLINE = 64 << 10  # bytes that may travel with every item

@@ -5,25 +5,15 @@ one of numpy's BLAS: matrix products round differently for other numbers of thre
 they were made.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
 from cfgen_dist.workers.options import Workers
-from cfgen_dist.workers.threads import ONE_THREAD, Item, Result, State, check_device, map_threads
+from cfgen_dist.workers.threads import ONE_THREAD, Pool, check_device, map_threads
 from data_loaders.errors import BadInput
-
-
-class Pool(Protocol):
-    """Workers, ready for work; see `cfgen_dist.workers.threads.map_threads`."""
-
-    def __call__(
-        self, function: Callable[[State, Item], Result], items: Iterable[Item], setup: Callable[[], State]
-    ) -> Iterator[tuple[Item, Result]]:
-        """Yield (item, result) as results come, in any order."""
 
 
 @contextmanager

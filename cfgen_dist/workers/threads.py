@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 
 import torch
 
@@ -22,6 +22,15 @@ class ThreadLimits(TypedDict):
 
 ONE_THREAD: ThreadLimits = {"limits": 1, "user_api": "blas"}
 WINDOW = 2  # items a worker holds: one in work, one waiting
+
+
+class Pool(Protocol):
+    """Workers, ready for work; see `map_threads`."""
+
+    def __call__(
+        self, function: Callable[[State, Item], Result], items: Iterable[Item], setup: Callable[[], State]
+    ) -> Iterator[tuple[Item, Result]]:
+        """Yield (item, result) as results come, in any order."""
 
 
 def check_device(device: Any) -> None:

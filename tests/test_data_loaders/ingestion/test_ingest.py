@@ -284,9 +284,7 @@ def test_holdout(source):
     assert not set(out.obs["donor"][out.obs["split"] != "test"]) & set(held)
     assert card["size_factor"]["by"]["donor"][held[0]]["mean_log"] is None
     assert "no obs column 'doner'; did you mean 'donor'?" in refused(source, holdout=("doner", 0.2))
-    assert "`holdout` has 1.5 for 'donor': expected a share above 0" in refused(
-        source, holdout=("donor", 1.5)
-    )
+    assert "`holdout` has 1.5 for 'donor': expected a share above 0" in refused(source, holdout=("donor", 1.5))
     adata = small_adata()
     adata.obs["donor"] = "d"
     adata.write_h5ad(source)

@@ -103,9 +103,7 @@ def test_with_other_sources(tmp_path, experiment):
     card = ingest([experiment, tmp_path / "b.h5ad"], tmp_path / "a.zarr", labels=["cell_type"], drop_empty=True)
     assert [source["n_cells"] for source in card["sources"]] == [N, 200]
     message = refused(tmp_path, experiment, tmp_path / "b.h5ad", obs_filter="age > 40")
-    assert message.endswith(
-        "b.h5ad: `obs_filter` chooses within a SOMA experiment; " + AN_ANNDATA
-    )
+    assert message.endswith("b.h5ad: `obs_filter` chooses within a SOMA experiment; " + AN_ANNDATA)
 
 
 def test_the_command(tmp_path, experiment, capsys):
@@ -136,9 +134,7 @@ def test_what_is_refused(tmp_path, experiment):
         assert found.startswith(experiment)
         assert message in found
     message = refused(tmp_path, tmp_path / "a.h5ad", measurement="RNA")
-    assert message.endswith(
-        "a.h5ad: `measurement` chooses within a SOMA experiment; " + AN_ANNDATA
-    )
+    assert message.endswith("a.h5ad: `measurement` chooses within a SOMA experiment; " + AN_ANNDATA)
     message = refused(tmp_path, f"file://{tmp_path}/nothing")
     assert "nothing: not a SOMA experiment" in message
     assert "given more than once" in refused(tmp_path, experiment, experiment)

@@ -1,0 +1,86 @@
+"""The trained model as an object: what makes cells, without knowing of files."""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cfgen_dist.config import Config
+from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.multimodal import JointAutoencoder
+from cfgen_dist.model.size_factor import SizeFactorLaw
+from cfgen_dist.model.velocity import Velocity
+from cfgen_dist.workers.threads import check_device
+from data_loaders.errors import BadInput, nearest
+from data_loaders.types import Ints
+
+
+@dataclass
+class TrainedModel:
+    """Trained networks, and what else it takes to make cells with them.
+
+    `cfgen_dist.bundle.CFGen` is this with files: it loads, saves and generates.
+
+    Attributes
+    ----------
+    config : Config
+    autoencoder : Autoencoder, or JointAutoencoder of several modalities
+        In eval mode.
+    velocity : Velocity
+        In eval mode.
+    size_factor : SizeFactorLaw
+    genes : list of str
+    labels : dict of str to list of str
+        The attributes that the model is conditioned on, in order, with their categories.
+    combinations : (M, K) int64 array
+        The label combinations of the training cells, as codes.
+    counts : (M,) int64 array
+        How many training cells had each.
+    provenance : dict
+        Where it came from: atlas, held-out likelihood, versions.
+    digest : str
+        SHA-256 over the weights and the card.
+    features : dict of str to list of str
+        Names of the features of each modality beside rna.
+    """
+
+    config: Config
+    autoencoder: Autoencoder | JointAutoencoder
+    velocity: Velocity
+    size_factor: SizeFactorLaw
+    genes: list[str]
+    labels: dict[str, list[str]]
+    combinations: Ints
+    counts: Ints
+    provenance: dict[str, Any]
+    digest: str = ""
+    features: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.velocity.latent_mean.device
+
+    def to(self, device: str) -> Self:
+        """The same model, its networks moved to a device; BadInput for "cuda" where there is no GPU."""
+        check_device(device)
+        self.autoencoder.to(device)
+        self.velocity.to(device)
+        return self
+
+    def codes_of(self, name: str, values: Any) -> Ints:
+        """Integer codes of one value or an array of values of the attribute `name`; BadInput if unknown."""
+        categories = self.labels[name]
+        asked = np.atleast_1d(np.asarray(values, dtype=object))
+        codes: Ints = np.asarray(pd.Index(categories).get_indexer(asked), dtype=np.int64)
+        if (codes < 0).any():
+            unknown = asked[codes < 0][0]
+            raise BadInput(f"{name}: unknown category {unknown!r}, {nearest(unknown, categories)}")
+        return codes
+
+    def codes(self, table: pd.DataFrame) -> Ints:
+        """Integer codes (N, K) of a DataFrame with a column per attribute."""
+        columns = [self.codes_of(name, table[name].to_numpy()) for name in self.labels]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0), np.int64)
