@@ -22,9 +22,8 @@ from scipy import sparse
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config
-from cfgen_dist.evaluation import Reference, matched_rows
+from cfgen_dist.evaluation import ChromatinReference, Reference, matched_rows
 from cfgen_dist.evaluation.metrics.markers import find_markers, marker_correlation
-from cfgen_dist.evaluation.spaces.tf_idf import ChromatinReference
 from cfgen_dist.training.run import train
 from data_loaders import ingest, open_atlas
 

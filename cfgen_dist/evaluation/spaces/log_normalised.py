@@ -5,11 +5,16 @@ it adds all cells to empty sums and returns them, block by block in memory or sh
 passes with sums of one kind each has a number, its second argument.
 """
 
-import numpy as np
+from __future__ import annotations
 
+import numpy as np
+from scipy import sparse
+
+from cfgen_dist.evaluation.spaces import PassOver, S
 from data_loaders.statistics import variable_genes as seurat_v3
 from data_loaders.statistics.pca import Components, CovarianceSums, log_normalise
 from data_loaders.statistics.sums import GeneMoments
+from data_loaders.types import Floats, Ints
 
 N_GENES = 2000
 N_PCS = 30
@@ -20,7 +25,7 @@ BLOCK = 2048  # cells read and projected at a time
 class Moments(GeneMoments):
     """Gene moments that take blocks of counts."""
 
-    def add(self, counts):
+    def add(self, counts: sparse.csr_matrix) -> None:  # type: ignore[override]
         """Add scipy CSR (n, G) without stored zeros."""
         # One compilation for all types of counts.
         super().add(counts.data.astype(np.int64), counts.indices.astype(np.int32), counts.indptr.astype(np.int64))
@@ -29,24 +34,24 @@ class Moments(GeneMoments):
 class LogSums:
     """Number of cells, sums and sums of squares per gene of log-normalised counts."""
 
-    def __init__(self, n_genes):
+    def __init__(self, n_genes: int) -> None:
         self.n_cells = 0
         self.total, self.squares = np.zeros(n_genes), np.zeros(n_genes)
 
-    def add(self, counts):
+    def add(self, counts: sparse.csr_matrix) -> None:
         """Add raw counts, scipy CSR (n, G)."""
         values = log_normalise(counts)
         self.n_cells += counts.shape[0]
         self.total += np.asarray(values.sum(axis=0)).ravel()
         self.squares += np.asarray(values.multiply(values).sum(axis=0)).ravel()
 
-    def merge(self, other):
+    def merge(self, other: LogSums) -> LogSums:
         """Add the sums of other cells and return self."""
         for name in ("n_cells", "total", "squares"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
-    def variance(self):
+    def variance(self) -> Floats:
         """Variance per gene (G,), divided by n."""
         return self.squares / self.n_cells - (self.total / self.n_cells) ** 2
 
@@ -54,11 +59,11 @@ class LogSums:
 class LogCovariance(CovarianceSums):
     """Covariance sums of log-normalised counts of some genes, from blocks of raw counts."""
 
-    def __init__(self, genes):
+    def __init__(self, genes: Ints) -> None:
         super().__init__(len(genes))
         self.genes = genes
 
-    def add(self, counts):
+    def add(self, counts: sparse.csr_matrix) -> None:
         """Add raw counts, scipy CSR (n, G)."""
         super().add(log_normalise(counts, self.genes))
 
@@ -108,7 +113,7 @@ def _loess_is_safe(moments):
     return int((ranks[window - 1 :] - ranks[: len(ranks) - window + 1]).min()) + 1 >= DISTINCT_MEANS
 
 
-def fit_space(n_genes, pass_over, limit=N_GENES, n_pcs=N_PCS):
+def fit_space(n_genes: int, pass_over: PassOver, limit: int = N_GENES, n_pcs: int = N_PCS) -> Components:
     """Pick genes and fit the components, in one pass for up to `limit` genes and three for more.
 
     Returns
@@ -120,15 +125,15 @@ def fit_space(n_genes, pass_over, limit=N_GENES, n_pcs=N_PCS):
     return components(pass_over(LogCovariance(genes)), genes, n_pcs)
 
 
-def components(sums, genes, n_pcs=N_PCS):
+def components(sums: LogCovariance, genes: Ints, n_pcs: int = N_PCS) -> Components:
     """The components of covariance sums, as many of `n_pcs` as there can be."""
     return sums.components(genes, min(n_pcs, len(genes), max(sums.n_cells - 1, 1)))
 
 
-def in_memory(counts):
+def in_memory(counts: sparse.csr_matrix) -> PassOver:
     """`pass_over` of counts in memory, scipy CSR (n, G)."""
 
-    def pass_over(sums, number=0):
+    def pass_over(sums: S, number: int = 0) -> S:
         for start in range(0, counts.shape[0], BLOCK):
             sums.add(counts[start : start + BLOCK])
         return sums
@@ -140,6 +145,6 @@ class Space(Components):
     """The space of counts that fit in memory."""
 
     @classmethod
-    def fit(cls, counts, n_genes=N_GENES, n_pcs=N_PCS):
+    def fit(cls, counts: sparse.csr_matrix, n_genes: int = N_GENES, n_pcs: int = N_PCS) -> Space:
         """Pick genes and fit the components on counts of real cells, scipy CSR (n, G)."""
         return cls(**vars(fit_space(counts.shape[1], in_memory(counts), n_genes, n_pcs)))

@@ -8,9 +8,10 @@ import scanpy as sc
 from scipy import sparse
 from sklearn.decomposition import PCA
 
+from cfgen_dist.evaluation import ChromatinReference
 from cfgen_dist.evaluation.metrics.markers import find_markers, marker_correlation, read_markers
 from cfgen_dist.evaluation.spaces.log_normalised import in_memory
-from cfgen_dist.evaluation.spaces.tf_idf import ChromatinReference, fit_tf_idf, inverse_document_frequency, tf_idf
+from cfgen_dist.evaluation.spaces.tf_idf import fit_tf_idf, inverse_document_frequency, tf_idf
 from data_loaders.errors import BadInput
 
 KINDS = np.repeat(["a", "b", "c"], 60)
@@ -168,5 +169,5 @@ def test_marker_tables(tmp_path):
     with pytest.raises(BadInput, match=r"nothing\.csv: cannot be read as a table"):
         read_markers(tmp_path / "nothing.csv")
     markers = pd.DataFrame({"type": ["a"], "feature": ["p100"]})
-    with pytest.raises(BadInput, match="markers: no feature 'p100', did you mean 'p10'"):
+    with pytest.raises(BadInput, match="`markers`: no feature 'p100', did you mean 'p10'"):
         marker_correlation(peaks(), KINDS, peaks(), KINDS, FEATURES, markers)
