@@ -20,6 +20,7 @@ from torchdyn.numerics import odeint
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.evaluation import Reference
+from cfgen_dist.generation.options import Sampling
 from cfgen_dist.generation.plan import make_plan
 from cfgen_dist.generation.run import generate
 from cfgen_dist.generation.shard import sample_shard
@@ -85,7 +86,7 @@ def quality(model, atlas, label, sets, workers):
     codes = model.codes(table.loc[table.index.repeat(table["n"])])
     scores = []
     for k in range(sets):
-        plan = make_plan(model, labels=table, seed=k)
+        plan = make_plan(model, labels=table, sampling=Sampling(seed=k))
         mine, drawn = ours(model, plan, workers)
         dense = [
             public_method(model, codes[i : i + BATCH], plan.weights, k)[0].numpy() for i in range(0, len(codes), BATCH)

@@ -25,12 +25,14 @@ from sklearn.neighbors import NearestNeighbors
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config
 from cfgen_dist.evaluation.metrics.distances import mmd_linear, wasserstein
-from cfgen_dist.evaluation.spaces.log_normalised import Space, log_normalise
+from cfgen_dist.evaluation.spaces.log_normalised import Space
+from cfgen_dist.generation.options import Sampling
 from cfgen_dist.generation.shard import stacked
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.training.run import train
 from cfgen_dist.translation.shard import plan_translation, source_and_target, translate_latents
 from data_loaders import ingest, open_atlas
+from data_loaders.statistics.normalisation import log_normalise
 
 FITTED_CELLS = 5000
 MOST_CELLS = 500  # of each method
@@ -55,7 +57,7 @@ def trained(args, work, seed, conditioning):
 @torch.inference_mode()
 def translated(model, atlas, rows, to, seed):
     """Counts of real cells under another label."""
-    plan = plan_translation(model, atlas, to, split="train", seed=seed)
+    plan = plan_translation(model, atlas, to, split="train", sampling=Sampling(seed=seed))
     counts = atlas.read(rows)
     total = counts.row_sums()
     before, after = source_and_target(model, atlas, plan, rows)

@@ -5,6 +5,7 @@ loader gives batches with the codes of `cell_type`. After a first batch, which d
 and waits for a line on its input; the time is that of the epoch that follows.
 """
 
+import argparse
 import json
 import os
 import re
@@ -163,4 +164,8 @@ def peak_bytes():
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1], **json.loads(sys.argv[2]))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="a loader: a function of this file")
+    parser.add_argument("options", type=json.loads, help="its arguments, as a JSON object")
+    args = parser.parse_args()
+    print(json.dumps(run(args.name, **args.options)))

@@ -12,7 +12,6 @@ import anndata as ad
 import mudata
 import numpy as np
 import pandas as pd
-import scvi
 import torch
 from scipy import sparse
 
@@ -23,6 +22,8 @@ parser.add_argument("folder", type=Path)
 parser.add_argument("--sets", type=int, default=3)
 parser.add_argument("--epochs", type=int, default=500)
 args = parser.parse_args()
+
+import scvi  # noqa: E402  after the arguments: --help needs no scvi-tools
 
 scvi.settings.seed = 0
 labels = pd.read_csv(args.folder / "train.csv", dtype=str)["label"].to_numpy()

@@ -9,7 +9,6 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scvi
 import torch
 from scipy import sparse
 
@@ -18,6 +17,8 @@ parser.add_argument("folder", type=Path)
 parser.add_argument("--sets", type=int, default=3)
 parser.add_argument("--epochs", type=int, default=400)
 args = parser.parse_args()
+
+import scvi  # noqa: E402  after the arguments: --help needs no scvi-tools
 
 scvi.settings.seed = 0
 counts = sparse.load_npz(args.folder / "train.npz").astype(np.float32)

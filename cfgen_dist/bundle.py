@@ -3,8 +3,10 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,14 +18,23 @@ from safetensors.torch import load_file, save_file
 from cfgen_dist.config import Config, load_config, to_dict
 from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.build import build_autoencoder, build_velocity
+from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.workers.threads import check_device
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output
+from data_loaders.types import Ints, PathLike
+
+if TYPE_CHECKING:
+    import anndata as ad
+    import torch
 
 FORMAT = 1
-FILES = ("card.json", "autoencoder.safetensors", "flow.safetensors", "size_factor.safetensors", "labels.safetensors")
+CARD = "card.json"
+AUTOENCODER, FLOW = "autoencoder.safetensors", "flow.safetensors"
+SIZE_FACTOR, LABELS = "size_factor.safetensors", "labels.safetensors"
+FILES = (AUTOENCODER, FLOW, SIZE_FACTOR, LABELS)  # whose checksums are in the card
 
 
 @dataclass
@@ -33,14 +44,14 @@ class CFGen:
     Attributes
     ----------
     config : Config
-    autoencoder : Autoencoder
+    autoencoder : Autoencoder, or JointAutoencoder of several modalities
         In eval mode.
     velocity : Velocity
         In eval mode.
     size_factor : SizeFactorLaw
     genes : list of str
     labels : dict of str to list of str
-        The attributes it was conditioned on, in order, with their categories.
+        The attributes that the model is conditioned on, in order, with their categories.
     combinations : (M, K) int64 array
         The label combinations of the training cells, as codes.
     counts : (M,) int64 array
@@ -54,18 +65,18 @@ class CFGen:
     """
 
     config: Config
-    autoencoder: Autoencoder
+    autoencoder: Autoencoder | JointAutoencoder
     velocity: Velocity
     size_factor: SizeFactorLaw
-    genes: list
-    labels: dict
-    combinations: np.ndarray
-    counts: np.ndarray
-    provenance: dict
+    genes: list[str]
+    labels: dict[str, list[str]]
+    combinations: Ints
+    counts: Ints
+    provenance: dict[str, Any]
     digest: str = ""
-    features: dict = field(default_factory=dict)
+    features: dict[str, list[str]] = field(default_factory=dict)
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Write the bundle to a directory that appears whole or not at all.
 
         Raises
@@ -76,11 +87,11 @@ class CFGen:
         built = begin_output(path)
         try:
             # safetensors refuses tensors that share memory or are not contiguous
-            save_file({k: v.contiguous() for k, v in self.autoencoder.state_dict().items()}, built / FILES[1])
-            save_file({k: v.contiguous() for k, v in self.velocity.state_dict().items()}, built / FILES[2])
-            save_arrays(self.size_factor.arrays(), built / FILES[3])
-            save_arrays({"combinations": self.combinations, "counts": self.counts}, built / FILES[4])
-            card = {
+            save_file({k: v.contiguous() for k, v in self.autoencoder.state_dict().items()}, built / AUTOENCODER)
+            save_file({k: v.contiguous() for k, v in self.velocity.state_dict().items()}, built / FLOW)
+            save_arrays(self.size_factor.arrays(), built / SIZE_FACTOR)
+            save_arrays({"combinations": self.combinations, "counts": self.counts}, built / LABELS)
+            card: dict[str, Any] = {
                 "format": FORMAT,
                 "model": "CFGen",
                 "labels": self.labels,
@@ -90,18 +101,18 @@ class CFGen:
                 "provenance": self.provenance,
                 "genes": list(self.genes),
                 **({"features": self.features} if self.features else {}),
-                "sha256": {name: _sha256(built / name) for name in FILES[1:]},
+                "sha256": {name: _sha256(built / name) for name in FILES},
             }
             card["sha256"]["card"] = _digest(card)
-            (built / "card.json").write_text(json.dumps(card, indent=1))
+            (built / CARD).write_text(json.dumps(card, indent=1))
             finish_output(built, path)
         except BaseException:
             shutil.rmtree(built, ignore_errors=True)
             raise
-        self.digest = _sha256(Path(path) / "card.json")
+        self.digest = _sha256(Path(path) / CARD)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: PathLike) -> "CFGen":
         """Read a bundle; nothing in it is executed.
 
         Parameters
@@ -115,10 +126,10 @@ class CFGen:
             Not a bundle, a file missing, truncated or changed, or written by a newer version.
         """
         path = Path(path)
-        if (path / "bundle" / "card.json").is_file():
+        if (path / "bundle" / CARD).is_file():
             path = path / "bundle"
         card = read_card(path)
-        for name in FILES[1:]:
+        for name in FILES:
             expected = card["sha256"].get(name)
             if not (path / name).is_file():
                 raise BadInput(f"bundle {path}: {name} is missing")
@@ -126,38 +137,49 @@ class CFGen:
                 raise BadInput(f"bundle {path}: {name} is damaged, its SHA-256 is not the one in card.json")
         config = load_config(card["config"])
         try:
-            arrays = load_arrays(path / FILES[3])
-            table = load_arrays(path / FILES[4])
-            weights = load_file(path / FILES[1]), load_file(path / FILES[2])
+            arrays, table = load_arrays(path / SIZE_FACTOR), load_arrays(path / LABELS)
+            weights = load_file(path / AUTOENCODER), load_file(path / FLOW)
         except (SafetensorError, OSError) as error:
             raise BadInput(f"bundle {path}: {error}") from error
         labels = card["labels"]
         features = card.get("features", {})
         n_features = {"rna": len(card["genes"])} | {name: len(names) for name, names in features.items()}
-        autoencoder = build_autoencoder(config, n_features, labels)
+        covariate = config.autoencoder.theta_covariate
+        n_dispersions = len(labels[covariate]) if covariate else 1
+        autoencoder = build_autoencoder(config.autoencoder, config.modalities, n_features, n_dispersions)
         autoencoder.load_state_dict(weights[0])
-        velocity = build_velocity(config, [len(c) for c in labels.values()], card["size_factor_range"])
+        n_categories = [len(categories) for categories in labels.values()]
+        velocity = build_velocity(config.flow, config.autoencoder.latent_dim, n_categories, card["size_factor_range"])
         velocity.load_state_dict(weights[1])
         others = {name: arrays.pop(f"values.{name}") for name in features if f"values.{name}" in arrays}
         law = SizeFactorLaw(card["size_factor"]["kind"], card["size_factor"]["covariate"], **arrays, others=others)
         return cls(
-            config, autoencoder.eval(), velocity.eval(), law, card["genes"], labels,
-            table["combinations"], table["counts"], card["provenance"], _sha256(path / "card.json"), features,
-        )  # fmt: skip
+            config=config,
+            autoencoder=autoencoder.eval(),
+            velocity=velocity.eval(),
+            size_factor=law,
+            genes=card["genes"],
+            labels=labels,
+            combinations=table["combinations"],
+            counts=table["counts"],
+            provenance=card["provenance"],
+            digest=_sha256(path / CARD),
+            features=features,
+        )
 
     @property
-    def device(self):
+    def device(self) -> "torch.device":
         """Where the networks are."""
         return self.velocity.latent_mean.device
 
-    def to(self, device):
+    def to(self, device: str) -> "CFGen":
         """The same model, its networks moved to a device; BadInput for "cuda" where there is no GPU."""
         check_device(device)
         self.autoencoder.to(device)
         self.velocity.to(device)
         return self
 
-    def codes_of(self, name, values):
+    def codes_of(self, name: str, values: Any) -> Ints:
         """Integer codes of one value or an array of values of the attribute `name`; BadInput if unknown."""
         categories = self.labels[name]
         codes = pd.Index(categories).get_indexer(np.atleast_1d(np.asarray(values, dtype=object)))
@@ -166,18 +188,28 @@ class CFGen:
             raise BadInput(f"{name}: unknown category {unknown!r}, {nearest(unknown, categories)}")
         return codes.astype(np.int64)
 
-    def codes(self, table):
+    def codes(self, table: pd.DataFrame) -> Ints:
         """Integer codes (N, K) of a DataFrame with a column per attribute."""
         columns = [self.codes_of(name, table[name].to_numpy()) for name in self.labels]
         return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0), np.int64)
 
-    def generate(self, n=None, *, labels=None, guidance=None, solver=None, steps=None, seed=0, device="cpu"):
+    def generate(
+        self,
+        n: int | None = None,
+        *,
+        labels: Mapping[str, str] | pd.DataFrame | None = None,
+        guidance: Mapping[str, float] | None = None,
+        solver: str | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> "ad.AnnData":
         """Generate cells in memory; `cfgen_dist.generation.run.generate` writes any number to disk.
 
         Parameters
         ----------
         n : int, optional
-            Number of cells; with a table of `labels`, its rows say it.
+            Number of cells; with a table of `labels`, its rows give the number.
         labels : dict of str to str, or DataFrame, optional
             One value for some attributes, the others drawn as observed; or a table with a column per attribute and,
             optionally, a column `n`. By default the observed combinations in their observed proportions.
@@ -199,22 +231,23 @@ class CFGen:
             names of their features in `uns["features"]`.
         """
         from cfgen_dist.generation.memory import sample_in_memory
+        from cfgen_dist.generation.options import Sampling
         from cfgen_dist.generation.plan import make_plan
 
-        plan = make_plan(
-            self, n, labels=labels, guidance=guidance, solver=solver, steps=steps, seed=seed, device=device
-        )
-        return sample_in_memory(self, plan)
+        sampling = Sampling(guidance=guidance, solver=solver, steps=steps, seed=seed, device=device)
+        return sample_in_memory(self, make_plan(self, n, labels=labels, sampling=sampling))
 
 
-def read_card(path):
+def read_card(path: PathLike) -> dict[str, Any]:
     """The card of a bundle as a dict; BadInput when `path` is not a bundle."""
     path = Path(path)
     try:
-        card = json.loads((path / "card.json").read_text())
+        card = json.loads((path / CARD).read_text())
     except (FileNotFoundError, NotADirectoryError):
         unfinished = (path / "config.yaml").is_file()
-        why = "a run that has not finished: `cfgen-dist train --resume` goes on" if unfinished else "no card.json there"
+        why = (
+            "a run that has not finished: `train()` goes on with `resume=True`" if unfinished else "no card.json there"
+        )
         raise BadInput(f"{path}: {why}; expected a model bundle") from None
     except ValueError as error:
         raise BadInput(f"bundle {path}: card.json is not valid JSON ({error})") from None
@@ -228,17 +261,17 @@ def read_card(path):
     return card
 
 
-def _digest(card):
+def _digest(card: Mapping[str, Any]) -> str:
     """SHA-256 of a card without its own checksums: labels and genes must belong to the weights."""
     rest = {key: value for key, value in card.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
-def _sha256(path):
+def _sha256(path: PathLike) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_model(bundle, device="cpu"):
+def load_model(bundle: CFGen | PathLike, device: str = "cpu") -> CFGen:
     """The model of a bundle (a path, or a CFGen already) on a device, in whatever process this runs."""
     return (bundle if isinstance(bundle, CFGen) else CFGen.load(bundle)).to(device)

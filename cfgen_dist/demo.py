@@ -10,7 +10,7 @@ import scanpy as sc
 from scipy import sparse
 
 from cfgen_dist.config import load_config
-from cfgen_dist.evaluation import evaluate
+from cfgen_dist.evaluation.run import evaluate
 from cfgen_dist.generation.run import generate
 from cfgen_dist.training.run import train
 from data_loaders import ingest
@@ -23,7 +23,7 @@ SETTINGS = {"autoencoder.max_epochs": 60, "flow.max_steps": 1000, "flow.batch_si
 SETS = 3
 
 
-def demo_counts():
+def demo_counts() -> ad.AnnData:
     """The counts behind `scanpy.datasets.pbmc68k_reduced` (Zheng et al. 2017), 700 cells x 765 genes, 10 cell types.
 
     Its `raw` holds log1p of counts scaled to 10,000 per cell, rounded to three decimals; with the cell's total the
@@ -52,7 +52,7 @@ def demo_counts():
     return ad.AnnData(counts, obs=obs, var=reduced.raw.var[[]].copy())
 
 
-def demo(out):
+def demo(out: str | Path) -> Path:
     """Run the whole road into the folder `out` and return the path of the report.
 
     An earlier demo in `out` is replaced; any other folder is left alone.

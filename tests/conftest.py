@@ -1,12 +1,18 @@
-"""What several tests need: the shared real data, a small atlas, a small trained run."""
+"""What several tests need: the shared real data, a small atlas, a small trained run, a Ray; and who runs which test.
 
+Tests run in several processes (`make test`). A file's tests stay in one process, so that its fixtures are made once,
+and all tests that need Ray run in one process, with one Ray: a start costs 15 seconds. What all files share is made by
+the process that needs it first.
+"""
+
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
 # Tests run beside each other on few cores: more threads only make them wait for one another.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = {
     "autoencoder.max_epochs": 3,
@@ -18,6 +24,21 @@ TINY = {
     "flow.embedding": 16,
     "accelerator": "cpu",
 }
+
+
+@pytest.hookimpl(trylast=True)  # after tests are deselected
+def pytest_collection_modifyitems(items):
+    """Say which tests run in one process, longest group first, and which ones are heavy."""
+    for item in items:
+        needs_ray = "ray_local" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else f"{item.path.parent.name}.{item.path.stem}"))
+    items.sort(key=lambda item: "ray_local" not in item.fixturenames)
+
+
+def pytest_itemcollected(item):
+    """Tests of trained models and of Ray are heavy, all others are what their file says."""
+    if {"tiny_run", "ray_local"} & set(item.fixturenames):
+        item.add_marker(pytest.mark.heavy)
 
 
 @pytest.fixture(scope="session")
@@ -40,21 +61,56 @@ def small_pieces(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def tiny_atlas(tmp_path_factory):
-    """600 cells x 120 genes, labels cell_type (3) and donor (2)."""
-    from data_loaders import simulate
+def shared(tmp_path_factory):
+    """shared(name, make): a folder that `make(path)` fills, once for all processes that run tests, and none changes."""
+    folder, known = tmp_path_factory.getbasetemp(), {}
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all processes
 
-    path = tmp_path_factory.mktemp("atlas") / "tiny.zarr"
-    simulate(path, cells=600, genes=120, types=3, donors=2, density=0.3, seed=1)
-    return path
+    def get(name, make):
+        path, done = folder / "shared" / name, folder / "shared" / f"{name}.done"
+        path.parent.mkdir(exist_ok=True)
+        with open(f"{path}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                make(path)
+                done.touch()
+        known[path] = state(path)
+        return path
+
+    yield get
+    for path, before in known.items():
+        assert state(path) == before, f"a test has changed {path.name}, which all tests share: let it work on a copy"
+
+
+def state(folder):
+    """Size and time of every file."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_atlas, tmp_path_factory):
+def tiny_atlas(shared):
+    """600 cells x 120 genes, labels cell_type (3) and donor (2)."""
+    from data_loaders import simulate
+
+    options = {"cells": 600, "genes": 120, "types": 3, "donors": 2, "density": 0.3, "seed": 1}
+    return shared("tiny.zarr", lambda path: simulate(path, **options))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_atlas, shared):
     """A run trained for a few steps on the tiny atlas."""
     from cfgen_dist.config import load_config
     from cfgen_dist.training.run import train
 
-    run = tmp_path_factory.mktemp("run") / "tiny"
-    train(tiny_atlas, run, load_config(overrides=TINY))
-    return run
+    return shared("tiny", lambda path: train(tiny_atlas, path, load_config(overrides=TINY)))
+
+
+@pytest.fixture(scope="session")
+def ray_local():
+    """One local Ray of three CPUs for all tests that need one; `--ray local` finds and uses the connection."""
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    from cfgen_dist.workers.cluster import connect
+
+    with connect("local", workers=3) as ray:
+        yield ray

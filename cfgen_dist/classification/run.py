@@ -2,7 +2,11 @@
 
 import json
 import logging
+import os
 import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,17 +14,25 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from cfgen_dist.classification.classifiers import Blocks, Moments, knn, logistic
-from data_loaders import open_atlas
+from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output
 from data_loaders.progress import progress
+from data_loaders.types import Array, Floats, Ints, PathLike
 
 log = logging.getLogger("cfgen_dist")
 CLASSIFIERS = ("logistic", "knn")
 CONFIDENCE = 0.95
 
 
-def classify(atlas, augmented, out, *, label="cell_type", seeds=5):
+def classify(
+    atlas: PathLike,
+    augmented: PathLike | Sequence[PathLike],
+    out: PathLike,
+    *,
+    label: str = "cell_type",
+    seeds: int = 5,
+) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
     """Fit classifiers on the original and on the augmented training cells and score both on the original's test cells.
 
     Parameters
@@ -52,7 +64,7 @@ def classify(atlas, augmented, out, *, label="cell_type", seeds=5):
         A missing column, stores of other genes, no test cells, an augmented atlas without generated cells, an `out`
         that exists.
     """
-    paths = list(augmented) if isinstance(augmented, list | tuple) else [augmented]
+    paths = [augmented] if isinstance(augmented, str | os.PathLike) else list(augmented)
     if seeds < 1:
         raise BadInput(f"seeds is {seeds}, expected at least 1")
     original = open_atlas(atlas)
@@ -74,21 +86,23 @@ def classify(atlas, augmented, out, *, label="cell_type", seeds=5):
     return table, summary
 
 
-def training_rows(atlas):
+def training_rows(atlas: Atlas) -> Ints:
     """Rows of the splits train and val."""
     return np.flatnonzero(np.isin(np.asarray(atlas.obs("split")).astype(str), ("train", "val")))
 
 
-def _compare(original, others, label, seeds):
-    """Fit and score everything."""
+def _compare(
+    original: Atlas, others: Sequence[Atlas], label: str, seeds: int
+) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """Fit and score everything; the table and the summary of `classify`."""
     test_rows = original.rows(split="test")
     names = np.asarray(original.categories(label), dtype=str)
     truth = names[original.codes(label)[test_rows]]
     test = Blocks(original, test_rows)
     real = np.bincount(original.codes(label)[training_rows(original)], minlength=len(names))
     types = [str(name) for name, n in zip(names, real, strict=True) if n and (truth == name).any()]
-    prepared = {}
-    scores = []
+    prepared: dict[str, tuple[Moments, Array]] = {}
+    rows_of_scores: list[tuple[str, int, str, str, float]] = []
     with progress("classify", 2 * seeds * len(CLASSIFIERS), "fits") as advance:
         for seed in range(seeds):
             for side, atlas in (("original", original), ("augmented", others[seed % len(others)])):
@@ -100,9 +114,9 @@ def _compare(original, others, label, seeds):
                 by_regression = logistic(atlas, rows, label, moments, test, seed)
                 for kind, predicted in (("knn", by_neighbours), ("logistic", by_regression)):
                     f1 = f1_score(truth, predicted, labels=types, average=None, zero_division=0)
-                    scores += [(kind, seed, side, name, value) for name, value in zip(types, f1, strict=True)]
+                    rows_of_scores += [(kind, seed, side, name, value) for name, value in zip(types, f1, strict=True)]
                     advance()
-    scores = pd.DataFrame(scores, columns=["classifier", "seed", "side", "type", "f1"])
+    scores = pd.DataFrame(rows_of_scores, columns=["classifier", "seed", "side", "type", "f1"])
     wide = scores.pivot(index=["classifier", "seed", "type"], columns="side", values="f1").reset_index()
     wide["gain"] = wide["augmented"] - wide["original"]
     wide["frequency"] = wide["type"].map(dict(zip(names, real / real.sum(), strict=True)))
@@ -110,8 +124,10 @@ def _compare(original, others, label, seeds):
     return _per_type(wide, facts, types), {kind: _overall(wide[wide["classifier"] == kind]) for kind in CLASSIFIERS}
 
 
-def _facts(original, others, label, names, real, truth):
-    """How many cells each type has where."""
+def _facts(
+    original: Atlas, others: Sequence[Atlas], label: str, names: Array, real: Ints, truth: Array
+) -> dict[str, dict[str, Any]]:
+    """Type → how many training, generated and test cells it has."""
     n_generated = {str(name): 0.0 for name in names}
     for other in others:
         made = np.asarray(other.obs("is_generated"), dtype=bool)
@@ -129,23 +145,23 @@ def _facts(original, others, label, names, real, truth):
     }
 
 
-def _per_type(wide, facts, types):
+def _per_type(wide: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]], types: Sequence[str]) -> pd.DataFrame:
     """The table, rarest types first."""
     rows = []
     for kind in CLASSIFIERS:
         for name in sorted(types, key=lambda name: facts[name]["train_cells"]):
-            own = wide[(wide["classifier"] == kind) & (wide["type"] == name)]
-            mean, low, high = interval(own["gain"])
+            cells = wide[(wide["classifier"] == kind) & (wide["type"] == name)]
+            mean, low, high = interval(cells["gain"])
             rows.append(
-                {"classifier": kind, "type": name, **facts[name], "f1_original": own["original"].mean()}
-                | {"f1_augmented": own["augmented"].mean(), "gain": mean, "gain_low": low, "gain_high": high}
+                {"classifier": kind, "type": name, **facts[name], "f1_original": cells["original"].mean()}
+                | {"f1_augmented": cells["augmented"].mean(), "gain": mean, "gain_low": low, "gain_high": high}
             )
     return pd.DataFrame(rows)
 
 
-def _overall(own):
+def _overall(wide: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Macro F1 and Pearson's r of one classifier, over seeds."""
-    by_seed = own.groupby("seed")
+    by_seed = wide.groupby("seed")
     r = by_seed.apply(lambda cells: correlation(np.log10(cells["frequency"]), cells["gain"]), include_groups=False)
     values = {
         "macro_f1_original": by_seed["original"].mean(),
@@ -153,36 +169,44 @@ def _overall(own):
         "macro_f1_gain": by_seed["gain"].mean(),
         "pearson_r": r,
     }
-    return {name: dict(zip(("mean", "low", "high"), interval(each), strict=True)) for name, each in values.items()}
+    return {name: interval(by_seed)._asdict() for name, by_seed in values.items()}
 
 
-def correlation(x, y):
+class Interval(NamedTuple):
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def correlation(x: Floats, y: Floats) -> float:
     """Pearson's r; nan with fewer than three points or where one side does not vary."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(stats.pearsonr(x, y).statistic)
 
 
-def interval(values):
+def interval(values: Floats | Sequence[float]) -> Interval:
     """Mean and its 95 % interval by Student's t; the interval is nan for fewer than two values."""
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
     if len(values) < 2:
-        return mean, float("nan"), float("nan")
+        return Interval(mean, float("nan"), float("nan"))
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return mean, float(mean - half), float(mean + half)
+    return Interval(mean, float(mean - half), float(mean + half))
 
 
-def plot_gains(table, summary, path):
+def plot_gains(table: pd.DataFrame, summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Scatter of the F1 gain of each type against its frequency, one panel a classifier."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(CLASSIFIERS), 4), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(CLASSIFIERS), sharey=True), CLASSIFIERS, strict=True):
-        own = table[table["classifier"] == kind]
-        spread = [np.nan_to_num(own["gain"] - own["gain_low"]), np.nan_to_num(own["gain_high"] - own["gain"])]
-        axes.errorbar(own["frequency"], own["gain"], yerr=spread, fmt="o", capsize=2)
-        for x, y, name in zip(own["frequency"], own["gain"], own["type"], strict=True):
+        types = table[table["classifier"] == kind]
+        spread = [np.nan_to_num(types["gain"] - types["gain_low"]), np.nan_to_num(types["gain_high"] - types["gain"])]
+        axes.errorbar(types["frequency"], types["gain"], yerr=spread, fmt="o", capsize=2)
+        for x, y, name in zip(types["frequency"], types["gain"], types["type"], strict=True):
             axes.annotate(name, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set(xscale="log", xlabel="share of the real training cells", ylabel="F1 gain on held-out cells")
@@ -190,7 +214,7 @@ def plot_gains(table, summary, path):
     figure.savefig(path, dpi=150)
 
 
-def _check_pair(original, other, label):
+def _check_pair(original: Atlas, other: Atlas, label: str) -> None:
     """Refuse what cannot be compared, before anything is fitted."""
     for atlas in (original, other):
         for name in (label, "split"):
@@ -199,8 +223,8 @@ def _check_pair(original, other, label):
     if list(original.genes) != list(other.genes):
         raise BadInput(f"{other.name}: its {other.n_genes:,} genes are not the {original.n_genes:,} of {original.name}")
     if len(original.rows(split="test")) == 0:
-        raise BadInput(f"{original.name}: no cell has split 'test'; ingest it with --holdout donor=0.2")
+        raise BadInput(f"{original.name}: no cell has split 'test'; `ingest()` it with a `holdout`")
     if "is_generated" not in other.obs_columns or not np.asarray(other.obs("is_generated")).any():
-        raise BadInput(f"{other.name}: no generated cells in it, expected an atlas made by `cfgen-dist augment`")
+        raise BadInput(f"{other.name}: no generated cells in it, expected an atlas made by `augment()`")
     if len(np.unique(original.codes(label)[training_rows(original)])) < 2:
         raise BadInput(f"{original.name}: fewer than two categories of {label!r} among its training cells")

@@ -1,6 +1,7 @@
 """The command line: one module a command, imported only when that command is called.
 
-Each module `cfgen_dist.cli.NAME` has two functions: `configure(parser)` adds the arguments, `run(args)` does the work.
+Each module `cfgen_dist.cli.COMMAND` has two functions: `configure(parser)` adds the arguments, `run(args)` does the
+work. At their tops they import nothing heavy, so that --help answers at once: what does the work is imported in `run`.
 Exit codes: 0 done, 2 bad input or arguments, 1 anything else, 130 interrupted.
 """
 
@@ -11,6 +12,8 @@ import importlib.metadata
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 from data_loaders.errors import BadInput, nearest
 
@@ -36,12 +39,12 @@ COMMANDS = {
 class Parser(argparse.ArgumentParser):
     """Refuses in one line, like everything else here; the usage is in --help."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """Leave with exit code 2."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Parameters
@@ -51,7 +54,8 @@ def main(argv=None):
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("cfgen_dist").setLevel(logging.INFO)
+    for name in ("cfgen_dist", "data_loaders"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         return _run(argv)
     except BadInput as error:
@@ -70,7 +74,7 @@ def main(argv=None):
         return 130
 
 
-def _run(argv):
+def _run(argv: list[str]) -> int:
     """Parse the words and run the command that they name."""
     parser = Parser(prog="cfgen-dist", description="Train CFGen on single-cell counts and generate synthetic atlases.")
     parser.add_argument(

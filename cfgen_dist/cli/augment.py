@@ -1,9 +1,11 @@
 """`cfgen-dist augment`."""
 
-from cfgen_dist.cli.generate import add_sampling, add_workers, print_summary, sampling_options
+import argparse
+
+from cfgen_dist.cli.making import add_sampling, add_workers, making_options, print_summary
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="model bundle, or a run that holds one")
     parser.add_argument("atlas", metavar="ATLAS", help="the atlas it was trained on")
@@ -23,7 +25,7 @@ def configure(parser):
     add_workers(parser)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Augment and show what each type got."""
     from rich.console import Console
     from rich.table import Table
@@ -32,7 +34,7 @@ def run(args):
 
     summary = augment(
         args.bundle, args.atlas, args.out, args.total, balance=args.balance, temperature=args.temperature,
-        **sampling_options(args),
+        **making_options(args),
     )  # fmt: skip
     table = Table("type", "real", "generated")
     for name, cells in summary["types"].items():

@@ -1,10 +1,11 @@
 """`cfgen-dist classify`."""
 
+import argparse
 import math
 from pathlib import Path
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("atlas", metavar="ATLAS", help="real cells; those of split test are scored")
     parser.add_argument(
@@ -16,7 +17,7 @@ def configure(parser):
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="repetitions (default 5)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Classify and print the table."""
     from rich.console import Console
     from rich.table import Table

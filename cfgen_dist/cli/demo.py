@@ -1,12 +1,14 @@
 """`cfgen-dist demo`."""
 
+import argparse
 
-def configure(parser):
+
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything it makes (default: demo)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Run the demo."""
     from cfgen_dist.demo import demo
 

@@ -1,59 +1,38 @@
 """`cfgen-dist describe`: print the card of an atlas, a run or a model bundle."""
 
+import argparse
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from data_loaders.card import read_card
-from data_loaders.errors import BadInput
+if TYPE_CHECKING:
+    from rich.console import Console
 
 MOST_ROWS = 60  # categories shown per label column
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("path", metavar="ATLAS|RUN|BUNDLE")
+    parser.add_argument("path", metavar="ATLAS|RUN|BUNDLE", help="an atlas store, a run directory or a model bundle")
     parser.add_argument("--json", action="store_true", help="print the card as it is")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Print the card."""
-    card, is_atlas = find_card(args.path)
+    from rich.console import Console
+
+    from cfgen_dist.cards import describe
+
+    card = describe(args.path)
     if args.json:
         print(json.dumps(card, indent=2))
         return
     console = Console(highlight=False)
-    (_print_atlas if is_atlas else _print_bundle)(console, args.path, card)
+    (_print_bundle if card.get("model") == "CFGen" else _print_atlas)(console, args.path, card)
 
 
-def find_card(path):
-    """The card of what is at `path`, and whether that is an atlas.
+def _print_atlas(console: "Console", path: str, card: dict[str, Any]) -> None:
+    from rich.markup import escape
 
-    Raises
-    ------
-    BadInput
-        There is no atlas, bundle or run, or its card cannot be read.
-    """
-    path = Path(path)
-    if (path / "zarr.json").is_file():
-        return read_card(path), True
-    for bundle in (path, path / "bundle"):
-        if (bundle / "card.json").is_file():
-            from cfgen_dist.bundle import read_card as read_bundle_card  # loads torch, which an atlas does not need
-
-            return read_bundle_card(bundle), False
-    if (path / "config.yaml").is_file() and (path / "atlas.json").is_file():
-        done = [name for name in ("autoencoder", "flow") if (path / name / "weights.safetensors").exists()]
-        finished = f"finished: {', '.join(done)}" if done else "no stage is finished"
-        raise BadInput(f"{path}: a run without a model yet ({finished}); `cfgen-dist train --resume` goes on")
-    found = "nothing" if not path.exists() else "no zarr.json, card.json or bundle/card.json"
-    raise BadInput(f"{path}: {found} there; expected an atlas, a run or a model bundle")
-
-
-def _print_atlas(console, path, card):
     splits = ", ".join(f"{n:,} {name}" for name, n in card["splits"].items())
     console.print(f"[bold]{escape(str(path))}[/bold]: an atlas")
     console.print(f"cells       {card['n_cells']:,} ({splits})")
@@ -77,7 +56,10 @@ def _print_atlas(console, path, card):
     _print_fields(console, {key: value for key, value in card.items() if key not in skip})
 
 
-def _print_label(console, name, label, laws):
+def _print_label(console: "Console", name: str, label: dict[str, Any], laws: dict[str, Any]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(title=f"{escape(name)}: {len(label['categories'])} categories", title_justify="left")
     table.add_column(escape(name))
     for heading in ("cells", "train", "log size factor: mean", "sd"):
@@ -92,7 +74,9 @@ def _print_label(console, name, label, laws):
     console.print(table)
 
 
-def _print_bundle(console, path, card):
+def _print_bundle(console: "Console", path: str, card: dict[str, Any]) -> None:
+    from rich.markup import escape
+
     config, trained = card["config"], card["provenance"]
     law = card["size_factor"]
     console.print(f"[bold]{escape(str(path))}[/bold]: a model")
@@ -115,7 +99,7 @@ def _print_bundle(console, path, card):
     _print_fields(console, {"versions": trained["versions"]})
 
 
-def _print_fields(console, fields):
+def _print_fields(console: "Console", fields: dict[str, Any]) -> None:
     """One line a field; long lists are cut, `--json` has them whole."""
     for key, value in fields.items():
         text = value if isinstance(value, str) else json.dumps(value)

@@ -1,11 +1,12 @@
 """`cfgen-dist evaluate`: compare generated cells with real ones, write metrics.json, report.html and figures."""
 
+import argparse
 from pathlib import Path
 
-from cfgen_dist.cli.generate import add_workers
+from cfgen_dist.cli.making import add_workers
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("real", metavar="REAL", help="the atlas with real train and test cells")
     parser.add_argument(
@@ -39,9 +40,9 @@ def configure(parser):
     add_workers(parser)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Evaluate, write the report and print the verdict."""
-    from cfgen_dist.evaluation import evaluate
+    from cfgen_dist.evaluation.run import evaluate
 
     options = {"shard_size": args.shard_size} if args.shard_size is not None else {}
     result = evaluate(

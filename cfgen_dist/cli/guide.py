@@ -1,15 +1,16 @@
 """`cfgen-dist guide`."""
 
-import numpy as np
+import argparse
+import math
 
-from cfgen_dist.cli.values import pairs
-from cfgen_dist.model.solvers import SOLVERS
+from cfgen_dist.cli.making import add_solver
+from cfgen_dist.cli.values import pairs, weights
 from data_loaders.errors import BadInput
 
 COLUMNS = ("on_target", "w2", "mmd", "spread", "coverage")  # as many as 80 characters hold
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="model bundle, or a run that holds one")
     parser.add_argument("atlas", metavar="ATLAS", help="real cells to compare with")
@@ -27,12 +28,11 @@ def configure(parser):
     parser.add_argument(
         "--embedding", default="pca", metavar="NAME", help="picture of the cells: pca (default) or umap"
     )
-    parser.add_argument("--solver", help=f"one of {', '.join(SOLVERS)}; the bundle's default otherwise")
-    parser.add_argument("--steps", type=int, metavar="N", help="steps of a fixed-step solver")
+    add_solver(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="S")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Run the grid and print its table."""
     from rich.console import Console
     from rich.table import Table
@@ -42,7 +42,7 @@ def run(args):
     sweep = {name: span(name, text) for name, text in pairs(args.sweep, "--sweep").items()}
     result = guide(
         args.bundle, args.atlas, args.out, sweep,
-        fix=pairs(args.fix, "--fix", float), target=pairs(args.target, "--target") if args.target else None,
+        fix=weights(args.fix, "--fix"), target=pairs(args.target, "--target") if args.target else None,
         joint=args.joint, cells=args.cells, split=args.split, embedding=args.embedding, solver=args.solver,
         steps=args.steps, seed=args.seed,
     )  # fmt: skip
@@ -52,12 +52,12 @@ def run(args):
     headers = [name.removeprefix("w_") for name in columns]
     table = Table(*headers, title=f"{title}: {result['target_cells']:,} real cells; weights and scores")
     for row in frame[columns].itertuples(index=False):
-        table.add_row(row[0], *("" if value is None or np.isnan(value) else f"{value:.3g}" for value in row[1:]))
+        table.add_row(row[0], *("" if value is None or math.isnan(value) else f"{value:.3g}" for value in row[1:]))
     Console().print(table)
     print(f"{args.out}/guidance.json, guidance.csv, cells.png, scores.png")
 
 
-def span(name, text):
+def span(name: str, text: str) -> list[float]:
     """Read `0:3:0.5` as [0, 0.5, ..., 3], the end included; a single number as itself.
 
     Raises
@@ -69,9 +69,9 @@ def span(name, text):
         numbers = [float(part) for part in text.split(":")]
     except ValueError:
         numbers = []
-    if len(numbers) == 1 and np.isfinite(numbers[0]):
+    if len(numbers) == 1 and math.isfinite(numbers[0]):
         return numbers
-    if len(numbers) != 3 or not np.isfinite(numbers).all():
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
         raise BadInput(f"--sweep has {text!r} for {name}, expected FROM:TO:STEP, such as 0:3:0.5")
     start, end, step = numbers
     if step <= 0 or end < start:

@@ -1,10 +1,11 @@
 """`cfgen-dist ingest`: turn h5ad, 10x or Zarr counts into an atlas."""
 
-import data_loaders
+import argparse
+
 from data_loaders.errors import BadInput
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
         "sources", nargs="*", metavar="SRC", help=".h5ad, AnnData-Zarr, 10x .h5, folder with matrix.mtx, or SOMA"
@@ -49,8 +50,10 @@ def configure(parser):
     parser.add_argument("--seed", type=int, default=0, metavar="S")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Write the atlas and say what was done."""
+    import data_loaders
+
     card = data_loaders.ingest(
         _sources(args.sources, args.modality),
         args.out,
@@ -83,7 +86,7 @@ def run(args):
     print(f"{args.out}: {card['n_cells']:,} cells x {card['n_genes']:,} genes ({splits})")
 
 
-def _sources(paths, modalities):
+def _sources(paths: list[str], modalities: list[str] | None) -> list[str] | dict[str, list[str]]:
     """The sources as `data_loaders.ingest` takes them, of positional paths or --modality NAME=PATH options."""
     if not modalities:
         if not paths:
@@ -91,7 +94,7 @@ def _sources(paths, modalities):
         return paths
     if paths:
         raise BadInput(f"{paths[0]}: a source beside --modality; expected --modality NAME=PATH for every source")
-    named = {}
+    named: dict[str, list[str]] = {}
     for text in modalities:
         name, equals, path = text.partition("=")
         if not (name and equals and path):
@@ -100,7 +103,7 @@ def _sources(paths, modalities):
     return named
 
 
-def _parse_holdout(text):
+def _parse_holdout(text: str) -> tuple[str, float]:
     column, _, share = text.partition("=")
     try:
         return column, float(share)

@@ -1,9 +1,9 @@
 """`cfgen-dist simulate`: write a synthetic atlas with known truth."""
 
-import data_loaders
+import argparse
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("out", metavar="OUT", help="the store to write; must not exist")
     parser.add_argument("--cells", type=int, required=True, metavar="N")
@@ -16,8 +16,10 @@ def configure(parser):
     parser.add_argument("--seed", type=int, default=0, metavar="S")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Write the atlas."""
+    import data_loaders
+
     card = data_loaders.simulate(
         args.out,
         cells=args.cells,

@@ -1,11 +1,13 @@
 """`cfgen-dist train`."""
 
+import argparse
 import sys
 
-from cfgen_dist.config import all_keys, load_config, presets
+from cfgen_dist.cli.settings import add_settings, given_settings
+from cfgen_dist.config import load_config, presets
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; every key of the config is one, `--flow.batch_size 512`."""
     parser.add_argument("atlas", metavar="ATLAS", help="atlas store, as ingest writes it")
     parser.add_argument("--out", required=True, metavar="RUN", help="run directory; RUN/bundle will be the model")
@@ -19,22 +21,19 @@ def configure(parser):
     ray.add_argument("--workers", type=int, metavar="N", help="default 1")
     ray.add_argument("--gpus-per-worker", type=int, metavar="N", help="default 1 where the cluster has GPUs")
     ray.add_argument("--cpus-per-worker", type=int, metavar="N", help="default 1")
-    settings = parser.add_argument_group("settings", "override one key of the config; lists as 512,256")
-    for key, _, default in all_keys():
-        settings.add_argument(f"--{key}", dest=f"config:{key}", metavar="VALUE", help=f"default {default}")
+    add_settings(parser)
     parser.usage = (
-        "cfgen-dist train ATLAS --out RUN [--config FILE|PRESET] [--resume] "
-        "[--ray auto|local|ADDRESS --workers N [--gpus-per-worker N]] [--KEY VALUE ...]"
+        "cfgen-dist train ATLAS --out RUN [--config FILE|PRESET] [--resume]\n"
+        "         [--ray auto|local|ADDRESS --workers N [--gpus-per-worker N]] [--KEY VALUE ...]"
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Train."""
     from cfgen_dist.training.on_ray import WorkerError
     from cfgen_dist.training.run import train
 
-    given = {key.removeprefix("config:"): value for key, value in vars(args).items() if key.startswith("config:")}
-    overrides = {key: value for key, value in given.items() if value is not None}
+    overrides = given_settings(args)
     config = load_config(args.config, overrides) if args.config or overrides or not args.resume else None
     names = ("resume", "ray", "workers", "cpus_per_worker", "gpus_per_worker")
     try:

@@ -1,6 +1,8 @@
 """`cfgen-dist translate`."""
 
-from cfgen_dist.cli.generate import add_flow, add_workers, print_summary, sampling_options
+import argparse
+
+from cfgen_dist.cli.making import add_flow, add_workers, making_options, print_summary
 from cfgen_dist.cli.values import pairs
 
 SCORES = {
@@ -11,7 +13,7 @@ SCORES = {
 }  # fmt: skip
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="model bundle, or a run that holds one")
     parser.add_argument("atlas", metavar="ATLAS", help="real cells with the genes of the model")
@@ -25,7 +27,7 @@ def configure(parser):
     add_workers(parser)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Translate and show the scores before and after."""
     from rich.console import Console
     from rich.table import Table
@@ -33,7 +35,7 @@ def run(args):
     from cfgen_dist.translation.run import translate
 
     split = None if args.split == "all" else args.split
-    options = sampling_options(args)
+    options = making_options(args)
     summary = translate(
         args.bundle, args.atlas, args.out, pairs(args.to, "--to"), label=args.label, split=split, **options
     )

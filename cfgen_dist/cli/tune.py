@@ -1,11 +1,13 @@
 """`cfgen-dist tune`."""
 
-from cfgen_dist.config import all_keys, load_config, presets
-from cfgen_dist.tuning.objective import OBJECTIVES
-from cfgen_dist.tuning.run import SCHEDULERS, tune
+import argparse
+
+from cfgen_dist.cli.settings import add_settings, given_settings
+from cfgen_dist.config import load_config, presets
+from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; every key of the base config is one, as for train."""
     parser.add_argument("atlas", metavar="ATLAS", help="atlas store, as ingest writes it")
     parser.add_argument("--out", required=True, metavar="RUN", help="directory of the search; RUN/best.yaml is its end")
@@ -32,19 +34,19 @@ def configure(parser):
     ray.add_argument(
         "--gpus-per-worker", type=float, metavar="X", help="fractions share one; default 1 where the cluster has GPUs"
     )
-    settings = parser.add_argument_group("settings", "override one key of the base config; lists as 512,256")
-    for key, _, default in all_keys():
-        settings.add_argument(f"--{key}", dest=f"config:{key}", metavar="VALUE", help=f"default {default}")
+    add_settings(parser)
     parser.usage = (
-        "cfgen-dist tune ATLAS --out RUN [--trials N] [--ray auto|local|ADDRESS] [--concurrent N] [--resume] "
-        "[--space FILE] [--config FILE|PRESET] [--scheduler asha|pbt] [--objective NAME] [--KEY VALUE ...]"
+        "cfgen-dist tune ATLAS --out RUN [--trials N] [--ray auto|local|ADDRESS] [--concurrent N]\n"
+        "         [--resume] [--space FILE] [--config FILE|PRESET] [--scheduler asha|pbt]\n"
+        "         [--objective NAME] [--KEY VALUE ...]"
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Search."""
-    given = {key.removeprefix("config:"): value for key, value in vars(args).items() if key.startswith("config:")}
-    config = load_config(args.config, {key: value for key, value in given.items() if value is not None})
+    from cfgen_dist.tuning.run import tune
+
+    config = load_config(args.config, given_settings(args))
     names = (
         "trials", "space", "scheduler", "objective", "ray", "concurrent", "cpus_per_worker", "gpus_per_worker",
         "resume",

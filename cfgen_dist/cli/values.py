@@ -3,23 +3,31 @@
 from data_loaders.errors import BadInput
 
 
-def pairs(text, option, kind=str):
-    """Read `a=1,b=2` as a dict.
+def pairs(text: str | None, option: str) -> dict[str, str]:
+    """Read `a=1,b=2` as a dict, which is empty without text.
 
     Raises
     ------
     BadInput
-        A piece without `=`, a name given twice, a value that is not of `kind`.
+        A piece without `=`, or a name given twice.
     """
-    values = {}
-    for piece in (text or "").split(",") if text else []:
-        name, equals, value = piece.partition("=")
-        if not equals or not name.strip() or not value.strip():
+    values: dict[str, str] = {}
+    for piece in text.split(",") if text else []:
+        name, equals, value = (part.strip() for part in piece.partition("="))
+        if not equals or not name or not value:
             raise BadInput(f"{option} has {piece!r}, expected NAME=VALUE")
-        if name.strip() in values:
-            raise BadInput(f"{option} gives {name.strip()!r} twice")
+        if name in values:
+            raise BadInput(f"{option} gives {name!r} twice")
+        values[name] = value
+    return values
+
+
+def weights(text: str | None, option: str) -> dict[str, float]:
+    """Read `a=1,b=2.5` as a dict of numbers; as `pairs`, and BadInput for a value that is no number."""
+    values = {}
+    for name, value in pairs(text, option).items():
         try:
-            values[name.strip()] = kind(value.strip())
+            values[name] = float(value)
         except ValueError:
-            raise BadInput(f"{option} has {value.strip()!r} for {name.strip()}, expected a {kind.__name__}") from None
+            raise BadInput(f"{option} has {value!r} for {name}, expected a number") from None
     return values

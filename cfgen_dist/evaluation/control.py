@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cfgen_dist.evaluation.draws import CONTROL
 from cfgen_dist.evaluation.selection import matched_rows
 from cfgen_dist.evaluation.sources import Cells
-from data_loaders.seeds import generator
+from data_loaders.seeds import Evaluation, generator
 from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.writer import AtlasWriter
 
@@ -63,7 +62,7 @@ def write_control(path: PathLike, real: Cells, train: Ints, wanted: Mapping[int,
         Code of a type → cells to draw.
     seed, draw : int
     """
-    rng = generator(seed, CONTROL, draw)
+    rng = generator(seed, Evaluation.CONTROL, draw)
     chosen = train[matched_rows(real.codes[train], dict.fromkeys(wanted, SOURCE_CELLS), 1, rng)[0]]
     made = 0
     with AtlasWriter(path, pd.DataFrame(index=real.genes), labels=[real.label]) as writer:

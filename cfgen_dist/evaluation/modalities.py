@@ -18,6 +18,7 @@ from cfgen_dist.evaluation.metrics.markers import LevelSums, best_markers, level
 from cfgen_dist.evaluation.sources import MAIN, Cells, Source, open_cells
 from cfgen_dist.evaluation.summary import summarise
 from cfgen_dist.evaluation.workspace import Workspace
+from cfgen_dist.workers.pool import Pool
 from data_loaders.card import ACCESSIBILITY
 from data_loaders.errors import BadInput, nearest
 from data_loaders.types import Ints
@@ -98,7 +99,7 @@ class Comparison:
 
 
 def compare_modalities(
-    comparison: Comparison, opened: Opened, folder: Path, pool: stages.Pool, ray: str | None, shard_size: int
+    comparison: Comparison, opened: Opened, folder: Path, pool: Pool, ray: str | None, shard_size: int
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Score the modalities that the real and all generated cells have.
 
@@ -144,7 +145,7 @@ def compare_modalities(
 
 
 def _compare(
-    name: str, work: Workspace, pool: stages.Pool, setup: stages.Setup, shard_size: int, markers: pd.DataFrame | None
+    name: str, work: Workspace, pool: Pool, setup: stages.Setup, shard_size: int, markers: pd.DataFrame | None
 ) -> dict[str, Any]:
     types, features = work.sources[0].types, work.sources[0].genes
     kinds = {kind: [key for key in work.plan["sets"] if key.startswith(kind)] for kind in ("generated", "floor")}

@@ -29,6 +29,7 @@ from cfgen_dist.evaluation.sources import Cells, Source, open_cells
 from cfgen_dist.evaluation.summary import plain, subsampled, summarise_metrics, summarise_types
 from cfgen_dist.evaluation.verdict import sentences
 from cfgen_dist.evaluation.workspace import Workspace
+from cfgen_dist.workers.options import Workers
 from cfgen_dist.workers.parts import open_parts
 from cfgen_dist.workers.pool import open_pool
 from data_loaders.errors import BadInput, nearest
@@ -143,7 +144,7 @@ def evaluate(
     )
     modalities = comparison.open()
 
-    with open_pool(ray, workers) as pool, _parts(out, settings, resume) as folder:
+    with open_pool(Workers(ray, workers)) as pool, _parts(out, settings, resume) as folder:
         controls = []
         for draw in range(n_sets["control"]):
             path = folder / f"control-{draw}.zarr"
@@ -248,8 +249,8 @@ def _choose_rows(
 def _parts(out: PathLike | None, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
     """The folder for parts: beside the output and kept when interrupted, or a temporary one without an output."""
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="cfgen-evaluate-") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="cfgen-evaluate-") as temporary:
+            yield Path(temporary)
         return
     folder = open_parts(out, settings, resume, "evaluation", "evaluation, or of other cells")
     try:

@@ -4,17 +4,19 @@
 run. `collect` adds what the profiles say and picks the value of each metric.
 """
 
+import zlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from cfgen_dist.evaluation.cellset import CellSet
-from cfgen_dist.evaluation.draws import purpose_of
 from cfgen_dist.evaluation.metrics.catalogue import scorers_of
 from cfgen_dist.evaluation.metrics.metric import Measured, Metric, Scorer, Values
-from data_loaders.seeds import generator
+from data_loaders.seeds import Evaluation, generator
 from data_loaders.types import Array
+
+PURPOSES = {"distances": Evaluation.DISTANCES, "structure": Evaluation.STRUCTURE, "neighbours": Evaluation.CLASSIFY}
 
 
 def pieces_of(metrics: Iterable[Metric]) -> list[Scorer]:
@@ -36,7 +38,7 @@ def measure(scorer: Scorer, real: CellSet, scored: CellSet, *, protocol: str, se
         `draw` is the number of the set.
     """
     function = scorer.paper if protocol == "paper" and scorer.paper else scorer.function
-    rng = generator(seed, purpose_of(scorer.name), draw)
+    rng = generator(seed, _purpose_of(scorer), draw)
     if scorer.needs == "points":
         by_type = [function(real.cloud(code), scored.cloud(code), rng) for code in np.flatnonzero(scored.cells)]
         overall = function(real.cloud(), scored.cloud(), rng)
@@ -96,3 +98,8 @@ def _named(found: float | Values | Measured, scorer: Scorer) -> Values:
     if isinstance(found, Measured):
         return found.overall
     return found if isinstance(found, dict) else {scorer.name: float(found)}
+
+
+def _purpose_of(scorer: Scorer) -> int:
+    """The purpose of a scorer's random draws: of one that the table of seeds does not list, a number of its name."""
+    return PURPOSES.get(scorer.name, zlib.crc32(scorer.name.encode()))

@@ -7,11 +7,10 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cfgen_dist.evaluation.draws import MATCH
 from cfgen_dist.evaluation.metrics.structure import CORRELATION_CELLS
 from cfgen_dist.evaluation.sources import Cells
 from data_loaders.errors import BadInput
-from data_loaders.seeds import generator
+from data_loaders.seeds import Evaluation, generator
 from data_loaders.types import Array, Ints
 
 FEW_CELLS = 10  # below this a type's own numbers are mostly noise: the report says so
@@ -81,7 +80,7 @@ def generated_rows(
 ) -> Iterator[tuple[int, Ints]]:
     """Number of the source and rows of each generated set."""
     for number, source in enumerate(sources):
-        rng = generator(seed, MATCH, 0, number)
+        rng = generator(seed, Evaluation.MATCH, 0, number)
         for rows in matched_rows(source.codes, wanted, n_sets if len(sources) == 1 else 1, rng):
             yield number, rows
 
@@ -89,7 +88,7 @@ def generated_rows(
 def floor_rows(real: Cells, train: Ints, wanted: Mapping[int, int], n_sets: int, seed: int) -> Iterator[Ints]:
     """Rows of each set of training cells."""
     for draw in range(n_sets):
-        yield train[matched_rows(real.codes[train], wanted, 1, generator(seed, MATCH, 1, draw))[0]]
+        yield train[matched_rows(real.codes[train], wanted, 1, generator(seed, Evaluation.MATCH, 1, draw))[0]]
 
 
 def matched_rows(

@@ -5,7 +5,7 @@ item alone. Items whose part is there already are left out: that is how an evalu
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -20,12 +20,15 @@ from cfgen_dist.evaluation.metrics.markers import LevelSums
 from cfgen_dist.evaluation.metrics.metric import Measured, Metric, Values
 from cfgen_dist.evaluation.score import collect, measure, pieces_of
 from cfgen_dist.evaluation.sources import Source
-from cfgen_dist.evaluation.spaces import AnySpace, Sums
-from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, LogCovariance, LogSums, Moments, fit_space
+from cfgen_dist.evaluation.spaces import AnySpace
+from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, LogCovariance, fit_space
 from cfgen_dist.evaluation.spaces.tf_idf import TfIdfCovariance, TfIdfProducts, fit_tf_idf
 from cfgen_dist.evaluation.workspace import Workspace, unpack
+from cfgen_dist.workers.pool import Pool
 from data_loaders.files import write_whole
 from data_loaders.progress import progress
+from data_loaders.statistics.normalisation import LogSums
+from data_loaders.statistics.sums import GeneMoments, Sums
 from data_loaders.statistics.variable_genes import ClippedSums
 from data_loaders.types import Array
 
@@ -35,7 +38,7 @@ WIDE_SHARDS = 16  # at most, of sums that are matrices (32 MB of 2,000 genes): a
 WIDE = ("covariance", "tfidf", "products", "levels")
 SCORE = "score."  # before the name of a scorer: kind of the items that run it
 SUMS: dict[str, type] = {
-    "moments": Moments, "log": LogSums, "clipped": ClippedSums, "covariance": LogCovariance,
+    "moments": GeneMoments, "log": LogSums, "clipped": ClippedSums, "covariance": LogCovariance,
     "tfidf": TfIdfCovariance, "products": TfIdfProducts, "levels": LevelSums,
 }  # fmt: skip
 MADE_OF: dict[str, tuple[str, ...]] = {  # what empty sums are made of; the number of features otherwise
@@ -63,7 +66,6 @@ class Item(NamedTuple):
     stop: int
 
 
-Pool = Callable[..., Iterable[tuple[Item, Any]]]  # see `cfgen_dist.workers.threads.map_threads`
 Setup = Callable[[], Workspace]
 T = TypeVar("T", Sums, LevelSums)
 

@@ -1,32 +1,33 @@
 """`Workspace`: the folder of an evaluation under way, as its driver and all of its workers see it.
 
-Every finished piece of work is a part: a file of arrays, if it has any, and then a JSON record that vouches for it,
-each written beside, flushed to disk and renamed. A piece counts as done when its record is of these settings and its
-file is as the record says.
+It is the ledger of the finished pieces of work, and beside them holds the plan, the rows of every set of cells, and the
+sources that they are read from.
 """
 
-import hashlib
-import io
 import json
-import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO, Any, Self, TypeVar
 
+import anndata as ad
 import numpy as np
 
 from cfgen_dist.evaluation.cellset import CellSet
 from cfgen_dist.evaluation.metrics.faithfulness import Profile
-from cfgen_dist.evaluation.sources import open_cells
+from cfgen_dist.evaluation.sources import Cells, open_cells
 from cfgen_dist.evaluation.spaces.tf_idf import TfIdfSpace
+from cfgen_dist.workers.parts import ONE_HEADER, Ledger
+from data_loaders import Atlas
 from data_loaders.files import write_whole
 from data_loaders.statistics.pca import Components
+from data_loaders.types import Array, Ints, PathLike
 
-# NumPy parses the header of a file with `ast`, which Python 3.11 cannot do in two threads at once: SystemError "AST
-# constructor recursion depth mismatch", rarely (cpython#106905)
-_one_header = threading.Lock()
+Sums = TypeVar("Sums")
 
 
-class Workspace:
-    """The plan of an evaluation, its sources of cells, and its parts.
+class Workspace(Ledger):
+    """The plan of an evaluation, its sources of cells, and its finished parts.
 
     Parameters
     ----------
@@ -39,22 +40,23 @@ class Workspace:
         The real cells first.
     """
 
-    def __init__(self, folder, plan, sources):
-        self.folder, self.plan, self.sources = Path(folder), plan, sources
-        self._space = None
+    def __init__(self, folder: PathLike, plan: dict[str, Any], sources: Sequence[Cells]) -> None:
+        super().__init__(folder, plan["settings"])
+        self.plan, self.sources = plan, sources
+        self._space: Components | TfIdfSpace | None = None
 
     @classmethod
-    def create(cls, folder, plan, sources, rows):
+    def create(cls, folder: Path, plan: dict[str, Any], sources: Sequence[Cells], rows: Mapping[str, Ints]) -> Self:
         """Write the plan, and rows {name of a set: int array (n,)}, for workers to open."""
         for name, chosen in rows.items():
             codes = sources[plan["sets"][name]].codes[chosen]
             for what, values in (("rows", chosen), ("codes", codes)):
-                write_whole(folder / f"{name}.{what}.npy", lambda file, values=values: np.save(file, values))
+                write_whole(folder / f"{name}.{what}.npy", partial(_save, values))
         write_whole(folder / "plan.json", lambda file: file.write(json.dumps(plan).encode()))
         return cls(folder, plan, sources)
 
     @classmethod
-    def open(cls, folder, origins, label):
+    def open(cls, folder: PathLike, origins: Sequence[PathLike | Atlas | ad.AnnData], label: str) -> Self:
         """In a worker: open the same sources again.
 
         Parameters
@@ -69,64 +71,33 @@ class Workspace:
         others = [cells.in_order_of(real.genes).with_types_of(real) for cells in others]
         return cls(folder, plan, [real, *others])
 
-    def n_cells(self, name):
+    def n_cells(self, name: str) -> int:
         """Cells of a set."""
         return len(self.codes(name))
 
-    def codes(self, name):
+    def codes(self, name: str) -> Ints:
         """Types of the cells of a set (n,)."""
         return _mapped(self.folder / f"{name}.codes.npy")
 
-    def reader(self, name, start=0):
+    def reader(self, name: str, start: int = 0) -> Callable[[Ints], Any]:
         """`read(positions)` of a set: counts of its cells, position 0 being its cell number `start`."""
         rows = _mapped(self.folder / f"{name}.rows.npy")
         source = self.sources[self.plan["sets"][name]]
         return lambda positions: source.read(np.asarray(rows[start + positions]))
 
-    def commit(self, part, arrays=None, **facts):
-        """Keep a piece of work; doing it twice is harmless."""
-        if arrays is not None:
-            buffer = io.BytesIO()
-            np.savez(buffer, **arrays)
-            facts["sha256"] = hashlib.sha256(buffer.getbuffer()).hexdigest()
-            write_whole(self.folder / f"{part}.npz", lambda file: file.write(buffer.getbuffer()))
-        record = json.dumps({"settings": self.plan["settings"]} | facts)
-        write_whole(self.folder / f"{part}.json", lambda file: file.write(record.encode()))
-
-    def facts(self, part):
-        """The record of a part; None when it is not there, not of these settings, or its file is not as it says."""
-        try:
-            record = json.loads((self.folder / f"{part}.json").read_text())
-            if record["settings"] != self.plan["settings"]:
-                return None
-            if "sha256" in record:
-                with open(self.folder / f"{part}.npz", "rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != record["sha256"]:
-                        return None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return record
-
-    def arrays(self, part):
-        """Arrays of a part that is there, {name: array}."""
-        with _one_header, np.load(self.folder / f"{part}.npz") as file:
-            return {name: file[name] for name in file.files}
-
-    def remove(self, parts):
-        """Remove parts that were summed: records first."""
-        for part in parts:
-            (self.folder / f"{part}.json").unlink(missing_ok=True)
-            (self.folder / f"{part}.npz").unlink(missing_ok=True)
+    def facts(self, part: str) -> dict[str, Any] | None:
+        """The record of a part; None when it is missing, not of these settings, or damaged."""
+        return self.whole_record(part)
 
     @property
-    def space(self):
+    def space(self) -> Components | TfIdfSpace:
         """The fitted space; only where it was committed as `space`."""
         if self._space is None:
-            arrays = self.arrays("space")
+            arrays: dict[str, Any] = self.arrays("space")
             self._space = TfIdfSpace(**arrays) if "idf" in arrays else Components(**arrays)
         return self._space
 
-    def cell_set(self, name):
+    def cell_set(self, name: str) -> CellSet:
         """A `CellSet` that was committed; its components stay on disk."""
         arrays = self.arrays(f"set-{name}")
         pcs = _mapped(self.folder / f"{name}.pcs.npy")
@@ -134,13 +105,18 @@ class Workspace:
         return CellSet(np.asarray(self.codes(name)), pcs, arrays["sums"], arrays["cells"], profile, self.reader(name))
 
 
-def _mapped(path):
-    with _one_header:
-        return np.load(path, mmap_mode="r")
+def _save(values: Array, file: IO[bytes]) -> None:
+    np.save(file, values)
 
 
-def unpack(sums, arrays):
-    """Empty sums with the state that `vars(sums)` had when it was committed."""
+def _mapped(path: Path) -> Array:
+    with ONE_HEADER:
+        mapped: Array = np.load(path, mmap_mode="r")
+    return mapped
+
+
+def unpack(sums: Sums, arrays: Mapping[str, Array]) -> Sums:
+    """Give empty sums the state that `vars(sums)` had when it was committed."""
     for name in vars(sums):
         value = arrays[name]
         setattr(sums, name, value if value.ndim else value.item())

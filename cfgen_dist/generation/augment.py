@@ -1,43 +1,43 @@
 """Augment an atlas: its real cells, and generated cells of its rare types, as one training atlas."""
 
 import logging
-import shutil
-import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 
 from cfgen_dist.bundle import CFGen, load_model
 from cfgen_dist.generation.labels import check_genes
-from cfgen_dist.generation.plan import SHARD_SIZE, make_plan
-from cfgen_dist.generation.run import open_parts
-from cfgen_dist.generation.store import (
-    CARD,
-    append_parts,
-    feature_tables,
-    finished,
-    make_parts,
-    provenance,
-    summarise,
-    write_plan,
-)
-from cfgen_dist.workers.pool import open_pool
-from data_loaders import AtlasWriter, open_atlas
+from cfgen_dist.generation.options import GenerationOptions, Sampling
+from cfgen_dist.generation.plan import make_plan, write_plan
+from cfgen_dist.generation.store import CARD, Content, Work, write_store
+from cfgen_dist.workers.options import Workers, build, takes
+from data_loaders import Atlas, AtlasWriter, open_atlas
 from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
 from data_loaders.progress import progress
+from data_loaders.seeds import Generation, generator
+from data_loaders.types import Floats, PathLike
 
 log = logging.getLogger("cfgen_dist")
-BALANCE = 2  # the purpose of the seed; 0 and 1 belong to the plan and the shards
 SLICE = 4096  # real cells copied at a time
 
 
+@takes(GenerationOptions, Sampling, Workers)
 def augment(
-    bundle, atlas, out, total, *, balance="cell_type", temperature=1.0, guidance=None, size_factor=None, solver=None,
-    steps=None, seed=0, shard_size=SHARD_SIZE, device="cpu", resume=False, ray=None, workers=None,
-):  # fmt: skip
+    bundle: PathLike | CFGen,
+    atlas: PathLike,
+    out: PathLike,
+    total: int,
+    *,
+    balance: str = "cell_type",
+    temperature: float = 1.0,
+    resume: bool = False,
+    **options: Unpack[GenerationOptions],
+) -> dict[str, Any]:
     """Write an atlas of all cells of `atlas` and as many generated training cells as make `total` training cells.
 
     The real cells come first, with their splits: test cells stay test cells. Generated cells have `split` train and
@@ -56,7 +56,9 @@ def augment(
         Label column whose rare categories get most generated cells.
     temperature : float
         As in `type_proportions`.
-    guidance, size_factor, solver, steps, seed, shard_size, device, resume, ray, workers
+    resume : bool
+        Finish an interrupted augmentation of the same atlas and plan; a finished one is left as it is.
+    **options
         As in `cfgen_dist.generation.run.generate`.
 
     Returns
@@ -80,40 +82,30 @@ def augment(
     n_generated = total - int(real.sum())
     if n_generated < 1:
         raise BadInput(f"total is {total:,}, expected more than the {int(real.sum()):,} real training cells of {atlas}")
-    table = _wanted(model, balance, types, n_generated, temperature, seed)
-    plan = make_plan(
-        model, labels=table, guidance=guidance, size_factor=size_factor, solver=solver, steps=steps, seed=seed,
-        shard_size=shard_size, device=device,
-    )  # fmt: skip
+    sampling = build(Sampling, options)
+    table = _wanted(model, balance, types, n_generated, temperature, sampling.seed)
+    plan = make_plan(model, labels=table, sampling=sampling)
     made_of_each = table.groupby(balance)["n"].sum().to_dict()
     facts = {
         "real": int(real.sum()),
         "types": {name: {"real": n, "generated": int(made_of_each.get(name, 0))} for name, n in types.items()},
     }
-    options = {"balance": balance, "temperature": temperature, "total": total, "atlas": source.fingerprint}
-    note = {"plan": plan.to_dict(), "augmentation": options}
-    if finished(out, note, resume):
-        return facts | {"path": str(out), "cells": plan.n_cells, "seconds": 0.0, "cells_per_second": 0.0}
-    started = time.monotonic()
-    with open_pool(ray, workers, plan.device) as pool:
-        parts = open_parts(out, note, resume)
-        records, made = make_parts(partial(load_model, bundle, plan.device), plan, parts, pool)
+    how = {"balance": balance, "temperature": temperature, "total": total, "atlas": source.fingerprint}
+    extra = {name: source.categories(name) for name in source.labels if name not in model.labels}
+    work = Work(partial(load_model, bundle, plan.device), plan, {"plan": plan.to_dict(), "augmentation": how})
+    content = Content(
+        genes=pd.DataFrame(index=source.genes),
+        labels=list(model.labels),
+        card={"sources": [{"path": str(atlas), "n_cells": source.n_cells}], "notes": CARD["notes"]},
+        dress=partial(_dress, model=model, extra=extra),
+        before=partial(_copy, source, [*model.labels, *extra], list(model.features)),
+    )
+    summary = write_store(out, model, work, content, build(Workers, options), resume)
     write_plan(out, plan)
-    summary = summarise(out, model, plan, records, made)
-    genes, features = pd.DataFrame(index=source.genes), feature_tables(model)
-    with AtlasWriter(out, genes, labels=list(model.labels), modalities=features) as writer:
-        extra = {name: source.categories(name) for name in source.labels if name not in model.labels}
-        _copy(source, writer, [*model.labels, *extra], list(features))
-        append_parts(writer, model, plan, parts, records, lambda obs: _dress(obs, model, extra))
-        uns = {"generation": provenance(model, note | {"sha256": summary["sha256"]})}
-        card = {"sources": [{"path": str(atlas), "n_cells": source.n_cells}], "notes": CARD["notes"]}
-        writer.close(uns=uns, provenance=card)
-    shutil.rmtree(parts)
-    seconds = time.monotonic() - started
-    return facts | summary | {"seconds": seconds, "cells_per_second": plan.n_cells / seconds}
+    return facts | summary
 
 
-def type_proportions(counts, temperature=1.0):
+def type_proportions(counts: Sequence[int] | Floats, temperature: float = 1.0) -> Floats:
     """How generated cells are shared out among types with n_k real cells: p_k proportional to (1 / n_k)^(1 / T).
 
     T = 1 is the paper's choice, p_k proportional to 1 / n_k, normalised by its sum (a softmax of 1 / n_k, as in the
@@ -134,7 +126,9 @@ def type_proportions(counts, temperature=1.0):
     return weights / weights.sum()
 
 
-def _wanted(model, balance, types, n, temperature, seed):
+def _wanted(
+    model: CFGen, balance: str, types: Mapping[str, int], n: int, temperature: float, seed: int
+) -> pd.DataFrame:
     """Table of label combinations and n: types by their proportions, the other labels as observed inside the type."""
     seen = {name: count for name, count in types.items() if count}
     for name in seen:
@@ -151,11 +145,11 @@ def _wanted(model, balance, types, n, temperature, seed):
         raise BadInput(f"{balance}: the model saw no training cell of type {unseen[0]!r}, so it cannot generate it")
     inside = model.counts / pd.Series(model.counts).groupby(table[balance]).transform("sum").to_numpy()
     weights = table[balance].map(p).fillna(0.0).to_numpy() * inside
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(BALANCE,)))
+    rng = generator(seed, Generation.BALANCE)
     return table.assign(n=rng.multinomial(n, weights / weights.sum()))
 
 
-def _check(source, model, balance, temperature):
+def _check(source: Atlas, model: CFGen, balance: str, temperature: float) -> None:
     """Refuse an atlas that the model does not fit, before anything starts."""
     if not temperature > 0 or not np.isfinite(temperature):
         raise BadInput(f"temperature is {temperature}, expected a positive number")
@@ -181,7 +175,7 @@ def _check(source, model, balance, temperature):
         raise BadInput(f"{source.name} holds generated cells already, expected an atlas of real cells")
 
 
-def _copy(source, writer, labels, modalities):
+def _copy(source: Atlas, labels: Sequence[str], modalities: Sequence[str], writer: AtlasWriter) -> None:
     """Append all cells of an atlas, a slice at a time."""
     names = source.obs_names()
     codes = {name: source.small_codes(name) for name in [*labels, "split"]}
@@ -196,8 +190,8 @@ def _copy(source, writer, labels, modalities):
             advance(len(rows))
 
 
-def _dress(obs, model, extra):
-    """obs of generated cells with the columns of real ones, in their order."""
+def _dress(obs: pd.DataFrame, model: CFGen, extra: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Obs of generated cells with the columns of real ones, in their order."""
     for name, categories in extra.items():
         obs[name] = pd.Categorical.from_codes(np.full(len(obs), -1), categories=categories)
     obs["split"] = pd.Categorical(["train"] * len(obs), categories=SPLITS)

@@ -1,14 +1,24 @@
 """Does an atlas fit a model? The same genes, and labels that the model knows."""
 
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
+from data_loaders import Atlas
 from data_loaders.errors import BadInput, nearest
+from data_loaders.types import Ints
+
+if TYPE_CHECKING:
+    from cfgen_dist.bundle import CFGen
 
 MISSING = -1
 
 
-def check_genes(atlas, model):
+def check_genes(atlas: Atlas, model: CFGen) -> None:
     """Raise `BadInput` unless the genes of an atlas are those of the model, in the same order."""
     if list(atlas.genes) == list(model.genes):
         return
@@ -22,13 +32,13 @@ def check_genes(atlas, model):
     )
 
 
-def check_attribute(model, name, what):
+def check_attribute(model: CFGen, name: str, what: str) -> None:
     """Raise `BadInput` unless `name` is an attribute of the model; `what` asked for it."""
     if name not in model.labels:
         raise BadInput(f"{what}: the model was not trained on {name!r}, {nearest(name, model.labels)}")
 
 
-def model_codes(atlas, model, rows, needed):
+def model_codes(atlas: Atlas, model: CFGen, rows: Ints, needed: Collection[str]) -> Ints:
     """Labels of cells of an atlas as codes of the model.
 
     Parameters
@@ -55,8 +65,8 @@ def model_codes(atlas, model, rows, needed):
             if name in needed:
                 raise BadInput(f"{atlas.name}: no obs column {name!r}, {nearest(name, atlas.obs_columns)}")
             continue
-        own = atlas.categories(name)
-        known = np.append(pd.Index(categories).get_indexer(own), MISSING)  # a missing value, -1, takes the last entry
+        here = atlas.categories(name)
+        known = np.append(pd.Index(categories).get_indexer(here), MISSING)  # a missing value, -1, takes the last entry
         found = atlas.small_codes(name)[rows]
         codes[:, k] = known[found]
         if name in needed and len(rows) and codes[:, k].min() == MISSING:
@@ -67,7 +77,7 @@ def model_codes(atlas, model, rows, needed):
                     f"a label for each cell, or guidance without {name}"
                 )
             raise BadInput(
-                f"{atlas.name}: obs column {name!r} has {own[wrong[0]]!r}, which the model does not know, "
-                f"{nearest(own[wrong[0]], categories)}"
+                f"{atlas.name}: obs column {name!r} has {here[wrong[0]]!r}, which the model does not know, "
+                f"{nearest(here[wrong[0]], categories)}"
             )
     return codes

@@ -1,39 +1,38 @@
-"""Finished shards on disk: each a file of counts and labels with a small record beside it that vouches for it."""
+"""Finished shards on disk: the counts and labels of each as a part of a ledger, with sums that can be added up."""
+
+from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
-import zlib
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from scipy import sparse
 
-from cfgen_dist.generation.shard import sample_shard
+from cfgen_dist.workers.parts import Ledger
 from data_loaders import SparseRows
-from data_loaders.files import write_whole
+from data_loaders.types import Array, Ints
+
+if TYPE_CHECKING:
+    from cfgen_dist.bundle import CFGen
+
+Sampler: TypeAlias = "Callable[[CFGen, int, Any], tuple[dict[str, sparse.csr_matrix], Ints]]"  # model, shard, plan
+COMPONENTS = ("data", "indices", "indptr")
 
 
-def part_path(parts, shard):
-    """Where the counts of a shard stand."""
-    return Path(parts) / f"shard-{shard:06d}.npz"
+def part_name(shard: int) -> str:
+    """Name of the part that a shard is."""
+    return f"shard-{shard:06d}"
 
 
-def record_path(parts, shard):
-    """Where the record of a shard stands."""
-    return Path(parts) / f"shard-{shard:06d}.json"
-
-
-def write_part(model, shard, plan, parts, sample=sample_shard):
-    """Sample a shard and commit it: counts first, then the record, each written beside, flushed to disk and renamed.
-
-    Doing it twice, even at the same time, is harmless: both write the same bytes.
+def write_part(model: CFGen, shard: int, plan: Any, ledger: Ledger, sample: Sampler) -> dict[str, Any]:
+    """Sample a shard and commit it. Doing it twice, even at the same time, is harmless: both write the same bytes.
 
     Returns
     -------
     dict
-        The record: shard, plan (digest), cells, bytes of the file, sha256 over counts and labels, and sums over rna
-        that can be added over shards: nnz, counts, log_counts and log_counts_squared (of each cell's total, cells
-        without counts left out).
+        The record. Beside what `Ledger.commit` says: `cells`, `sha256` over counts and labels whatever their types on
+        disk, and of rna `nnz` (values that are not zero) and `counts` (their sum).
     """
     drawn, codes = sample(model, shard, plan)
     arrays = {"codes": codes.astype(np.int32)}
@@ -42,66 +41,42 @@ def write_part(model, shard, plan, parts, sample=sample_shard):
         arrays[_key(name, "indices")] = matrix.indices.astype(np.uint16 if matrix.shape[1] <= 1 << 16 else np.uint32)
         arrays[_key(name, "indptr")] = matrix.indptr.astype(np.int64)
     counts = drawn["rna"]
-    path = part_path(parts, shard)
-    # Not compressed: the file lives until the store is put together, and zlib would take longer than the sampling.
-    write_whole(path, lambda file: np.savez(file, **arrays))
-    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    logs = np.log(totals[totals > 0])
-    record = {
-        "shard": shard,
-        "plan": plan.digest,
-        "cells": len(codes),
-        "bytes": path.stat().st_size,
-        "sha256": _digest(arrays),
-        "nnz": int(counts.nnz),
-        "counts": int(totals.sum()),
-        "log_counts": float(logs.sum()),
-        "log_counts_squared": float((logs**2).sum()),
-    }
-    write_whole(record_path(parts, shard), lambda file: file.write(json.dumps(record).encode()))
-    return record
+    return ledger.commit(
+        part_name(shard),
+        arrays,
+        cells=len(codes),
+        sha256=_digest(arrays),
+        nnz=int(counts.nnz),
+        counts=int(counts.sum(dtype=np.float64)),
+    )
 
 
-def read_record(parts, shard, plan):
-    """The record of a finished shard; None when it is not there, not of this plan, or its file is not as it says."""
-    try:
-        record = json.loads(record_path(parts, shard).read_text())
-        same = (record["shard"], record["plan"], record["cells"]) == (shard, plan.digest, plan.shard_cells(shard))
-        return record if same and part_path(parts, shard).stat().st_size == record["bytes"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def read_part(parts, shard, n_features, sha256):
+def read_part(ledger: Ledger, shard: int, n_features: Mapping[str, int]) -> tuple[dict[str, SparseRows], Ints] | None:
     """Counts (modality → SparseRows) and labels (n, K) of a shard; None when its bytes are not those written.
 
     `n_features` names the modalities, `rna` first, and their numbers of features.
     """
-    keys = [_key(name, part) for name in n_features for part in ("data", "indices", "indptr")]
-    try:
-        with np.load(part_path(parts, shard)) as file:
-            arrays = {key: file[key] for key in [*keys, "codes"]}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-    if _digest(arrays) != sha256:
+    arrays = ledger.whole_arrays(part_name(shard))
+    if arrays is None:
         return None
     counts = {
-        name: SparseRows(*(arrays[_key(name, part)] for part in ("data", "indices", "indptr")), n)
+        name: SparseRows(*(arrays[_key(name, component)] for component in COMPONENTS), n)
         for name, n in n_features.items()
     }
     return counts, arrays["codes"]
 
 
-def _key(modality, part):
+def _key(modality: str, component: str) -> str:
     """Where an array of a modality stands in the file of a shard."""
-    return part if modality == "rna" else f"{modality}.{part}"
+    return component if modality == "rna" else f"{modality}.{component}"
 
 
-def _digest(arrays):
+def _digest(arrays: Mapping[str, Array]) -> str:
     """SHA-256 over counts and labels in fixed types, whatever the types on disk."""
     digest = hashlib.sha256()
     kinds = {"data": "<u4", "indices": "<u4", "indptr": "<i8", "codes": "<i4"}
     others = sorted(name for name in arrays if "." in name)
     for name in [*kinds, *others]:
-        digest.update(np.ascontiguousarray(arrays[name], dtype=kinds[name.rpartition(".")[2]]))
+        array = np.ascontiguousarray(arrays[name], dtype=kinds[name.rpartition(".")[2]])
+        digest.update(array)  # type: ignore[arg-type]  # numpy's types know buffers from Python 3.12 on
     return digest.hexdigest()

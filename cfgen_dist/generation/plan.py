@@ -1,29 +1,67 @@
 """What to generate, decided before anything starts: the label of every cell, the shards, guidance, solver, seed."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
-import importlib.util
 import json
-import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from cfgen_dist.model.solvers import ADAPTIVE, SOLVERS
-from data_loaders.errors import BadInput, nearest
+from cfgen_dist.generation.guidance import is_joint, refuse_unseen, warn_of_dropped
+from cfgen_dist.generation.options import DEFAULTS, Sampling, check_settings, settle
+from cfgen_dist.generation.request import MOST_CELLS, combinations_of
+from data_loaders.errors import BadInput
+from data_loaders.files import write_whole
+from data_loaders.types import Ints, PathLike
 
-log = logging.getLogger("cfgen_dist")
-SHARD_SIZE = 4096
-MOST_CELLS = 10**12
-SIZE_FACTOR_LAWS = ("lognormal", "resample")
-DEVICES = ("cpu", "cuda")
+if TYPE_CHECKING:
+    from cfgen_dist.bundle import CFGen
+
+
+class Sharded:
+    """What all plans share: a number of shards, plain values, a digest. A plan is a frozen dataclass."""
+
+    shard_size: int
+    device: str
+
+    if TYPE_CHECKING:  # a field of one plan, a sum in another: no attribute here that a dataclass would find
+
+        @property
+        def n_cells(self) -> int:
+            """Cells in all."""
+
+    def shard_cells(self, shard: int) -> int:
+        """Cells of a shard."""
+        raise NotImplementedError
+
+    @property
+    def n_shards(self) -> int:
+        """Shards in all."""
+        return -(-self.n_cells // self.shard_size)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the plan, hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def to_json(self) -> str:
+        """The plan as JSON, keys sorted."""
+        return json.dumps(self.to_dict(), sort_keys=True)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Sharded):
     """A generation, complete: with the bundle it determines every count.
 
     Attributes
@@ -49,9 +87,9 @@ class Plan:
     """
 
     bundle: str
-    codes: list
-    counts: list
-    weights: list
+    codes: list[list[int]]
+    counts: list[int]
+    weights: list[float]
     size_factor: str
     solver: str
     steps: int
@@ -61,16 +99,11 @@ class Plan:
     device: str = "cpu"
 
     @cached_property
-    def n_cells(self):
+    def n_cells(self) -> int:
         """Cells in all."""
         return sum(self.counts)
 
-    @property
-    def n_shards(self):
-        """Shards in all."""
-        return -(-self.n_cells // self.shard_size)
-
-    def shard_codes(self, shard):
+    def shard_codes(self, shard: int) -> Ints:
         """Labels of the cells of a shard.
 
         Cell i of the list "all cells of combination 0, then of 1, ..." belongs to shard i mod n_shards, so every shard
@@ -83,39 +116,26 @@ class Plan:
         cells = np.arange(shard, self.n_cells, self.n_shards)
         return np.asarray(self.codes, dtype=np.int64)[np.searchsorted(np.cumsum(self.counts), cells, side="right")]
 
-    def shard_cells(self, shard):
+    def shard_cells(self, shard: int) -> int:
         """Cells of a shard."""
         return len(range(shard, self.n_cells, self.n_shards))
 
-    @cached_property
-    def digest(self):
-        """SHA-256 of the plan, hexadecimal."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    def to_dict(self):
-        """The plan as plain values."""
-        return dataclasses.asdict(self)
-
-    def to_json(self):
-        """The plan as JSON, keys sorted."""
-        return json.dumps(self.to_dict(), sort_keys=True)
-
 
 def make_plan(
-    model, n=None, *, labels=None, guidance=None, size_factor=None, solver=None, steps=None, seed=0,
-    shard_size=SHARD_SIZE, device="cpu",
-):  # fmt: skip
+    model: CFGen,
+    n: int | None = None,
+    *,
+    labels: Mapping[str, str] | pd.DataFrame | None = None,
+    sampling: Sampling = DEFAULTS,
+) -> Plan:
     """Resolve a request against a model.
 
     Parameters
     ----------
     model : CFGen
-    n, labels, guidance, solver, steps, seed
+    n, labels
         As in `CFGen.generate`.
-    size_factor : {"lognormal", "resample"}, optional
-        Law of the size factors; the bundle's by default.
-    shard_size : int
-    device : {"cpu", "cuda"}
+    sampling : Sampling
 
     Returns
     -------
@@ -126,162 +146,22 @@ def make_plan(
     BadInput
         Unknown attribute, category or solver (with the nearest valid name), a number below its minimum.
     """
-    solver = solver or model.config.sampling.solver
-    steps = model.config.sampling.steps if steps is None else steps
-    size_factor = size_factor or model.size_factor.kind
-    check_settings(solver, steps, size_factor, shard_size, seed, device)
-    if isinstance(labels, pd.DataFrame):
-        codes, counts = _from_table(model, labels)
-        if n is not None and n != counts.sum():
-            raise BadInput(
-                f"number of cells is {n}, but the label table asks for {counts.sum()}: leave one of them out"
-            )
-    else:
-        if n is None:
-            raise BadInput("number of cells: none given; expected --cells N, or a label table")
-        if not 1 <= n <= MOST_CELLS:
-            raise BadInput(f"number of cells is {n}, expected 1 to {MOST_CELLS:,}")
-        codes, counts = _from_proportions(model, n, labels or {}, seed)
-    weights = guidance_weights(model, guidance)
+    settled = settle(sampling, model)
+    labels = {} if labels is None else labels
+    codes, counts = combinations_of(model, n, labels, settled.seed)
     if not isinstance(labels, pd.DataFrame):
-        _warn_of_dropped(model, labels or {}, weights)
-    refuse_unseen(model, codes, weights)
-    return Plan(
-        bundle=model.digest,
-        codes=codes.tolist(),
-        counts=counts.tolist(),
-        weights=weights,
-        size_factor=size_factor,
-        solver=solver,
-        steps=steps,
-        batch_size=model.config.sampling.batch_size,
-        shard_size=shard_size,
-        seed=seed,
-        device=device,
-    )
+        warn_of_dropped(model, labels, settled.weights)
+    refuse_unseen(model, codes, settled.weights)
+    return Plan(bundle=model.digest, codes=codes.tolist(), counts=counts.tolist(), **settled._asdict())
 
 
-def check_settings(solver, steps, size_factor, shard_size, seed, device):
-    """Raise `BadInput` for a solver, a size factor law, a device or a number that cannot be."""
-    if solver not in SOLVERS:
-        raise BadInput(f"unknown solver {solver!r}, {nearest(solver, SOLVERS)}")
-    if solver not in ADAPTIVE and steps < 1:
-        raise BadInput(f"steps is {steps}, expected at least 1")
-    if size_factor not in SIZE_FACTOR_LAWS:
-        raise BadInput(f"unknown size factor law {size_factor!r}, {nearest(size_factor, SIZE_FACTOR_LAWS)}")
-    if device not in DEVICES:
-        raise BadInput(f"unknown device {device!r}, expected {' or '.join(DEVICES)}")
-    if shard_size < 1:
-        raise BadInput(f"shard size is {shard_size}, expected at least 1")
-    if solver in ADAPTIVE and importlib.util.find_spec("torchdyn") is None:
-        raise BadInput(f"solver {solver} needs torchdyn: install cfgen-dist[paper], or take midpoint")
-    if not 0 <= seed < 2**63:
-        raise BadInput(f"seed is {seed}, expected 0 to 2**63 - 1")
+def write_plan(out: PathLike, plan: Plan) -> None:
+    """Keep the plan beside the store `out`, for `read_plan`."""
+    beside = Path(out).with_name(Path(out).name + ".plan.json")
+    write_whole(beside, lambda file: file.write(plan.to_json().encode()))
 
 
-def _warn_of_dropped(model, fixed, weights):
-    """Say so when an attribute was fixed and its guidance dropped: cells are labelled so, but not made so."""
-    weights = weights * len(model.labels) if model.config.flow.conditioning == "joint" else weights
-    for name, weight in zip(model.labels, weights, strict=True):
-        if name in fixed and weight == 0:
-            log.warning(
-                "%s=%s is fixed, but its guidance weight is 0: cells are labelled so and not made so; "
-                "guidance %s=1 makes them so", name, fixed[name], name,
-            )  # fmt: skip
-
-
-def refuse_unseen(model, codes, weights):
-    """Raise `BadInput` for codes (N, K) with a category that no fitted cell had: its embedding was never trained."""
-    weights = weights * len(model.labels) if model.config.flow.conditioning == "joint" else weights
-    for k, (name, categories) in enumerate(model.labels.items()):
-        unseen = np.setdiff1d(codes[:, k], model.combinations[:, k])
-        if len(unseen) and weights[k] != 0:
-            raise BadInput(
-                f"{name}: no training cell was {categories[unseen[0]]!r}, so the model has not learned it; "
-                f"guidance {name}=0 leaves {name} out"
-            )
-
-
-def _from_table(model, table):
-    """Combinations and counts of a table with a column per attribute and, optionally, `n`."""
-    for column in table.columns:
-        if column != "n" and column not in model.labels:
-            raise BadInput(f"label table: unknown column {column!r}, {nearest(column, [*model.labels, 'n'])}")
-    for name in model.labels:
-        if name not in table:
-            raise BadInput(f"label table: column {name!r} is missing, found {', '.join(map(str, table.columns))}")
-    codes = model.codes(table.astype(dict.fromkeys(model.labels, str)))
-    counts = pd.to_numeric(table["n"], errors="coerce").to_numpy() if "n" in table else np.ones(len(table))
-    wrong = ~((counts >= 0) & (counts <= MOST_CELLS)) | (counts != np.floor(counts))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        found = table["n"].tolist()[row]
-        raise BadInput(f"label table: n is {found!r} in row {row}, expected a whole number, zero or more")
-    if not 1 <= counts.sum() <= MOST_CELLS:
-        raise BadInput(f"label table: it asks for {counts.sum():.0f} cells, expected 1 to {MOST_CELLS:,}")
-    return codes, counts.astype(np.int64)
-
-
-def _from_proportions(model, n, fixed, seed):
-    """Draw how many cells each observed combination gets, some attributes being fixed."""
-    names = list(model.labels)
-    for name in fixed:
-        if name not in names:
-            raise BadInput(f"the model has no attribute {name!r}, {nearest(name, names)}")
-        if not isinstance(fixed[name], str):
-            raise BadInput(f"label {name} is {fixed[name]!r}, expected one category; a table asks for several")
-    codes = model.combinations.copy()
-    weights = model.counts.astype(np.float64)
-    wanted = {names.index(name): int(model.codes_of(name, value)[0]) for name, value in fixed.items()}
-    if wanted:
-        matches = np.all([codes[:, k] == code for k, code in wanted.items()], axis=0)
-        if matches.any():
-            codes, weights = codes[matches], weights[matches]
-        else:  # a combination never seen together: the other attributes are drawn as if independent of it
-            for k, code in wanted.items():
-                codes[:, k] = code
-            codes, inverse = np.unique(codes, axis=0, return_inverse=True)
-            weights = np.bincount(inverse.reshape(-1), weights=weights)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
-    counts = rng.multinomial(n, weights / weights.sum())
-    return codes[counts > 0], counts[counts > 0]
-
-
-def guidance_weights(model, guidance):
-    """Guidance weights in the order of the model's attributes."""
-    names = list(model.labels)
-    if guidance is None:
-        weight = model.config.sampling.guidance
-        return [weight] if model.config.flow.conditioning == "joint" else [weight] * len(names)
-    for name, weight in guidance.items():
-        if name not in names:
-            raise BadInput(f"guidance for {name!r}, but the model has no such attribute, {nearest(name, names)}")
-        if not np.isfinite(weight):
-            raise BadInput(f"guidance of {name} is {weight}, expected a finite number")
-    if model.config.flow.conditioning == "joint":
-        if set(guidance) != set(names) or len(set(guidance.values())) != 1:
-            raise BadInput(
-                f"the model was trained on joint labels: guidance must give {', '.join(names)} one common weight"
-            )
-        return [float(next(iter(guidance.values())))]
-    return [float(guidance.get(name, 0.0)) for name in names]
-
-
-def read_label_table(path):
-    """Read a CSV or Parquet table of labels; BadInput when it cannot be read."""
-    try:
-        return (
-            pd.read_parquet(path)
-            if str(path).endswith(".parquet")
-            else pd.read_csv(path, dtype=str, keep_default_na=False)
-        )
-    except FileNotFoundError:
-        raise BadInput(f"label table {path} does not exist") from None
-    except (ValueError, OSError) as error:
-        raise BadInput(f"label table {path} cannot be read: {' '.join(str(error).split())}") from error
-
-
-def read_plan(path, model):
+def read_plan(path: PathLike, model: CFGen) -> Plan:
     """Read a plan that an earlier generation wrote.
 
     Parameters
@@ -316,12 +196,12 @@ def read_plan(path, model):
     return plan
 
 
-def _wrong_entry(plan, model):
-    """Name of an entry of a plan that was read, perhaps edited by hand, that cannot be; None when all can."""
+def _wrong_entry(plan: Plan, model: CFGen) -> str | None:
+    """The first impossible entry of a plan that was read, perhaps edited by hand; None when all are possible."""
     sizes = [len(categories) for categories in model.labels.values()]
-    n_weights = 1 if model.config.flow.conditioning == "joint" else len(sizes)
+    n_weights = 1 if is_joint(model) else len(sizes)
 
-    def is_combination(row):
+    def is_combination(row: Any) -> bool:
         codes = row if isinstance(row, list) and len(row) == len(sizes) else [None]
         return all(type(code) is int and 0 <= code < n for code, n in zip(codes, sizes or [0], strict=False))
 

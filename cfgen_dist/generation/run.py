@@ -1,36 +1,31 @@
 """Generate any number of cells: plan, shards committed one by one on any workers, one atlas store at the end."""
 
-import logging
-import shutil
-import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, Unpack
 
 import pandas as pd
 
 from cfgen_dist.bundle import CFGen, load_model
-from cfgen_dist.generation.plan import SHARD_SIZE, make_plan, read_plan
-from cfgen_dist.generation.store import (
-    CARD,
-    append_parts,
-    feature_tables,
-    finished,
-    make_parts,
-    provenance,
-    summarise,
-    write_plan,
-)
-from cfgen_dist.workers.parts import open_parts
-from cfgen_dist.workers.pool import open_pool
-from data_loaders import AtlasWriter
-
-log = logging.getLogger("cfgen_dist")
+from cfgen_dist.generation.options import GenerationOptions, Sampling
+from cfgen_dist.generation.plan import make_plan, read_plan, write_plan
+from cfgen_dist.generation.store import CARD, Content, Work, write_store
+from cfgen_dist.workers.options import Workers, build, takes
+from data_loaders.types import PathLike
 
 
+@takes(GenerationOptions, Sampling, Workers)
 def generate(
-    bundle, out, cells=None, *, labels=None, guidance=None, size_factor=None, solver=None, steps=None, seed=0,
-    shard_size=SHARD_SIZE, device="cpu", plan=None, resume=False, ray=None, workers=None,
-):  # fmt: skip
+    bundle: PathLike | CFGen,
+    out: PathLike,
+    cells: int | None = None,
+    *,
+    labels: Mapping[str, str] | pd.DataFrame | None = None,
+    plan: PathLike | None = None,
+    resume: bool = False,
+    **options: Unpack[GenerationOptions],
+) -> dict[str, Any]:
     """Write a generated atlas.
 
     Shards are committed to `OUT.parts` as they finish; when all are there they are put together as one AnnData-Zarr
@@ -44,22 +39,16 @@ def generate(
     out : path-like
         On a disk that all workers see.
     cells : int
-    labels, guidance, solver, steps, seed
+    labels
         As in `CFGen.generate`.
-    size_factor : {"lognormal", "resample"}, optional
-        Law of the size factors; the bundle's by default.
-    shard_size : int
-        Cells per shard.
-    device : {"cpu", "cuda"}
-        Where the networks run; counts are drawn on the CPU. With Ray each actor takes an eighth of a GPU.
     plan : path-like, optional
-        The plan of an earlier generation, in place of everything above but `bundle` and `out`.
+        The plan of an earlier generation, in place of `cells`, `labels` and the options of `Sampling`.
     resume : bool
         Finish an interrupted generation of the same plan; a finished one is left as it is.
-    ray : {None, "auto", "local"} or str
-        Where the workers are: None is threads of this process, else see `cfgen_dist.workers.cluster.connect`.
-    workers : int, optional
-        By default one a core.
+    **options
+        How cells are drawn, `guidance`, `size_factor`, `solver`, `steps`, `seed`, `shard_size`, `device`, as in
+        `cfgen_dist.generation.options.Sampling`; who does the work, `ray`, `workers`, as in
+        `cfgen_dist.workers.options.Workers`.
 
     Returns
     -------
@@ -75,27 +64,11 @@ def generate(
     bundle = bundle if isinstance(bundle, CFGen) else Path(bundle).absolute()  # workers have folders of their own
     model = load_model(bundle)
     if plan is not None:
-        plan = read_plan(plan, model)
+        resolved = read_plan(plan, model)
     else:
-        plan = make_plan(
-            model, cells, labels=labels, guidance=guidance, size_factor=size_factor, solver=solver, steps=steps,
-            seed=seed, shard_size=shard_size, device=device,
-        )  # fmt: skip
-    note = {"plan": plan.to_dict()}
-    if finished(out, note, resume):
-        return {"path": str(out), "cells": plan.n_cells, "seconds": 0.0, "cells_per_second": 0.0}
-    started = time.monotonic()
-    with open_pool(ray, workers, plan.device) as pool:
-        parts = open_parts(out, note, resume)
-        records, made = make_parts(partial(load_model, bundle, plan.device), plan, parts, pool)
-    write_plan(out, plan)
-    summary = summarise(out, model, plan, records, made)
-    var = pd.DataFrame(index=pd.Index(model.genes, name="gene"))
-    features = feature_tables(model)
-    with AtlasWriter(out, var, labels=list(model.labels), modalities=features) as writer:
-        append_parts(writer, model, plan, parts, records)
-        uns = {"generation": provenance(model, note | {"sha256": summary["sha256"]})}
-        writer.close(uns=uns, provenance=CARD)
-    shutil.rmtree(parts)
-    seconds = time.monotonic() - started
-    return summary | {"seconds": seconds, "cells_per_second": plan.n_cells / seconds}
+        resolved = make_plan(model, cells, labels=labels, sampling=build(Sampling, options))
+    work = Work(partial(load_model, bundle, resolved.device), resolved, {"plan": resolved.to_dict()})
+    content = Content(pd.DataFrame(index=pd.Index(model.genes, name="gene")), list(model.labels), CARD)
+    summary = write_store(out, model, work, content, build(Workers, options), resume)
+    write_plan(out, resolved)
+    return summary

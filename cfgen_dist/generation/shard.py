@@ -1,20 +1,29 @@
 """One shard of cells: a pure function of (model, shard, plan), whoever runs it, in whatever order."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from cfgen_dist.model.guidance import PreparedVelocity, guided
+from cfgen_dist.generation.guidance import guided_field
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.model.solvers import integrate
+from data_loaders.seeds import Generation, generator
+from data_loaders.types import Array, Floats, Ints
 
-SHARD = 1  # the purpose of the seed; 0 belongs to the plan
+if TYPE_CHECKING:
+    from cfgen_dist.bundle import CFGen
+    from cfgen_dist.generation.plan import Plan
+
+Rows = tuple[Array, Array, Array]  # data, indices, indptr of consecutive rows of a CSR matrix
 
 
 @torch.inference_mode()
-def sample_shard(model, shard, plan):
+def sample_shard(model: CFGen, shard: int, plan: Plan) -> tuple[dict[str, sparse.csr_matrix], Ints]:
     """Generate the cells of a shard.
 
     Counts are drawn straight into CSR, a batch at a time: no dense count matrix exists.
@@ -33,7 +42,7 @@ def sample_shard(model, shard, plan):
     codes : (n, K) int64 array
         Labels.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(SHARD, shard)))
+    rng = generator(plan.seed, Generation.SHARD, shard)
     codes = rng.permutation(plan.shard_codes(shard))
     n = len(codes)
     z0 = rng.standard_normal((n, model.config.autoencoder.latent_dim), dtype=np.float32)
@@ -43,36 +52,33 @@ def sample_shard(model, shard, plan):
     seeds = {name: rng.integers(0, 2**64, n, dtype=np.uint64) for name in networks}
     sizes = law.draw_others(size_factor, _category(model, law.covariate, codes), rng) | {"rna": size_factor}
     theta_category = _category(model, model.config.autoencoder.theta_covariate, codes)
-    blocks = {name: [] for name in networks}
+    blocks: dict[str, list[Rows]] = {name: [] for name in networks}
     for start in range(0, n, plan.batch_size):
         rows = slice(start, start + plan.batch_size)
         z = generate_latents(model, plan, z0[rows], codes[rows], size_factor[rows])
         for name, network in networks.items():
-            own = sizes[name][rows] if name in sizes else None
-            blocks[name].append(network.draw(z, own, theta_category[rows], seeds[name][rows], rng))
+            size = sizes[name][rows] if name in sizes else None
+            blocks[name].append(network.draw(z, size, theta_category[rows], seeds[name][rows], rng))
     return {name: stacked(blocks[name], networks[name].n_genes) for name in networks}, codes
 
 
-def stacked(blocks, n_features):
+def stacked(blocks: list[Rows], n_features: int) -> sparse.csr_matrix:
     """The (data, indices, indptr) of consecutive rows as one CSR matrix."""
     data, indices, indptrs = zip(*blocks, strict=True)
     lengths = np.concatenate([np.diff(indptr) for indptr in indptrs])
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    data = np.concatenate(data).astype(np.int32)
-    return sparse.csr_matrix((data, np.concatenate(indices), indptr), shape=(len(lengths), n_features))
+    values = np.concatenate(data).astype(np.int32)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return sparse.csr_matrix((values, np.concatenate(indices), starts), shape=(len(lengths), n_features))
 
 
-def generate_latents(model, plan, z0, codes, size_factor):
+def generate_latents(model: CFGen, plan: Plan, z0: Floats, codes: Ints, size_factor: Floats) -> torch.Tensor:
     """Latents (B, D) tensor, of noise z0 (B, D), labels (B, K) and size factors (B,)."""
-    given = np.log(size_factor).astype(np.float32), codes, z0
-    log_size_factor, codes, z0 = (torch.from_numpy(each).to(model.device) for each in given)
-    joint = model.config.flow.conditioning == "joint"
-    weights = plan.weights[0] if joint else plan.weights
-    field = guided(PreparedVelocity(model.velocity), codes, weights, joint, log_size_factor)
-    z = integrate(field, z0, solver=plan.solver, steps=plan.steps)
-    return model.velocity.restore(z)
+    logs = torch.from_numpy(np.log(size_factor).astype(np.float32)).to(model.device)
+    field = guided_field(model, plan.weights, torch.from_numpy(codes).to(model.device), logs)
+    noise = torch.from_numpy(z0).to(model.device)
+    return model.velocity.restore(integrate(field, noise, solver=plan.solver, steps=plan.steps))
 
 
-def _category(model, covariate, codes):
+def _category(model: CFGen, covariate: str | None, codes: Ints) -> Ints:
     """The category of each cell of one attribute, zeros without one."""
     return codes[:, list(model.labels).index(covariate)] if covariate else np.zeros(len(codes), np.int64)

@@ -1,14 +1,21 @@
 """The pictures of a guidance study: a grid of clouds, and the scores as curves or heat maps."""
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.patheffects
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cfgen_dist.evaluation.plots import DPI, GENERATED, REAL, STYLE, embed
+from cfgen_dist.guidance_sweep.scores import Target
+from data_loaders.types import Floats
 
+Result = Mapping[str, Any]  # as `cfgen_dist.guidance_sweep.run.guide` returns it
 EMBEDDINGS = ("pca", "umap")
 COLUMNS = 8  # panels side by side
 SHOWN = ("on_target", "w2", "mmd", "spread", "coverage", "precision")
@@ -26,7 +33,7 @@ BETTER = {
 }  # fmt: skip
 
 
-def draw_cells(path, result, target, clouds, embedding):
+def draw_cells(path: Path, result: Result, target: Target, clouds: Sequence[Floats], embedding: str) -> None:
     """One panel per setting: generated cells over the real ones of the target and of all labels.
 
     Parameters
@@ -41,7 +48,7 @@ def draw_cells(path, result, target, clouds, embedding):
     """
     background, points = embed(target.all_pcs, np.concatenate([target.pcs, *clouds]), embedding, target.seed)
     ends = np.cumsum([len(target.pcs), *map(len, clouds)])
-    own, *made = np.split(points, ends[:-1])
+    real, *made = np.split(points, ends[:-1])
     rows = _panel_rows(result)
     height, width = len(rows), max(map(len, rows))
     with matplotlib.rc_context(STYLE):
@@ -52,7 +59,7 @@ def draw_cells(path, result, target, clouds, embedding):
         for axis, number in ((axes[r, c], n) for r, row in enumerate(rows) for c, n in enumerate(row)):
             axis.set_axis_on()
             axis.scatter(*background.T, s=3, lw=0, color="#dddddd", rasterized=True)
-            axis.scatter(*own.T, s=5, lw=0, alpha=0.7, color=REAL, label="real, target")
+            axis.scatter(*real.T, s=5, lw=0, alpha=0.7, color=REAL, label="real, target")
             axis.scatter(*made[number].T, s=4, lw=0, alpha=0.6, color=GENERATED, label="generated")
             axis.set(xticks=[], yticks=[])
             axis.set_title(_title(result["settings"][number], result), fontsize=8, fontweight="normal")
@@ -62,7 +69,7 @@ def draw_cells(path, result, target, clouds, embedding):
         figure.savefig(path, dpi=DPI)
 
 
-def draw_scores(path, result):
+def draw_scores(path: Path, result: Result) -> None:
     """The scores: curves over the weight of one attribute, heat maps over those of two.
 
     Parameters
@@ -81,12 +88,12 @@ def draw_scores(path, result):
         figure.savefig(path, dpi=DPI)
 
 
-def _curves(axis, result, metric):
+def _curves(axis: Axes, result: Result, metric: str) -> None:
     (name,) = result["sweep"]
     for kind, colour, label in (("composed", GENERATED, "attributes composed"), ("joint", REAL, "joint attribute")):
-        own = [setting for setting in result["settings"] if setting["model"] == kind]
-        if own:
-            x, y = zip(*((setting["weights"][name], setting[metric]) for setting in own), strict=True)
+        settings = [setting for setting in result["settings"] if setting["model"] == kind]
+        if settings:
+            x, y = zip(*((setting["weights"][name], setting[metric]) for setting in settings), strict=True)
             axis.plot(x, y, marker="o", ms=3.5, color=colour, label=label)
     if result["floor"]:
         axis.axhline(result["floor"][metric], color="#555555", ls="--", lw=1, label="real cells")
@@ -95,7 +102,7 @@ def _curves(axis, result, metric):
         axis.legend(fontsize=8)
 
 
-def _heat_map(axis, result, metric):
+def _heat_map(axis: Axes, result: Result, metric: str) -> None:
     (first, xs), (second, ys) = result["sweep"].items()
     values = np.array([s[metric] for s in result["settings"] if s["model"] == "composed"]).reshape(len(xs), len(ys)).T
     axis.imshow(values, origin="lower", aspect="auto", cmap="viridis_r" if metric in ("w2", "mmd") else "viridis")
@@ -107,7 +114,7 @@ def _heat_map(axis, result, metric):
     axis.set(xlabel=f"weight of {first}", ylabel=f"weight of {second}")
 
 
-def _panel_rows(result):
+def _panel_rows(result: Result) -> list[list[int]]:
     """Numbers of the settings, row by row: one row per weight of the second attribute, the joint ones last."""
     composed = [i for i, s in enumerate(result["settings"]) if s["model"] == "composed"]
     joint = [i for i, s in enumerate(result["settings"]) if s["model"] == "joint"]
@@ -116,12 +123,12 @@ def _panel_rows(result):
     return [group[i * COLUMNS : (i + 1) * COLUMNS] for group in groups for i in range(math.ceil(len(group) / COLUMNS))]
 
 
-def _title(setting, result):
+def _title(setting: Mapping[str, Any], result: Result) -> str:
     if setting["model"] == "joint":
         return f"joint {next(iter(setting['weights'].values())):g}"
     return ", ".join(f"{name} {setting['weights'][name]:g}" for name in result["sweep"])
 
 
-def _name(result):
+def _name(result: Result) -> str:
     fixed = "".join(f", weight of {name} {weight:g}" for name, weight in result["fix"].items())
     return ", ".join(f"{name}={value}" for name, value in result["target"].items()) + fixed

@@ -4,21 +4,26 @@ import itertools
 import json
 import math
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
-from cfgen_dist.bundle import load_model
+from cfgen_dist.bundle import CFGen, load_model
 from cfgen_dist.generation.labels import check_attribute, check_genes
 from cfgen_dist.generation.memory import sample_in_memory
-from cfgen_dist.generation.plan import make_plan
+from cfgen_dist.generation.options import Sampling
+from cfgen_dist.generation.plan import Plan, make_plan
 from cfgen_dist.guidance_sweep.plots import EMBEDDINGS, draw_cells, draw_scores
 from cfgen_dist.guidance_sweep.scores import Target
-from data_loaders import open_atlas
+from data_loaders import Atlas, open_atlas
 from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output, refuse_existing
 from data_loaders.progress import progress
 from data_loaders.seeds import check_seed
+from data_loaders.types import Floats, Ints, PathLike
 
 CELLS = 500  # of each setting, as in the paper
 MOST_SETTINGS = 200
@@ -26,9 +31,21 @@ NOT_SCORES = ("model", "weights")  # of a setting
 
 
 def guide(
-    bundle, atlas, out, sweep, *, fix=None, target=None, joint=None, cells=CELLS, split="test", embedding="pca",
-    solver=None, steps=None, seed=0,
-):  # fmt: skip
+    bundle: PathLike | CFGen,
+    atlas: PathLike,
+    out: PathLike,
+    sweep: Mapping[str, Sequence[float]],
+    *,
+    fix: Mapping[str, float] | None = None,
+    target: Mapping[str, str] | None = None,
+    joint: PathLike | CFGen | None = None,
+    cells: int = CELLS,
+    split: str = "test",
+    embedding: str = "pca",
+    solver: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Generate cells of one intersection of labels under a grid of guidance weights, and score them.
 
     Parameters
@@ -54,8 +71,8 @@ def guide(
     embedding : {"pca", "umap"}
         Of the picture of the cells.
     solver, steps, seed
-        As in `CFGen.generate`. All settings start from the same noise. An attribute with weight 0 is drawn as observed,
-        so that size factors follow what the setting asks for.
+        As in `cfgen_dist.generation.options.Sampling`. All settings start from the same noise. An attribute with weight
+        0 is drawn as observed, so that size factors follow what the setting asks for.
 
     Returns
     -------
@@ -71,36 +88,37 @@ def guide(
         real cells of the target, other genes, a model of the other conditioning, an output that exists.
     """
     model, source = load_model(bundle), open_atlas(atlas)
-    joint = None if joint is None else load_model(joint)
-    fix = fix or {}
+    joint_model = None if joint is None else load_model(joint)
+    fix = dict(fix or {})
     refuse_existing(out)
     check_seed(seed)
-    _check(model, joint, source, sweep, fix, cells, split, embedding)
+    _check(model, joint_model, source, sweep, fix, cells, split, embedding)
     rows = None if split == "all" else source.rows(split=split)
     reference = Target.fit(source, rows, _target(model, source, rows, [*sweep, *fix], target), seed, split)
-    how = {"solver": solver, "steps": steps, "seed": seed, "shard_size": cells}
-    settings = [("composed", dict(zip(sweep, each, strict=True)) | fix) for each in itertools.product(*sweep.values())]
-    weights = sorted({float(weight) for values in sweep.values() for weight in values})
-    settings += [("joint", dict.fromkeys(joint.labels, weight)) for weight in weights] if joint else []
-    plans = [_plan(joint if kind == "joint" else model, cells, each, reference.labels, how) for kind, each in settings]
+    sampling = Sampling(solver=solver, steps=steps, seed=seed, shard_size=cells)
+    grid = itertools.product(*sweep.values())
+    settings = [("composed", model, dict(zip(sweep, weights, strict=True)) | fix) for weights in grid]
+    if joint_model:
+        swept = sorted({float(weight) for values in sweep.values() for weight in values})
+        settings += [("joint", joint_model, dict.fromkeys(joint_model.labels, weight)) for weight in swept]
+    plans = [_plan(owner, cells, weights, reference.labels, sampling) for _, owner, weights in settings]
     results, clouds = [], []
     with progress("guide", len(settings), "settings") as advance:
-        for (kind, each), plan in zip(settings, plans, strict=True):
-            made = sample_in_memory(joint if kind == "joint" else model, plan)
-            clouds.append(reference.project(made.X))
-            results.append({"model": kind, "weights": each} | reference.score(clouds[-1]))
+        for (kind, owner, weights), plan in zip(settings, plans, strict=True):
+            clouds.append(reference.project(sample_in_memory(owner, plan).X))
+            results.append({"model": kind, "weights": weights} | reference.score(clouds[-1]))
             advance(1)
     result = {
         "kind": "cfgen-dist guidance", "target": reference.labels, "target_cells": len(reference.pcs), "cells": cells,
         "split": split, "seed": seed, "sweep": {name: list(map(float, values)) for name, values in sweep.items()},
         "fix": fix, "settings": results, "real": reference.purity(), "floor": reference.floor(cells),
-        "model": model.digest, "joint_model": joint.digest if joint else None,
+        "model": model.digest, "joint_model": joint_model.digest if joint_model else None,
     }  # fmt: skip
     _write(out, result, reference, clouds, embedding)
     return result
 
 
-def guidance_table(result):
+def guidance_table(result: Mapping[str, Any]) -> pd.DataFrame:
     """The settings of a result as a DataFrame: model, one column per weight, the scores."""
     names = [*result["sweep"], *result["fix"]]
     rows = []
@@ -112,13 +130,15 @@ def guidance_table(result):
     return pd.DataFrame(rows)
 
 
-def _plan(model, cells, weights, target, how):
+def _plan(
+    model: CFGen, cells: int, weights: Mapping[str, float], target: Mapping[str, str], sampling: Sampling
+) -> Plan:
     """The plan of a setting; attributes without weight are drawn as observed."""
     asked = {name: value for name, value in target.items() if weights.get(name)}
-    return make_plan(model, cells, labels=asked, guidance=weights, **how)
+    return make_plan(model, cells, labels=asked, sampling=replace(sampling, guidance=weights))
 
 
-def _write(out, result, reference, clouds, embedding):
+def _write(out: PathLike, result: dict[str, Any], reference: Target, clouds: Sequence[Floats], embedding: str) -> None:
     """Write the folder: whole, or not at all."""
     built = begin_output(out)
     try:
@@ -132,14 +152,23 @@ def _write(out, result, reference, clouds, embedding):
         raise
 
 
-def _check(model, joint, source, sweep, fix, cells, split, embedding):
-    """Refuse what cannot be, before anything starts."""
+def _check(
+    model: CFGen,
+    joint: CFGen | None,
+    source: Atlas,
+    sweep: Mapping[str, Sequence[float]],
+    fix: Mapping[str, float],
+    cells: int,
+    split: str,
+    embedding: str,
+) -> None:
+    """Refuse an impossible request before anything starts."""
     check_genes(source, model)
-    for own, wanted in ((model, "single"), (joint, "joint")):
-        if own is not None and own.config.flow.conditioning != wanted:
+    for given, wanted in ((model, "single"), (joint, "joint")):
+        if given is not None and given.config.flow.conditioning != wanted:
             raise BadInput(
                 f"the {'' if wanted == 'single' else 'joint '}model was trained with flow.conditioning "
-                f"{own.config.flow.conditioning}, expected {wanted}"
+                f"{given.config.flow.conditioning}, expected {wanted}"
             )
     if not 1 <= len(sweep) <= 2:
         raise BadInput(f"sweep: {len(sweep)} attributes given, expected one or two")
@@ -166,8 +195,10 @@ def _check(model, joint, source, sweep, fix, cells, split, embedding):
             raise BadInput(f"{what}: unknown {value!r}, {nearest(value, valid)}")
 
 
-def _target(model, source, rows, names, given):
-    """The intersection asked for, or that with most cells among `rows`; attribute → category."""
+def _target(
+    model: CFGen, source: Atlas, rows: Ints | None, names: Sequence[str], given: Mapping[str, str] | None
+) -> dict[str, str]:
+    """The intersection asked for, or else the one with most cells among `rows`; attribute → category."""
     for name in names:
         if name not in source.obs_columns:
             raise BadInput(f"{source.name}: no obs column {name!r}, {nearest(name, source.obs_columns)}")

@@ -1,20 +1,24 @@
-"""How near to the real cells of a label intersection are generated cells, and how diverse?"""
+"""How near generated cells are to the real cells of an intersection of labels, and how diverse they are."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from cfgen_dist.evaluation.metrics.distances import mmd_linear, wasserstein
 from cfgen_dist.evaluation.metrics.structure import manifold_overlap
 from cfgen_dist.evaluation.spaces.log_normalised import Space
+from data_loaders import Atlas
 from data_loaders.errors import BadInput
+from data_loaders.seeds import Generation, generator
+from data_loaders.types import Bools, Floats, Ints
 
 REAL_CELLS = 5000  # on which components are fitted and among which neighbours are looked for
 TARGET_CELLS = 1000
 FEW_CELLS = 20  # the target needs as many
 NEIGHBOURS = 10
-PURPOSE = 4  # of the seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +42,16 @@ class Target:
     seed : int
     """
 
-    labels: dict
+    labels: dict[str, str]
     space: Space
-    all_pcs: np.ndarray
-    has: dict
-    pcs: np.ndarray
-    others: np.ndarray
+    all_pcs: Floats
+    has: dict[str, Bools]
+    pcs: Floats
+    others: Floats
     seed: int
 
     @classmethod
-    def fit(cls, atlas, rows, labels, seed, split):
+    def fit(cls, atlas: Atlas, rows: Ints | None, labels: dict[str, str], seed: int, split: str) -> Self:
         """Read the real cells.
 
         Parameters
@@ -65,7 +69,7 @@ class Target:
         BadInput
             Fewer than 20 cells of the intersection among `rows`.
         """
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSE,)))
+        rng = generator(seed, Generation.GUIDANCE)
         everywhere = atlas.rows(**labels)
         rows = np.arange(atlas.n_cells) if rows is None else rows
         inside = np.isin(everywhere, rows, assume_unique=True)
@@ -76,19 +80,19 @@ class Target:
         shown = _some(rows, REAL_CELLS, rng)
         counts = atlas.read(shown).to_scipy()
         space = Space.fit(counts)
-        own, others = (_some(everywhere[keep], TARGET_CELLS, rng) for keep in (inside, ~inside))
+        within, outside = (_some(everywhere[keep], TARGET_CELLS, rng) for keep in (inside, ~inside))
         has = {
             name: atlas.small_codes(name)[shown] == atlas.categories(name).index(value)
             for name, value in labels.items()
         }
-        pcs, more = (space.project(atlas.read(some).to_scipy()) for some in (own, others))
-        return cls(labels, space, space.project(counts), has, pcs, more, seed)
+        pcs, others = (space.project(atlas.read(some).to_scipy()) for some in (within, outside))
+        return cls(labels, space, space.project(counts), has, pcs, others, seed)
 
-    def project(self, counts):
+    def project(self, counts: sparse.csr_matrix) -> Floats:
         """Components (k, C) of counts (k, G)."""
         return self.space.project(counts)
 
-    def score(self, cells):
+    def score(self, cells: Floats) -> dict[str, float]:
         """Aim and diversity of cells.
 
         Parameters
@@ -105,7 +109,7 @@ class Target:
             spread : total variance over that of the real cells of the intersection; 1 is as diverse as they are.
             precision, recall, density, coverage : as `manifold_overlap`, with the real cells of the intersection.
         """
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(PURPOSE, 1)))
+        rng = generator(self.seed, Generation.GUIDANCE, 1)
         near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(self.all_pcs))).fit(self.all_pcs)
         scores = self._shares(near.kneighbors(cells, return_distance=False))
         scores["w2"] = wasserstein(self.pcs, cells, rng)["w2"]
@@ -113,26 +117,26 @@ class Target:
         scores["spread"] = float(cells.var(axis=0, ddof=1).sum() / self.pcs.var(axis=0, ddof=1).sum())
         return scores | manifold_overlap(self.pcs, cells)
 
-    def floor(self, cells):
+    def floor(self, cells: int) -> dict[str, float] | None:
         """`score` of at most `cells` real cells of the intersection outside of the split; None with fewer than 20."""
         return self.score(self.others[:cells]) if len(self.others) >= FEW_CELLS else None
 
-    def purity(self):
+    def purity(self) -> dict[str, float] | None:
         """`on_target` and `on_NAME` of the real cells of the intersection, a cell not being its own neighbour.
 
         None when none of them is among `all_pcs`.
         """
-        own = np.all(list(self.has.values()), axis=0)
-        if not own.any():
+        inside = np.all(list(self.has.values()), axis=0)
+        if not inside.any():
             return None
         near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(self.all_pcs) - 1)).fit(self.all_pcs)
-        return self._shares(near.kneighbors(return_distance=False)[own])
+        return self._shares(near.kneighbors(return_distance=False)[inside])
 
-    def _shares(self, neighbours):
+    def _shares(self, neighbours: Ints) -> dict[str, float]:
         shares = {f"on_{name}": float(has[neighbours].mean()) for name, has in self.has.items()}
         return {"on_target": float(np.all(list(self.has.values()), axis=0)[neighbours].mean())} | shares
 
 
-def _some(rows, limit, rng):
+def _some(rows: Ints, limit: int, rng: np.random.Generator) -> Ints:
     """All rows, or `limit` of them drawn at random, in random order: any part of them is a random sample."""
     return rng.permutation(rows)[:limit]

@@ -1,32 +1,42 @@
 """The autoencoder: counts to a latent and back to gene proportions (CFGen, equation 2 and section C.1; no KL)."""
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cfgen_dist.model.likelihoods.bernoulli import bernoulli_nll, draw_bernoulli
-from cfgen_dist.model.likelihoods.negative_binomial import draw, negative_log_likelihood
-from cfgen_dist.model.likelihoods.poisson import NO_DISPERSION, poisson_nll
+from cfgen_dist.model.likelihoods import DEFAULT, LIKELIHOODS
+from cfgen_dist.model.likelihoods.likelihood import Csr
+from data_loaders.types import Floats, Ints
 
 LOG_THETA_RANGE = (-10.0, 15.0)  # beyond, the law is a Poisson's, or all but zero: nothing to learn, only to overflow
 INPUTS = ("log1p", "log1p_cp10k", "proportions", "binary")
+Device = torch.device | str | None
+
+
+class Rows(Protocol):
+    """Rows of a matrix that can be made dense, such as `data_loaders.reading.rows.SparseRows`."""
+
+    def to_dense(self, device: Device = None) -> Any:
+        """The rows as a (B, F) float tensor."""
 
 
 class BatchNorm(nn.BatchNorm1d):
     """BatchNorm1d that uses its running statistics for a training batch of one cell (or none), without variance."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, F)."""
         if self.training and x.shape[0] <= 1:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(x)
 
 
-def _hidden_layers(sizes, dropout):
-    layers = []
+def _hidden_layers(sizes: Sequence[int], dropout: float) -> list[nn.Module]:
+    layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), BatchNorm(n_out), nn.ELU(), nn.Dropout(dropout)]
     return layers
@@ -35,9 +45,7 @@ def _hidden_layers(sizes, dropout):
 class Autoencoder(nn.Module):
     """Deterministic autoencoder of one modality, with a likelihood of the raw counts.
 
-    Negative binomial: mean l * rho, rho the softmax over genes of the decoder's output. Poisson: the same without
-    dispersion. Bernoulli: the probability that a peak is open is the sigmoid of the decoder's output; one more output
-    is added to the logits of all peaks, so that a cell's depth need not be learned peak by peak.
+    What the decoder's outputs mean is up to the likelihood, see `cfgen_dist.model.likelihoods`.
 
     What keeps it from learning its cells by heart: dropout on the input, noise on the latent (whose scale a
     BatchNorm without parameters fixes), and `gene_penalty` on the decoder's last weights, which start at zero, so that
@@ -59,27 +67,28 @@ class Autoencoder(nn.Module):
         1 for one theta a gene; C for one theta a gene and category of a covariate.
     theta : float
         Start of every theta. A start near 10 trains; N(0, 1) in the log hardly moves.
-    likelihood : {"nb", "bernoulli", "poisson"}
+    likelihood : str
+        A name of `cfgen_dist.model.likelihoods.LIKELIHOODS`.
     decoded_dim : int, optional
         Dimensions that the decoder starts from, when they are not those of the encoder's latent.
     """
 
     def __init__(
         self,
-        n_genes,
-        latent_dim=50,
-        hidden=(256, 128),
-        dropout=0.1,
-        input_dropout=0.1,
-        input="log1p",
-        latent_noise=0.1,
-        n_dispersions=1,
-        theta=10.0,
-        likelihood="nb",
-        decoded_dim=None,
-    ):
+        n_genes: int,
+        latent_dim: int = 50,
+        hidden: Sequence[int] = (256, 128),
+        dropout: float = 0.1,
+        input_dropout: float = 0.1,
+        input: str = "log1p",
+        latent_noise: float = 0.1,
+        n_dispersions: int = 1,
+        theta: float = 10.0,
+        likelihood: str = DEFAULT,
+        decoded_dim: int | None = None,
+    ) -> None:
         super().__init__()
-        self.input, self.likelihood, self.n_genes = input, likelihood, n_genes
+        self.input, self.likelihood, self.n_genes = input, LIKELIHOODS[likelihood], n_genes
         self.latent_dim = latent_dim
         self.latent_noise = latent_noise
         self.encoder = nn.Sequential(
@@ -89,36 +98,36 @@ class Autoencoder(nn.Module):
             BatchNorm(latent_dim, affine=False),
         )
         widths = list(reversed(hidden))
-        n_outputs = n_genes + 1 if likelihood == "bernoulli" else n_genes
         self.decoder = nn.Sequential(
-            *_hidden_layers([decoded_dim or latent_dim, *widths], dropout), nn.Linear(widths[-1], n_outputs)
+            *_hidden_layers([decoded_dim or latent_dim, *widths], dropout),
+            nn.Linear(widths[-1], self.likelihood.n_outputs(n_genes)),
         )
-        nn.init.zeros_(self.decoder[-1].weight)
-        if likelihood == "nb":
+        nn.init.zeros_(self._last_layer.weight)
+        if self.likelihood.has_dispersion:
             self.log_theta = nn.Parameter(torch.full((n_dispersions, n_genes), float(theta)).log())
 
-    def start_at(self, mean, n_cells):
-        """Set the decoder's last bias to the log of the mean profile: training starts from the constant model.
+    @property
+    def _last_layer(self) -> nn.Linear:
+        return cast(nn.Linear, self.decoder[-1])
+
+    def start_at(self, mean: Tensor, n_cells: int) -> None:
+        """Set the decoder's last bias to that of the mean profile: training starts from the constant model.
 
         Parameters
         ----------
         mean : (G,) tensor
             Mean count of each gene over the training cells.
         n_cells : int
-            How many they are; one count more is added to each gene.
+            How many training cells there are; one count more is added to each gene.
         """
         with torch.no_grad():
-            if self.likelihood == "bernoulli":  # open in a share 1 - exp(-mean) of cells, if counts are Poisson
-                logits = torch.expm1((mean * n_cells + 1) / n_cells).log()
-                self.decoder[-1].bias.copy_(torch.cat([logits, logits.new_zeros(1)]))
-            else:
-                self.decoder[-1].bias.copy_(((mean * n_cells + 1) / (mean.sum() * n_cells)).log())
+            self._last_layer.bias.copy_(self.likelihood.start_bias(mean, n_cells))
 
-    def dense(self, counts, device=None):
+    def dense(self, counts: Mapping[str, Rows], device: Device = None) -> Any:
         """What `encode` and `forward` take of a batch's `counts`, modality → SparseRows: those of `rna`, densified."""
         return counts["rna"].to_dense(device)
 
-    def encode(self, counts, size_factor):
+    def encode(self, counts: Tensor, size_factor: Tensor) -> Tensor:
         """Latents of dense counts.
 
         Parameters
@@ -130,22 +139,31 @@ class Autoencoder(nn.Module):
         -------
         (B, D) tensor
         """
+        latents: Tensor = self.encoder(self._seen(counts, size_factor))
+        return latents
+
+    def _seen(self, counts: Tensor, size_factor: Tensor) -> Tensor:
+        """What the encoder sees of counts (B, G)."""
         if self.input == "binary":
-            return self.encoder((counts > 0).float())
+            return (counts > 0).float()
         if self.input == "log1p":
-            return self.encoder(counts.log1p())
+            return counts.log1p()
         proportions = counts / size_factor.clamp_min(1.0)[:, None]
-        return self.encoder(proportions if self.input == "proportions" else (1e4 * proportions).log1p())
+        return proportions if self.input == "proportions" else (1e4 * proportions).log1p()
 
-    def decode(self, z):
-        """Log gene proportions log rho (B, G) of latents z (B, D); of a Bernoulli modality, the logits."""
-        decoded = self.decoder(z).float()
-        if self.likelihood == "bernoulli":
-            return decoded[:, :-1] + decoded[:, -1:]
-        return F.log_softmax(decoded, dim=1)
+    def decode(self, z: Tensor) -> Tensor:
+        """What latents z (B, D) stand for, (B, G): log gene proportions; of a Bernoulli modality, logits."""
+        return self.likelihood.decode(self._outputs(z))
 
-    def dispersion(self, category=None):
-        """Log theta: (G,) when there is one a gene, else (B, G) for `category` (B,) int64."""
+    def _outputs(self, z: Tensor) -> Tensor:
+        """The decoder's outputs in float32, also where it computes in less."""
+        outputs: Tensor = self.decoder(z).float()
+        return outputs
+
+    def dispersion(self, category: Tensor | None = None) -> Tensor | None:
+        """Log theta: (G,) when there is one a gene, else (B, G) for `category` (B,) int64; None without any."""
+        if not self.likelihood.has_dispersion:
+            return None
         log_theta = self.log_theta.clamp(*LOG_THETA_RANGE)
         if log_theta.shape[0] == 1:
             return log_theta[0]
@@ -153,7 +171,7 @@ class Autoencoder(nn.Module):
             raise ValueError("one theta per gene and category: the category of each cell is needed")
         return log_theta[category]
 
-    def forward(self, counts, size_factor, category=None):
+    def forward(self, counts: Tensor, size_factor: Tensor, category: Tensor | None = None) -> Tensor:
         """The loss: mean over cells of the negative log-likelihood summed over genes.
 
         Parameters
@@ -171,46 +189,34 @@ class Autoencoder(nn.Module):
             z = z + self.latent_noise * torch.randn_like(z)
         return self.nll(z, counts, size_factor, category).mean()
 
-    def nll(self, z, counts, size_factor, category=None):
+    def nll(self, z: Tensor, counts: Tensor, size_factor: Tensor, category: Tensor | None = None) -> Tensor:
         """Negative log-likelihood (B,) of dense counts (B, G) under latents z (B, D), summed over genes."""
-        decoded = self.decode(z)
-        rows, columns = counts.nonzero(as_tuple=True)
-        if self.likelihood == "bernoulli":
-            return bernoulli_nll(decoded, rows, columns)
-        log_mu = decoded + size_factor.clamp_min(1.0).log()[:, None]
-        if self.likelihood == "poisson":
-            return poisson_nll(log_mu, counts[rows, columns], rows, columns)
-        return negative_log_likelihood(log_mu, self.dispersion(category), counts[rows, columns], rows, columns)
+        return self.likelihood.nll(self._outputs(z), counts, size_factor, self.dispersion(category))
 
-    def draw(self, z, size_factor, category, seeds, rng):
+    def draw(self, z: Tensor, size_factor: Floats | None, category: Ints, seeds: Ints, rng: np.random.Generator) -> Csr:
         """Draw counts of latents z (B, D) straight into CSR; of a Bernoulli modality, zeros and ones.
 
         Parameters
         ----------
         z : (B, D) tensor
         size_factor : (B,) array
-            Not used by a Bernoulli modality.
+            None for a modality whose counts do not scale with it.
         category : (B,) int64 array
             Whose theta; zeros when there is one a gene.
         seeds, rng
-            As in `negative_binomial.draw`.
+            As in `cfgen_dist.model.likelihoods.likelihood.Likelihood.draw`.
 
         Returns
         -------
         data, indices, indptr : arrays
         """
-        if self.likelihood == "bernoulli":
-            return draw_bernoulli(torch.sigmoid(self.decode(z)).cpu().numpy(), seeds)
-        rho = torch.softmax(self.decoder(z), dim=1).cpu().numpy()
-        if self.likelihood == "poisson":
-            return draw(rho, size_factor, np.full(self.n_genes, NO_DISPERSION), seeds, rng)
-        theta = self.dispersion(torch.from_numpy(category).to(z.device)).exp().cpu().numpy()
-        return draw(rho, size_factor, theta, seeds, rng)
+        log_theta = self.dispersion(torch.from_numpy(category).to(z.device))
+        return self.likelihood.draw(self._outputs(z), size_factor, log_theta, seeds, rng)
 
-    def gene_penalty(self):
+    def gene_penalty(self) -> Tensor:
         """Group lasso on the decoder's last weights, one group a gene: the sum over genes of the norm of its row.
 
         Genes with too few counts to support a profile of their own stay at the mean profile; marker genes hardly
         shrink. Smoothed at zero, where the norm has no gradient.
         """
-        return (self.decoder[-1].weight[: self.n_genes].square().sum(dim=1) + 1e-4).sqrt().sum()
+        return (self._last_layer.weight[: self.n_genes].square().sum(dim=1) + 1e-4).sqrt().sum()

@@ -1,12 +1,13 @@
 """The flow-matching loss, and the attributes that a training step hides (CFGen, 4.3 and C.2)."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from cfgen_dist.model.velocity import ABSENT
+from cfgen_dist.model.velocity import ABSENT, Velocity
 
 
-def drop_attributes(codes, p_cond, joint, generator=None):
+def drop_attributes(codes: Tensor, p_cond: float, joint: bool, generator: torch.Generator | None = None) -> Tensor:
     """Hide attributes per cell, for classifier-free guidance.
 
     With probability `p_cond` a cell keeps exactly one attribute, drawn uniformly, else none; with `joint` it keeps all
@@ -31,7 +32,13 @@ def drop_attributes(codes, p_cond, joint, generator=None):
     return torch.where(seen, codes, ABSENT)
 
 
-def flow_matching_loss(velocity, z1, codes, log_size_factor=None, generator=None):
+def flow_matching_loss(
+    velocity: Velocity,
+    z1: Tensor,
+    codes: Tensor,
+    log_size_factor: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Mean squared error between the velocity and z_1 - z_0 at z_t = (1 - t) z_0 + t z_1.
 
     t is stratified over the batch: one uniform draw in each of B equal intervals, in random order.

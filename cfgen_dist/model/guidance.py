@@ -1,12 +1,22 @@
 """Guidance: the field that several attributes make together (CFGen, equation 10), and its fast form for sampling."""
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from cfgen_dist.model.velocity import ABSENT
+from cfgen_dist.model.velocity import ABSENT, Block, Velocity
 
 
-def guided(velocity, codes, weights, joint=False, log_size_factor=None):
+def guided(
+    velocity: "Velocity | PreparedVelocity",
+    codes: Tensor,
+    weights: Sequence[float] | float,
+    joint: bool = False,
+    log_size_factor: Tensor | None = None,
+) -> Callable[[Tensor, float], Tensor]:
     """Build the guided field v(z,t) + sum_i w_i (v(z,t,y_i) - v(z,t)) (CFGen, equation 10).
 
     Terms with weight zero are not evaluated, nor is the unconditional one when the weights sum to one; the others go
@@ -14,7 +24,7 @@ def guided(velocity, codes, weights, joint=False, log_size_factor=None):
 
     Parameters
     ----------
-    velocity : Velocity
+    velocity : Velocity or PreparedVelocity
     codes : (B, K) int64 tensor
         The label of every attribute; that of an attribute with weight zero is ignored.
     weights : sequence of K floats, or one float if `joint`
@@ -27,11 +37,11 @@ def guided(velocity, codes, weights, joint=False, log_size_factor=None):
     callable (z (B, D), t float) -> (B, D) tensor
     """
     n = len(codes)
-    terms = []  # (weight, codes seen)
+    terms: list[tuple[float, Tensor]] = []  # (weight, codes seen)
     if joint:
-        terms.append((float(weights), codes))
+        terms.append((float(cast(float, weights)), codes))
     else:
-        for i, weight in enumerate(weights):
+        for i, weight in enumerate(cast(Sequence[float], weights)):
             seen = torch.full_like(codes, ABSENT)
             seen[:, i] = codes[:, i]
             terms.append((float(weight), seen))
@@ -40,13 +50,13 @@ def guided(velocity, codes, weights, joint=False, log_size_factor=None):
     if abs(unconditional) > 1e-12 or not terms:
         terms.append((unconditional, torch.full_like(codes, ABSENT)))
     seen = torch.cat([seen for _, seen in terms])
-    weight = torch.tensor([weight for weight, _ in terms], device=codes.device)
+    factors = torch.tensor([weight for weight, _ in terms], device=codes.device)
     sizes = None if log_size_factor is None else log_size_factor.repeat(len(terms))
 
-    def field(z, t):
+    def field(z: Tensor, t: float) -> Tensor:
         time = torch.full((n * len(terms),), t, device=z.device)
         v = velocity(z.repeat(len(terms), 1), time, seen, sizes)
-        return torch.einsum("w,wbd->bd", weight, v.view(len(terms), n, -1))
+        return torch.einsum("w,wbd->bd", factors, v.view(len(terms), n, -1))
 
     return field
 
@@ -64,28 +74,20 @@ class PreparedVelocity:
         In eval mode.
     """
 
-    def __init__(self, velocity):
+    def __init__(self, velocity: Velocity) -> None:
         self.velocity = velocity
-        self.weight = torch.cat([block.condition.weight for block in velocity.blocks])
-        self.bias = torch.cat([block.condition.bias for block in velocity.blocks])
-        self.embedded = None  # what labels and size factors add, (B, E)
+        self.blocks = list(cast(Iterable[Block], velocity.blocks))
+        self.weight = torch.cat([block.condition.weight for block in self.blocks])
+        self.bias = torch.cat([block.condition.bias for block in self.blocks])
+        self.embedded: Tensor | None = None  # what labels and size factors add, (B, E)
 
-    def __call__(self, z, t, codes, log_size_factor=None):
+    def __call__(self, z: Tensor, t: Tensor, codes: Tensor, log_size_factor: Tensor | None = None) -> Tensor:
         """As `Velocity.forward`, where `t` (B,) holds one value and the rest does not change from call to call."""
         if self.embedded is None:
-            self.embedded = self._embed(codes, log_size_factor)
+            self.embedded = self.velocity.add_conditions(self.bias.new_zeros(1), codes, log_size_factor)
         conditions = F.linear(F.silu(self.embedded + self.velocity.time(t[:1])), self.weight, self.bias)
         x = self.velocity.enter(z)
-        for block, condition in zip(self.velocity.blocks, conditions.chunk(len(self.velocity.blocks), 1), strict=True):
-            x = x + block.leave(F.silu(block.enter(F.silu(block.norm(x))) + condition))
-        return self.velocity.leave(F.silu(x))
-
-    def _embed(self, codes, log_size_factor):
-        e = self.bias.new_zeros(1)
-        for k, table in enumerate(self.velocity.attributes):
-            e = e + table(codes[:, k].clamp_min(0)) * (codes[:, k] != ABSENT)[:, None]
-        if self.velocity.size_factor is not None:
-            low, high = self.velocity.size_factor_range
-            scaled = ((log_size_factor - low) / max(high - low, 1e-6)).clamp(-0.1, 1.1)
-            e = e + self.velocity.size_factor(scaled)
-        return e
+        for block, condition in zip(self.blocks, conditions.chunk(len(self.blocks), 1), strict=True):
+            x = block.step(x, condition)
+        v: Tensor = self.velocity.leave(F.silu(x))
+        return v

@@ -1,9 +1,12 @@
 """Several modalities in one latent: an encoder and a decoder for each, and a layer that joins them (CFGen, C.1)."""
 
-import torch
-from torch import nn
+from collections.abc import ItemsView, Mapping
+from typing import Any, cast
 
-from cfgen_dist.model.autoencoder import BatchNorm
+import torch
+from torch import Tensor, nn
+
+from cfgen_dist.model.autoencoder import Autoencoder, BatchNorm, Device, Rows
 
 
 class JointAutoencoder(nn.Module):
@@ -20,24 +23,27 @@ class JointAutoencoder(nn.Module):
         Dimensions D of the shared latent.
     """
 
-    def __init__(self, branches, latent_dim):
+    def __init__(self, branches: Mapping[str, Autoencoder], latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        self.branches = nn.ModuleDict(branches)
+        self.branches = nn.ModuleDict(dict(branches))
         width = sum(branch.latent_dim for branch in branches.values())
         self.join = nn.Sequential(nn.Linear(width, latent_dim), BatchNorm(latent_dim, affine=False))
         self.latent_noise = next(iter(branches.values())).latent_noise
 
-    def start_at(self, means, n_cells):
+    def _named(self) -> "ItemsView[str, Autoencoder]":
+        return cast("ItemsView[str, Autoencoder]", self.branches.items())
+
+    def start_at(self, means: Mapping[str, Tensor], n_cells: int) -> None:
         """Start every decoder from its modality's mean profile; `means` modality → (features,) tensor."""
-        for name, branch in self.branches.items():
+        for name, branch in self._named():
             branch.start_at(means[name], n_cells)
 
-    def dense(self, counts, device=None):
+    def dense(self, counts: Mapping[str, Rows], device: Device = None) -> Any:
         """What `encode` and `forward` take of a batch's `counts`, modality → SparseRows: dense, of every modality."""
         return {name: counts[name].to_dense(device) for name in self.branches}
 
-    def encode(self, counts, size_factor):
+    def encode(self, counts: Mapping[str, Tensor], size_factor: Tensor) -> Tensor:
         """Latents of dense counts.
 
         Parameters
@@ -52,13 +58,14 @@ class JointAutoencoder(nn.Module):
         """
         sizes = self._sizes(counts, size_factor)
         codes = []
-        for name, branch in self.branches.items():
+        for name, branch in self._named():
             there = sizes[name] > 0
             code = branch.encode(counts[name][there], sizes[name][there])
             codes.append(code.new_zeros(len(there), branch.latent_dim).masked_scatter(there[:, None], code))
-        return self.join(torch.cat(codes, dim=1))
+        latents: Tensor = self.join(torch.cat(codes, dim=1))
+        return latents
 
-    def forward(self, counts, size_factor, category=None):
+    def forward(self, counts: Mapping[str, Tensor], size_factor: Tensor, category: Tensor | None = None) -> Tensor:
         """The loss: mean over cells of the negative log-likelihood, summed over features and modalities.
 
         Parameters
@@ -75,21 +82,22 @@ class JointAutoencoder(nn.Module):
         if self.training and self.latent_noise > 0:
             z = z + self.latent_noise * torch.randn_like(z)
         sizes = self._sizes(counts, size_factor)
-        total = 0.0
-        for name, branch in self.branches.items():
+        total = torch.zeros((), device=z.device)
+        for name, branch in self._named():
             nll = branch.nll(z, counts[name], sizes[name], category)
             total = total + torch.where(sizes[name] > 0, nll, 0.0)
         return total.mean()
 
-    def gene_penalty(self):
+    def gene_penalty(self) -> Tensor:
         """Sum of the modalities' penalties, see `Autoencoder.gene_penalty`."""
-        return sum(branch.gene_penalty() for branch in self.branches.values())
+        first, *others = (branch.gene_penalty() for _, branch in self._named())
+        return sum(others, start=first)
 
-    def _sizes(self, counts, size_factor):
-        own = {name: counts[name].sum(dim=1) for name in self.branches if name != "rna"}
-        return {"rna": size_factor} | own
+    def _sizes(self, counts: Mapping[str, Tensor], size_factor: Tensor) -> dict[str, Tensor]:
+        others = {name: counts[name].sum(dim=1) for name in self.branches if name != "rna"}
+        return {"rna": size_factor} | others
 
 
-def branches(autoencoder):
+def branches(autoencoder: Autoencoder | JointAutoencoder) -> dict[str, Autoencoder]:
     """Modality → Autoencoder, of an autoencoder of one or of several."""
-    return dict(autoencoder.branches) if isinstance(autoencoder, JointAutoencoder) else {"rna": autoencoder}
+    return dict(autoencoder._named()) if isinstance(autoencoder, JointAutoencoder) else {"rna": autoencoder}

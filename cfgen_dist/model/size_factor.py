@@ -1,9 +1,13 @@
 """The law of the size factor l: log l ~ Normal(m, s) (CFGen, section C.4), or observed ones resampled; per category."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
+
+from data_loaders.types import Floats, Ints
 
 KEPT = 2048  # order statistics kept per category: enough to resample from, and bounded at any number of cells
 
@@ -29,14 +33,23 @@ class SizeFactorLaw:
 
     kind: str
     covariate: str | None
-    mean: np.ndarray
-    std: np.ndarray
-    values: np.ndarray
-    offsets: np.ndarray
-    others: dict = field(default_factory=dict)
+    mean: Floats
+    std: Floats
+    values: Floats
+    offsets: Ints
+    others: dict[str, Floats] = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, size_factor, codes=None, n_categories=1, *, kind="lognormal", covariate=None, others=None):
+    def fit(
+        cls,
+        size_factor: npt.ArrayLike,
+        codes: Ints | None = None,
+        n_categories: int = 1,
+        *,
+        kind: str = "lognormal",
+        covariate: str | None = None,
+        others: Mapping[str, npt.ArrayLike] | None = None,
+    ) -> "SizeFactorLaw":
         """Estimate from training cells.
 
         A category with one cell has s = 0; a category with none takes the law of all cells.
@@ -57,24 +70,26 @@ class SizeFactorLaw:
         -------
         SizeFactorLaw
         """
-        size_factor = np.asarray(size_factor, dtype=np.float64)
-        codes = np.zeros(len(size_factor), dtype=np.int64) if codes is None else codes
-        mean, std, kept = np.zeros(n_categories), np.zeros(n_categories), []
+        sizes = np.asarray(size_factor, dtype=np.float64)
+        codes = np.zeros(len(sizes), dtype=np.int64) if codes is None else codes
+        mean, std, parts = np.zeros(n_categories), np.zeros(n_categories), []
         for category in range(n_categories):
             cells = np.flatnonzero(codes == category)
-            cells = cells if len(cells) else np.arange(len(size_factor))
-            cells = cells[np.argsort(size_factor[cells], kind="stable")]
-            own = size_factor[cells]
-            mean[category], std[category] = np.log(own).mean(), np.log(own).std()
+            cells = cells if len(cells) else np.arange(len(sizes))
+            cells = cells[np.argsort(sizes[cells], kind="stable")]
+            logs = np.log(sizes[cells])
+            mean[category], std[category] = logs.mean(), logs.std()
             if len(cells) > KEPT:
                 cells = cells[((np.arange(KEPT) + 0.5) * len(cells) / KEPT).astype(np.int64)]
-            kept.append(cells)
-        offsets = np.concatenate([[0], np.cumsum([len(cells) for cells in kept])])
-        kept = np.concatenate(kept)
-        others = {name: np.asarray(sizes, dtype=np.float64)[kept] for name, sizes in (others or {}).items()}
-        return cls(kind, covariate, mean, std, size_factor[kept], offsets.astype(np.int64), others)
+            parts.append(cells)
+        offsets = np.concatenate([[0], np.cumsum([len(cells) for cells in parts])])
+        kept = np.concatenate(parts)
+        further: dict[str, Floats] = {
+            name: np.asarray(values, dtype=np.float64)[kept] for name, values in (others or {}).items()
+        }
+        return cls(kind, covariate, mean, std, sizes[kept], offsets.astype(np.int64), further)
 
-    def draw(self, category, rng):
+    def draw(self, category: Ints, rng: np.random.Generator) -> Floats:
         """Draw one size factor a cell.
 
         Parameters
@@ -88,11 +103,11 @@ class SizeFactorLaw:
         (B,) float64 array
         """
         if self.kind == "lognormal":
-            return np.exp(rng.normal(self.mean[category], self.std[category]))
+            return np.asarray(np.exp(rng.normal(self.mean[category], self.std[category])))
         start, end = self.offsets[category], self.offsets[category + 1]
         return self.values[start + (rng.random(len(category)) * (end - start)).astype(np.int64)]
 
-    def draw_others(self, size_factor, category, rng):
+    def draw_others(self, size_factor: Floats, category: Ints, rng: np.random.Generator) -> dict[str, Floats]:
         """Draw the size factors of further modalities, given those of the first: deep cells are deep in both.
 
         log l_a = b log l + the residual of an observed cell of the category, b the least-squares slope in the category.
@@ -111,15 +126,20 @@ class SizeFactorLaw:
         log_first, drawn = np.log(self.values), {}
         start, end = self.offsets[category], self.offsets[category + 1]
         for name, values in self.others.items():
-            log_own, slope = np.log(values), np.zeros(len(self.mean))
+            log_other, slope = np.log(values), np.zeros(len(self.mean))
             for k, (first, last) in enumerate(pairwise(self.offsets)):
-                x, y = log_first[first:last], log_own[first:last]
+                x, y = log_first[first:last], log_other[first:last]
                 slope[k] = np.cov(x, y, bias=True)[0, 1] / max(x.var(), 1e-12) if last - first > 1 else 0.0
             cell = start + (rng.random(len(category)) * (end - start)).astype(np.int64)
-            drawn[name] = np.exp(log_own[cell] + slope[category] * (np.log(size_factor) - log_first[cell]))
+            drawn[name] = np.exp(log_other[cell] + slope[category] * (np.log(size_factor) - log_first[cell]))
         return drawn
 
-    def arrays(self):
+    def arrays(self) -> dict[str, Floats | Ints]:
         """The arrays to keep in a bundle."""
-        own = {"mean": self.mean, "std": self.std, "values": self.values, "offsets": self.offsets}
-        return own | {f"values.{name}": values for name, values in self.others.items()}
+        arrays: dict[str, Floats | Ints] = {
+            "mean": self.mean,
+            "std": self.std,
+            "values": self.values,
+            "offsets": self.offsets,
+        }
+        return arrays | {f"values.{name}": values for name, values in self.others.items()}

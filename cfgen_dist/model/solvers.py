@@ -5,24 +5,30 @@ choose one step size for the whole batch, and its `rk4` evaluates the field at w
 neither is used for fixed steps here.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
+
+Field = Callable[[Tensor, float], Tensor]
 
 
-def _euler(v, z, t, h):
+def _euler(v: Field, z: Tensor, t: float, h: float) -> Tensor:
     return z + h * v(z, t)
 
 
-def _midpoint(v, z, t, h):
+def _midpoint(v: Field, z: Tensor, t: float, h: float) -> Tensor:
     return z + h * v(z + h / 2 * v(z, t), t + h / 2)
 
 
-def _heun(v, z, t, h):
+def _heun(v: Field, z: Tensor, t: float, h: float) -> Tensor:
     k1 = v(z, t)
     k2 = v(z + h * k1, t + h)
     return z + h / 2 * (k1 + k2)
 
 
-def _rk4(v, z, t, h):
+def _rk4(v: Field, z: Tensor, t: float, h: float) -> Tensor:
     k1 = v(z, t)
     k2 = v(z + h / 2 * k1, t + h / 2)
     k3 = v(z + h / 2 * k2, t + h / 2)
@@ -35,7 +41,16 @@ ADAPTIVE = ("dopri5", "tsit5")
 SOLVERS = (*STEPPERS, *ADAPTIVE)
 
 
-def integrate(velocity, z, *, solver="midpoint", steps=10, start=0.0, end=1.0, tolerance=1e-5):
+def integrate(
+    velocity: Field,
+    z: Tensor,
+    *,
+    solver: str = "midpoint",
+    steps: int = 10,
+    start: float = 0.0,
+    end: float = 1.0,
+    tolerance: float = 1e-5,
+) -> Tensor:
     """Carry `z` from time `start` to time `end`.
 
     Parameters
@@ -76,9 +91,10 @@ def integrate(velocity, z, *, solver="midpoint", steps=10, start=0.0, end=1.0, t
     # torchdyn picks its first step as if time increased: run in s from 0 to 1, t = start + s (end - start).
     span = end - start
 
-    def field(s, state):
+    def field(s: Any, state: Tensor) -> Tensor:
         return span * velocity(state, start + float(s) * span)
 
+    trajectory: Tensor
     _, trajectory = odeint(
         field, z, torch.tensor([0.0, 1.0], device=z.device), solver=solver, atol=tolerance, rtol=tolerance
     )

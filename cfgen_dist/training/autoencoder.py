@@ -1,18 +1,26 @@
 """Stage 1: fit the autoencoder to streamed counts, stopping early on the held-out likelihood."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
+from cfgen_dist.config import AutoencoderConfig, ModalitiesConfig
+from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.build import build_autoencoder
-from cfgen_dist.model.multimodal import branches
+from cfgen_dist.model.multimodal import JointAutoencoder, branches
 from cfgen_dist.training.callbacks import average_weights
 from cfgen_dist.training.checkpoints import best_state
 from cfgen_dist.training.metrics import mean_over_ranks
-from cfgen_dist.training.modalities import model_features
+from cfgen_dist.training.modalities import MAIN, model_features
+from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.stream import TrainingStream, held_out_stream
 from cfgen_dist.training.trainer import fit
+from data_loaders import Atlas, CellBatch
+from data_loaders.types import Ints
 
 
 class AutoencoderTask(L.LightningModule):
@@ -20,37 +28,40 @@ class AutoencoderTask(L.LightningModule):
 
     Parameters
     ----------
-    autoencoder : Autoencoder
+    autoencoder : Autoencoder or JointAutoencoder
     config : AutoencoderConfig
     n_cells : int
         Training cells.
     """
 
-    def __init__(self, autoencoder, config, n_cells):
+    def __init__(self, autoencoder: Autoencoder | JointAutoencoder, config: AutoencoderConfig, n_cells: int) -> None:
         super().__init__()
         self.autoencoder, self.config, self.n_cells = autoencoder, config, n_cells
         self.held_out = mean_over_ranks()
 
-    def _loss(self, batch):
+    def _loss(self, batch: CellBatch) -> torch.Tensor:
         category = batch.labels[self.config.theta_covariate] if self.config.theta_covariate else None
-        return self.autoencoder(self.autoencoder.dense(batch.counts, self.device), batch.size_factor, category)
+        loss: torch.Tensor = self.autoencoder(
+            self.autoencoder.dense(batch.counts, self.device), batch.size_factor, category
+        )
+        return loss
 
-    def training_step(self, batch):
+    def training_step(self, batch: CellBatch) -> torch.Tensor:
         """Negative log-likelihood of a batch, nats per cell, and the penalty's share of one cell."""
         nll = self._loss(batch)
         self.log("train_nll", nll, batch_size=len(batch))
         return nll + self.config.gene_penalty / self.n_cells * self.autoencoder.gene_penalty()
 
-    def validation_step(self, batch):
+    def validation_step(self, batch: CellBatch) -> None:
         """Log the held-out negative log-likelihood."""
         self.held_out.update(self._loss(batch), weight=len(batch))
         self.log("val_nll", self.held_out, batch_size=len(batch), prog_bar=True)
 
-    def networks(self):
-        """What torch.compile is worth its while for."""
+    def networks(self) -> list[torch.nn.Module]:
+        """The networks for which torch.compile pays."""
         return [self.autoencoder]
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; weight decay on matrices alone, and theta with its own learning rate."""
         network = [p for name, p in self.named_parameters() if not name.endswith("log_theta")]
         theta = [p for name, p in self.named_parameters() if name.endswith("log_theta")]
@@ -62,19 +73,34 @@ class AutoencoderTask(L.LightningModule):
         ]
         return torch.optim.AdamW(groups)
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
         """Clip the network's gradient; theta's, of another scale, stays out of the norm."""
         network = [p for name, p in self.named_parameters() if not name.endswith("log_theta")]
         torch.nn.utils.clip_grad_norm_(network, self.config.grad_clip)
 
 
-def train_autoencoder(atlas, config, directory, callbacks=()):
+def train_autoencoder(
+    atlas: Atlas,
+    config: AutoencoderConfig,
+    modalities: ModalitiesConfig,
+    settings: RunSettings,
+    directory: Path,
+    callbacks: Sequence[Callback] = (),
+) -> Autoencoder | JointAutoencoder:
     """Fit the autoencoder on the atlas's training cells.
 
     Parameters
     ----------
     atlas : Atlas
-    config : Config
+    config : AutoencoderConfig
+    modalities : ModalitiesConfig
+        Settled: a likelihood for every modality beside rna.
+    settings : RunSettings
     directory : Path
         For checkpoints and metrics; training goes on from `last.ckpt` if it is there.
     callbacks : sequence of Callback
@@ -82,76 +108,87 @@ def train_autoencoder(atlas, config, directory, callbacks=()):
 
     Returns
     -------
-    Autoencoder
-        In eval mode: the weights of the best held-out likelihood, or with `config.refit` those of a second training, as
-        many epochs long, on training and validation cells.
+    Autoencoder, or JointAutoencoder of several modalities
+        In eval mode: the weights of the best held-out likelihood, or with `settings.refit` those of a second training,
+        as many epochs long, on training and validation cells.
     """
     cells = {split: atlas.rows(split=split) for split in ("train", "val")}
-    task = _task(atlas, config, len(cells["train"]))
+    task = _task(atlas, config, modalities, settings.seed, len(cells["train"]))
     fit(
         task,
-        _stream(atlas, config, cells["train"]),
-        held_out_stream(atlas, config.autoencoder.batch_size, rows=cells["val"], labels=_stream_labels(config)),
+        _stream(atlas, config, settings.seed, cells["train"]),
+        held_out_stream(atlas, config.batch_size, rows=cells["val"], labels=_stream_labels(config)),
         directory=directory,
         stage="autoencoder",
         metric="val_nll",
-        config=config,
-        callbacks=[*callbacks, *_averaging(config), EarlyStopping("val_nll", patience=config.autoencoder.patience)],
-        max_epochs=config.autoencoder.max_epochs,
+        settings=settings,
+        callbacks=[*callbacks, *_averaging(config), EarlyStopping("val_nll", patience=config.patience)],
+        max_epochs=config.max_epochs,
     )
     state, epoch = best_state(directory)
-    if config.refit:
+    if settings.refit:
         both = np.union1d(cells["train"], cells["val"])
-        task = _task(atlas, config, len(both))
+        task = _task(atlas, config, modalities, settings.seed, len(both))
         fit(
             task,
-            _stream(atlas, config, both),
+            _stream(atlas, config, settings.seed, both),
             None,
             directory=directory / "refit",
             stage="autoencoder, refit",
             metric="train_nll",
-            config=config,
+            settings=settings,
             callbacks=_averaging(config),
             max_epochs=epoch + 1,
         )
     else:
         task.load_state_dict(state)
-    _fill_unseen_dispersions(task.autoencoder, atlas, config)
+    if config.theta_covariate is not None:
+        _fill_unseen_dispersions(task.autoencoder, atlas, config.theta_covariate)
     return task.autoencoder.eval().cpu()
 
 
-def _fill_unseen_dispersions(autoencoder, atlas, config):
+def untrained_autoencoder(
+    atlas: Atlas, config: AutoencoderConfig, modalities: ModalitiesConfig
+) -> Autoencoder | JointAutoencoder:
+    """A network that fits the atlas, for training or for weights of another one."""
+    n_features = {name: len(table) for name, table in model_features(atlas, modalities).items()}
+    n_dispersions = len(atlas.categories(config.theta_covariate)) if config.theta_covariate else 1
+    return build_autoencoder(config, modalities, n_features, n_dispersions)
+
+
+def _fill_unseen_dispersions(autoencoder: Autoencoder | JointAutoencoder, atlas: Atlas, covariate: str) -> None:
     """Give categories without training cells the mean log theta of the others, in place of the start value."""
-    covariate = config.autoencoder.theta_covariate
-    if covariate is None:
-        return
     seen = np.unique(atlas.codes(covariate)[atlas.rows(split="train")])
     unseen = np.setdiff1d(np.arange(len(atlas.categories(covariate))), seen)
     with torch.no_grad():
         for branch in branches(autoencoder).values():
-            if branch.likelihood == "nb":
+            if branch.likelihood.has_dispersion:
                 branch.log_theta[unseen] = branch.log_theta[seen].mean(dim=0)
 
 
-def _task(atlas, config, n_cells):
-    torch.manual_seed(config.seed)
-    features = model_features(atlas, config)
-    labels = {name: atlas.categories(name) for name in config.labels}
-    autoencoder = build_autoencoder(config, {name: len(table) for name, table in features.items()}, labels)
-    means = {name: torch.as_tensor(table["mean"].to_numpy(), dtype=torch.float32) for name, table in features.items()}
-    autoencoder.start_at(means if len(means) > 1 else means["rna"], n_cells)
-    return AutoencoderTask(autoencoder, config.autoencoder, n_cells)
+def _task(
+    atlas: Atlas, config: AutoencoderConfig, modalities: ModalitiesConfig, seed: int, n_cells: int
+) -> AutoencoderTask:
+    torch.manual_seed(seed)
+    autoencoder = untrained_autoencoder(atlas, config, modalities)
+    means = {
+        name: torch.as_tensor(table["mean"].to_numpy(), dtype=torch.float32)
+        for name, table in model_features(atlas, modalities).items()
+    }
+    if isinstance(autoencoder, JointAutoencoder):
+        autoencoder.start_at(means, n_cells)
+    else:
+        autoencoder.start_at(means[MAIN], n_cells)
+    return AutoencoderTask(autoencoder, config, n_cells)
 
 
-def _stream(atlas, config, rows):
-    return TrainingStream(
-        atlas, config.autoencoder.batch_size, rows=rows, labels=_stream_labels(config), seed=config.seed
-    )
+def _stream(atlas: Atlas, config: AutoencoderConfig, seed: int, rows: Ints) -> TrainingStream:
+    return TrainingStream(atlas, config.batch_size, rows=rows, labels=_stream_labels(config), seed=seed)
 
 
-def _stream_labels(config):
-    return [name for name in [config.autoencoder.theta_covariate] if name]
+def _stream_labels(config: AutoencoderConfig) -> list[str]:
+    return [name for name in [config.theta_covariate] if name]
 
 
-def _averaging(config):
-    return [average_weights(config.autoencoder.ema)] if config.autoencoder.ema else []
+def _averaging(config: AutoencoderConfig) -> list[Callback]:
+    return [average_weights(config.ema)] if config.ema else []

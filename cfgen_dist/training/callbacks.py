@@ -2,17 +2,23 @@
 
 import logging
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
 
-import numpy as np
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from cfgen_dist.training.stream import TrainingStream
+from data_loaders import CellBatch
+from data_loaders.seeds import Training, derived_seed
 
 log = logging.getLogger("cfgen_dist")
 SECONDS_BETWEEN_LINES = 10
-
-
-STAGES = ("autoencoder", "autoencoder, refit", "flow")
+STAGES = {"autoencoder": Training.AUTOENCODER, "autoencoder, refit": Training.REFIT, "flow": Training.FLOW}
 LOG_EVERY = 10  # steps
 
 
@@ -33,23 +39,25 @@ class Monitor(Callback):
         Whether to write lines to the logger "cfgen_dist" too.
     """
 
-    def __init__(self, stage, metric, stream, every, aloud):
+    def __init__(self, stage: str, metric: str, stream: TrainingStream, every: int, aloud: bool) -> None:
         self.stage, self.metric, self.stream, self.every, self.aloud = stage, metric, stream, every, aloud
         self.cells, self.paused = 0, 0.0
 
-    def on_train_start(self, trainer, module):
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Start the clocks."""
         self.logged = self.spoken = self._now()
 
-    def on_validation_start(self, trainer, module):
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Stop the clocks."""
         self.validation = time.monotonic()
 
-    def on_validation_end(self, trainer, module):
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Let the clocks go on."""
         self.paused += time.monotonic() - self.validation
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: CellBatch, batch_idx: int
+    ) -> None:
         """Count the cells; log and speak when it is time."""
         self.cells += len(batch) * trainer.world_size
         if trainer.global_step % self.every == 0:
@@ -67,10 +75,10 @@ class Monitor(Callback):
             )
             self.spoken = self._now()
 
-    def _now(self):
+    def _now(self) -> tuple[float, int, float]:
         return time.monotonic() - self.paused, self.cells, self.stream.waited
 
-    def _since(self, then):
+    def _since(self, then: tuple[float, int, float]) -> tuple[float, float]:
         """Cells a second and the share of waiting since a moment."""
         seconds, cells, waited = (new - old for new, old in zip(self._now(), then, strict=True))
         return cells / seconds, waited / seconds
@@ -83,13 +91,14 @@ class SeedEveryStep(Callback):
     the uninterrupted run draws.
     """
 
-    def __init__(self, seed, stage):
-        self.seed, self.stage = seed, STAGES.index(stage)
+    def __init__(self, seed: int, stage: str) -> None:
+        self.seed, self.stage = seed, STAGES[stage]
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: CellBatch, batch_idx: int
+    ) -> None:
         """Seed this step."""
-        key = (self.stage, trainer.global_step, trainer.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(derived_seed(self.seed, self.stage, trainer.global_step, trainer.global_rank))
 
 
 class SaveLast(Checkpoint):
@@ -100,14 +109,16 @@ class SaveLast(Checkpoint):
     stopping would not count it.
     """
 
-    def __init__(self, path, steps, minutes):
+    def __init__(self, path: Path, steps: int, minutes: float | None) -> None:
         self.path, self.steps, self.minutes, self.due = path, steps, minutes, False
 
-    def on_train_start(self, trainer, module):
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Start the clock."""
         self.saved = time.monotonic()
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: CellBatch, batch_idx: int
+    ) -> None:
         """Save, or wait for the end of the epoch."""
         self.due = trainer.global_step % self.steps == 0
         if self.minutes and trainer.global_step % LOG_EVERY == 0:  # the ranks' agreement takes its time
@@ -115,12 +126,12 @@ class SaveLast(Checkpoint):
         if not (trainer.is_last_batch and trainer.check_val_every_n_epoch):
             self._save_if_due(trainer)
 
-    def on_train_epoch_end(self, trainer, module):
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Save what has waited; a training that ends here has no use for it."""
         if not trainer.should_stop:
             self._save_if_due(trainer)
 
-    def _save_if_due(self, trainer):
+    def _save_if_due(self, trainer: L.Trainer) -> None:
         if self.due:
             trainer.save_checkpoint(self.path)
             self.due, self.saved = False, time.monotonic()
@@ -129,18 +140,18 @@ class SaveLast(Checkpoint):
 class HalfGradients(Callback):
     """Ranks exchange gradients as bfloat16: half the traffic. Lightning's own option does so on GPUs only."""
 
-    def on_train_start(self, trainer, module):
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Tell the wrapped module."""
-        trainer.model.register_comm_hook(None, bf16_compress_hook)
+        cast(DistributedDataParallel, trainer.model).register_comm_hook(None, bf16_compress_hook)
 
 
-def average_weights(decay):
+def average_weights(decay: float) -> WeightAveraging:
     """Lightning's weight averaging with a decay that ramps up, min(decay, (1 + n) / (10 + n)) at the n-th average.
 
     Without the ramp a short training would ship mostly its random start.
     """
 
-    def update(averaged, current, n):
+    def update(averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], n: torch.Tensor | int) -> None:
         rate = 1 - min(decay, (1 + float(n)) / (10 + float(n)))
         for mean, value in zip(averaged, current, strict=True):
             if mean.is_floating_point():
@@ -154,7 +165,7 @@ def average_weights(decay):
 class _AveragingOnDevice(WeightAveraging):
     """Keeps the average where the model trains; Lightning would keep it on the CPU and copy every step there."""
 
-    def setup(self, trainer, pl_module, stage):
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Make the averaged model."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)

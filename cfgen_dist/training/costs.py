@@ -16,20 +16,23 @@ were measured, most of it spent by the CPU that starts kernels; other GPUs and l
 
 import itertools
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from cfgen_dist.model.build import build_autoencoder, build_velocity
+from cfgen_dist.config import Config
+from cfgen_dist.model.build import build_velocity
 from cfgen_dist.model.flow_matching import flow_matching_loss
-from cfgen_dist.training.autoencoder import AutoencoderTask
+from cfgen_dist.training.autoencoder import AutoencoderTask, untrained_autoencoder
 from cfgen_dist.training.encode import BATCH_SIZE
 from cfgen_dist.training.flow import FlowTask
 from cfgen_dist.training.modalities import model_features
-from cfgen_dist.training.settle import FLOW_EPOCHS, FLOW_STEPS
-from data_loaders import CellStream
+from cfgen_dist.training.stages import label_categories
+from data_loaders import Atlas, CellBatch, CellStream
 
 PARAMETER_BYTES, CELL_PASSES, BLOCK_PASSES, LAUNCH, EFFICIENCY = 48, 40, 60, 3e-3, 0.5
 HOST_BYTES, WINDOWS, COLUMN_BYTES = 1.0e9, 3 * (128 << 20), 24  # libraries; windows read and shown; columns, a cell
@@ -60,39 +63,46 @@ class Cost:
     seconds: float
 
     @property
-    def hours(self):
+    def hours(self) -> float:
         """Hours in all."""
         return self.steps * self.seconds / 3600
 
 
-def networks(atlas, config):
-    """The two training tasks of a settled config, and the number of features of all modalities."""
-    labels = {name: atlas.categories(name) for name in config.labels}
-    features = {name: len(table) for name, table in model_features(atlas, config).items()}
-    autoencoder = AutoencoderTask(build_autoencoder(config, features, labels), config.autoencoder, atlas.n_cells)
-    velocity = build_velocity(config, [len(categories) for categories in labels.values()], (0.0, 1.0))
-    return autoencoder, FlowTask(velocity, labels, config.flow), sum(features.values())
+class Tasks(NamedTuple):
+    """The two training tasks of a config, and the number of features of all modalities."""
+
+    autoencoder: AutoencoderTask
+    flow: FlowTask
+    n_features: int
 
 
-def n_steps(config, splits, n_cells):
+def networks(atlas: Atlas, config: Config) -> Tasks:
+    """The training tasks of a settled config, untrained."""
+    labels = label_categories(atlas, config)
+    autoencoder = untrained_autoencoder(atlas, config.autoencoder, config.modalities)
+    n_categories = [len(categories) for categories in labels.values()]
+    velocity = build_velocity(config.flow, config.autoencoder.latent_dim, n_categories, (0.0, 1.0))
+    return Tasks(
+        AutoencoderTask(autoencoder, config.autoencoder, atlas.n_cells),
+        FlowTask(velocity, list(labels), config.flow),
+        sum(len(table) for table in model_features(atlas, config.modalities).values()),
+    )
+
+
+def n_steps(config: Config, splits: Mapping[str, int], n_cells: int) -> tuple[int, int, int]:
     """Steps of each stage for `n_cells` cells that are split as `splits` (split -> cells) says; epochs at their limit.
 
-    `config.flow.max_steps` is taken as it is. Early stopping usually ends the autoencoder sooner.
+    The flow's are `config.flow.max_steps`, as `cfgen_dist.training.settle.settle` leaves it. Early stopping usually
+    ends the autoencoder sooner.
     """
     share = {name: n * n_cells / sum(splits.values()) for name, n in splits.items()}
     per_epoch = -(-share["train"] // config.autoencoder.batch_size)
     again = -(-(share["train"] + share["val"]) // config.autoencoder.batch_size) if config.refit else 0
-    return int(config.autoencoder.max_epochs * (per_epoch + again)), -(-n_cells // BATCH_SIZE), config.flow.max_steps
+    fit = int(config.autoencoder.max_epochs * (per_epoch + again))
+    return fit, -(-n_cells // BATCH_SIZE), config.flow.max_steps or 0
 
 
-def flow_steps(config, splits, n_cells):
-    """The steps that a config without `flow.max_steps` gets for `n_cells` cells."""
-    fitted = sum(n for name, n in splits.items() if name == "train" or (name == "val" and config.refit))
-    epochs = FLOW_EPOCHS * fitted * n_cells // sum(splits.values()) // config.flow.batch_size
-    return int(np.clip(epochs, *FLOW_STEPS))
-
-
-def measured(atlas, config, workers, n_cells, device):
+def measured(atlas: Atlas, config: Config, workers: int, n_cells: int, device: str) -> tuple[list[Cost], float]:
     """Costs of the stages with each worker on a device like `device`, and seconds a cell that reading takes.
 
     Returns
@@ -105,20 +115,20 @@ def measured(atlas, config, workers, n_cells, device):
     batch, reading = _read(atlas, config, share)
     batch, autoencoder, flow = batch.to(device), autoencoder.to(device), flow.to(device)
 
-    def fit():
+    def fit() -> torch.Tensor:
         category = batch.labels.get(config.autoencoder.theta_covariate)
         counts = autoencoder.autoencoder.dense(batch.counts, device)
-        loss = autoencoder.autoencoder(counts, batch.size_factor, category)
+        loss: torch.Tensor = autoencoder.autoencoder(counts, batch.size_factor, category)
         return loss + config.autoencoder.gene_penalty / atlas.n_cells * autoencoder.autoencoder.gene_penalty()
 
-    def encode():
+    def encode() -> None:
         with torch.inference_mode():
             counts = autoencoder.autoencoder.dense(batch.counts, device)
             autoencoder.autoencoder.eval().encode(counts, batch.size_factor)
 
     n = max(1, round(Fraction(config.flow.batch_size, workers)))
     z = torch.randn(n, config.autoencoder.latent_dim, device=device)
-    codes, sizes = torch.zeros(n, len(config.labels), dtype=torch.long, device=device), torch.rand(n, device=device)
+    codes, sizes = torch.zeros(n, len(flow.labels), dtype=torch.long, device=device), torch.rand(n, device=device)
     seconds = (
         _seconds(_step(fit, autoencoder), device),
         _seconds(encode, device) * BATCH_SIZE / len(batch) / workers,
@@ -127,14 +137,16 @@ def measured(atlas, config, workers, n_cells, device):
     return _costs(config, atlas, n_cells, seconds), reading
 
 
-def estimated(atlas, config, workers, n_cells, gpu, link):
+def estimated(atlas: Atlas, config: Config, workers: int, n_cells: int, gpu: Gpu, link: float) -> list[Cost]:
     """Costs of the stages on GPUs of which only the data sheet is known; `link` bytes/s between workers."""
     autoencoder, flow, n_features = networks(atlas, config)
     seconds = []
-    for task, stage in ((autoencoder, config.autoencoder), (flow, config.flow)):
-        cells = stage.batch_size / workers
+    for task, batch_size, passes in (
+        (autoencoder, config.autoencoder.batch_size, CELL_PASSES * n_features),
+        (flow, config.flow.batch_size, BLOCK_PASSES * config.flow.hidden * config.flow.blocks),
+    ):
+        cells = batch_size / workers
         parameters = sum(p.numel() for p in task.parameters())
-        passes = CELL_PASSES * n_features if task is autoencoder else BLOCK_PASSES * stage.hidden * stage.blocks
         traffic = PARAMETER_BYTES * parameters + 4 * passes * cells
         width = 2 if config.all_reduce == "bfloat16" else 4
         exchange = 2 * (workers - 1) / workers * width * parameters / link
@@ -144,18 +156,18 @@ def estimated(atlas, config, workers, n_cells, gpu, link):
     return _costs(config, atlas, n_cells, (seconds[0], encode, seconds[1]))
 
 
-def memory(config, workers, n_cells, n_features, parameters):
+def memory(config: Config, workers: int, n_cells: int, n_features: int, parameters: int) -> tuple[float, float]:
     """Bytes that each worker needs in its machine's memory, and on its GPU (the autoencoder's step)."""
     on_gpu = 20 * parameters + 4 * 12 * n_features * config.autoencoder.batch_size / workers
     return HOST_BYTES + WINDOWS + COLUMN_BYTES * n_cells, on_gpu + 1e9
 
 
-def _costs(config, atlas, n_cells, seconds):
+def _costs(config: Config, atlas: Atlas, n_cells: int, seconds: Sequence[float]) -> list[Cost]:
     steps = n_steps(config, atlas.card["splits"], n_cells)
     return [Cost(*row) for row in zip(("autoencoder", "encode", "flow"), steps, seconds, strict=True)]
 
 
-def _read(atlas, config, share):
+def _read(atlas: Atlas, config: Config, share: int) -> tuple[CellBatch, float]:
     """A batch, and the seconds a cell that reading takes after the first window."""
     labels = [name for name in [config.autoencoder.theta_covariate] if name]
     batches = iter(CellStream(atlas, share, labels=labels, seed=config.seed))
@@ -166,14 +178,14 @@ def _read(atlas, config, share):
     return batch, (time.perf_counter() - started) / max(cells, 1)
 
 
-def _step(loss, task):
+def _step(loss: Callable[[], torch.Tensor], task: AutoencoderTask | FlowTask) -> Callable[[], None]:
     """A function that does one optimiser step with averaging, as training does."""
     optimizer = task.configure_optimizers()
     optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
-    parameters = list(task.parameters())
+    parameters: list[torch.Tensor] = list(task.parameters())
     averages = [parameter.detach().clone() for parameter in parameters]
 
-    def step():
+    def step() -> None:
         optimizer.zero_grad()
         loss().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -184,7 +196,7 @@ def _step(loss, task):
     return step
 
 
-def _seconds(function, device, times=4):
+def _seconds(function: Callable[[], object], device: str, times: int = 4) -> float:
     """Median seconds of a call, after one to warm up."""
     found = []
     for _ in range(times + 1):

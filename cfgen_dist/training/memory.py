@@ -15,7 +15,7 @@ OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX": (
 ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**63), "MALLOC_ARENA_MAX": "1"}
 
 
-def keep_freed_memory():
+def keep_freed_memory() -> None:
     """Do so in this process from now on; C libraries other than glibc are left as they are."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -23,7 +23,7 @@ def keep_freed_memory():
             mallopt(option, value)
 
 
-def give_memory_back():
+def give_memory_back() -> None:
     """Collect what a stage has left in cycles of objects, its windows of cells above all, and free it for others."""
     gc.collect()
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

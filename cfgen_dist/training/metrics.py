@@ -2,16 +2,17 @@
 
 import csv
 import math
+from pathlib import Path
 
 import torch
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning_utilities.core.imports import RequirementCache
 from torchmetrics import MeanMetric
 
 TENSORBOARD = RequirementCache("tensorboard")
 
 
-def open_loggers(directory, step, every):
+def open_loggers(directory: Path, step: int | None, every: int) -> list[Logger]:
     """The loggers of a stage, continuing after so many steps (None: from the start).
 
     Parameters
@@ -23,7 +24,8 @@ def open_loggers(directory, step, every):
     every : int
         Steps between entries, each put on disk at once: a killed run keeps its metrics up to its last checkpoint.
     """
-    path, rows = directory / "metrics.csv", []
+    path = directory / "metrics.csv"
+    rows: list[dict[str, str]] = []
     if step is not None and path.exists():
         with open(path, newline="") as file:
             whole = (row for row in csv.DictReader(file) if None not in row.values())  # a kill may cut the last one
@@ -37,7 +39,7 @@ def open_loggers(directory, step, every):
     return [table, TensorBoardLogger(save_dir=directory, name="tensorboard", version="", purge_step=step)]
 
 
-def mean_over_ranks():
+def mean_over_ranks() -> MeanMetric:
     """A mean weighted by cells, exact over ranks whose parts differ in size.
 
     Update it with a batch's mean and `weight` its cells. Lightning's own `self.log(..., sync_dist=True)` divides the
@@ -45,4 +47,6 @@ def mean_over_ranks():
     30 on another its mean is 61/60 of the true one. A batch whose mean is no number makes the whole infinite; left to
     itself the metric would pass over that batch.
     """
-    return MeanMetric(nan_strategy=math.inf).set_dtype(torch.float64)
+    mean = MeanMetric(nan_strategy=math.inf)
+    mean.set_dtype(torch.float64)
+    return mean

@@ -13,21 +13,27 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cfgen_dist.config import load_config, to_dict
+from cfgen_dist.config import Config, load_config, to_dict
 from cfgen_dist.training.memory import ENVIRONMENT
 from cfgen_dist.workers.cluster import connect, is_local
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 log = logging.getLogger("cfgen_dist")
 TRIES = 3  # starts in a row that end with lost workers before any of them has saved anything new
 LOG, ERRORS = "train.log", "errors.log"  # in the run directory: rank 0's progress lines; tracebacks
 SAVED = ("last.ckpt", "weights.safetensors", "part-*.npy")
 SECONDS_OF_SILENCE = 60
+FAILED_AT = "failed_at"  # attribute of an error: when it was raised
 
 
 class WorkerError(RuntimeError):
@@ -35,7 +41,9 @@ class WorkerError(RuntimeError):
 
 
 @contextmanager
-def connect_workers(address, workers, cpus, gpus, config):
+def connect_workers(
+    address: str, workers: int, cpus: int | None, gpus: float | None, accelerator: str
+) -> Iterator[dict[str, float]]:
     """Be connected to a cluster and know what each worker gets of it.
 
     Parameters
@@ -44,8 +52,8 @@ def connect_workers(address, workers, cpus, gpus, config):
         As in `cfgen_dist.workers.cluster.connect`.
     workers : int
     cpus, gpus : int, optional
-        Of each worker; by default 1 CPU, and 1 GPU where the cluster has some and the config allows them.
-    config : Config
+        Of each worker; by default 1 CPU, and 1 GPU where the cluster has some and `accelerator` allows them.
+    accelerator : {"auto", "cpu", "gpu"}
 
     Yields
     ------
@@ -61,9 +69,9 @@ def connect_workers(address, workers, cpus, gpus, config):
     with connect(address, workers * cpus) as ray:
         there = ray.cluster_resources()
         if gpus is None:
-            wanted = config.accelerator == "gpu" or (config.accelerator == "auto" and there.get("GPU", 0) >= 1)
+            wanted = accelerator == "gpu" or (accelerator == "auto" and there.get("GPU", 0) >= 1)
             gpus = int(wanted)
-        each = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+        each: dict[str, float] = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
         if is_local(address):
             for kind, n in each.items():
                 if workers * n > there.get(kind, 0):
@@ -72,7 +80,7 @@ def connect_workers(address, workers, cpus, gpus, config):
         yield each
 
 
-def train_on_ray(atlas, out, config, workers, each):
+def train_on_ray(atlas: str, out: Path, config: Config, workers: int, each: Mapping[str, float]) -> None:
     """Run the stages of a run on workers of the cluster that is connected, replacing those that are lost.
 
     Parameters
@@ -95,8 +103,14 @@ def train_on_ray(atlas, out, config, workers, each):
     """
     import ray.train
 
-    work = {"atlas": atlas, "out": str(out), "config": to_dict(config), "cpus": each["CPU"], "gpus": each.get("GPU", 0)}
-    tries, before = 0, None
+    work = {
+        "atlas": atlas,
+        "out": str(out),
+        "config": to_dict(config),
+        "cpus": each["CPU"],
+        "gpus": each.get("GPU", 0),
+    }
+    tries, before = 0, -1
     while True:
         saved = _last_saved(out)
         tries = 1 if saved != before else tries + 1
@@ -110,14 +124,14 @@ def train_on_ray(atlas, out, config, workers, each):
             if tries == TRIES and _last_saved(out) == saved:
                 raise WorkerError(
                     f"workers were lost {TRIES} times before they could save anything new, the last time: "
-                    f"{_line(next(iter(error.worker_failures.values())))}; --resume tries again"
+                    f"{_line(next(iter(error.worker_failures.values())))}; `resume=True` tries again"
                 ) from None
             log.warning("lost worker %s: starting again from the last checkpoint", _ranks(error.worker_failures))
         except ray.train.TrainingFailedError as error:
             raise WorkerError(f"the workers could not be started: {_line(error)}") from None
 
 
-def _trainer(work, workers, each, out):
+def _trainer(work: dict[str, Any], workers: int, each: Mapping[str, float], out: Path) -> "TorchTrainer":
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
@@ -126,9 +140,9 @@ def _trainer(work, workers, each, out):
     return TorchTrainer(
         work_as_rank,
         train_loop_config=work,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=each),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=dict(each)),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]
             name=f"{time.time_ns()}",  # a name used before would be taken for one to go on with
             storage_path=str(out / "ray"),
             failure_config=FailureConfig(max_failures=0),
@@ -138,7 +152,7 @@ def _trainer(work, workers, each, out):
     )
 
 
-def work_as_rank(work):
+def work_as_rank(work: dict[str, Any]) -> None:
     """What each worker does: the stages of the run, as one rank of the process group it finds itself in."""
     import torch
 
@@ -146,12 +160,12 @@ def work_as_rank(work):
     from cfgen_dist.training.stages import run_stages
 
     out = Path(work["out"])
-    torch.set_num_threads(work["cpus"])
+    torch.set_num_threads(int(work["cpus"]))
     config = load_config(work["config"])
     config.accelerator = "gpu" if work["gpus"] else "cpu"
     try:
         if not (out / "config.yaml").exists():
-            raise BadInput(f"{out}: not to be seen from {socket.gethostname()}; expected a disk that all machines see")
+            raise BadInput(f"{out}: {socket.gethostname()} does not see it; expected a disk that all machines see")
         if rank() == 0:
             handler = logging.FileHandler(out / LOG)
             handler.setFormatter(logging.Formatter("%(message)s"))
@@ -161,12 +175,12 @@ def work_as_rank(work):
         run_stages(open_atlas(work["atlas"]), out, config)
     except Exception as error:
         # The other ranks fail next, for want of this one: the time tells cause from consequence.
-        error.failed_at = time.time()
+        setattr(error, FAILED_AT, time.time())
         _note(out / ERRORS, rank())
         raise
 
 
-def _note(path, rank):
+def _note(path: Path, rank: int) -> None:
     """Add the traceback to a file, if that can be written: the error may be that it cannot."""
     try:
         with open(path, "a") as file:
@@ -176,11 +190,11 @@ def _note(path, rank):
         pass
 
 
-def _follow(fit, path, what):
+def _follow(fit: Callable[[], Any], path: Path, what: str) -> Any:
     """Call `fit` and repeat the lines that appear in the file meanwhile."""
-    outcome = Future()
+    outcome: Future[Any] = Future()
 
-    def run():
+    def run() -> None:
         try:
             outcome.set_result(fit())
         except BaseException as error:
@@ -209,14 +223,14 @@ def _follow(fit, path, what):
         time.sleep(0.3)
 
 
-def _raise_unless_lost(failures, out):
+def _raise_unless_lost(failures: Mapping[int, Exception], out: Path) -> None:
     """Raise the cause of a failure that would repeat itself; return if workers died or lost each other."""
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import RayTrainError
 
     if any(isinstance(error, RayError | RayTrainError) for error in failures.values()):
         return
-    number, cause = min(failures.items(), key=lambda item: getattr(item[1], "failed_at", float("inf")))
+    number, cause = min(failures.items(), key=lambda item: getattr(item[1], FAILED_AT, float("inf")))
     if is_lost_peer(cause):
         return
     if isinstance(cause, BadInput | OSError):
@@ -224,22 +238,22 @@ def _raise_unless_lost(failures, out):
     raise WorkerError(f"worker {number} failed: {_line(cause)}; the traceback is in {out / ERRORS}")
 
 
-def is_lost_peer(error):
+def is_lost_peer(error: BaseException) -> bool:
     """Whether this is how a rank notices that another one is gone."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in ("gloo", "nccl"))
 
 
-def _last_saved(out):
+def _last_saved(out: Path) -> int:
     """When something was last saved that a new start would not do again."""
     return max((path.stat().st_mtime_ns for name in SAVED for path in out.rglob(name)), default=0)
 
 
-def _ranks(failures):
+def _ranks(failures: Mapping[int, Exception]) -> str:
     return ", ".join(map(str, sorted(failures)))
 
 
-def _line(error):
+def _line(error: BaseException) -> str:
     """An exception as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

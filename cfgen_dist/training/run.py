@@ -3,28 +3,40 @@
 import copy
 import json
 import logging
-from contextlib import nullcontext
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cfgen_dist.bundle import CFGen
-from cfgen_dist.config import load_config, save_config, to_dict
+from cfgen_dist.config import Config, load_config, save_config, to_dict
 from cfgen_dist.training.memory import keep_freed_memory
 from cfgen_dist.training.on_ray import connect_workers, train_on_ray
 from cfgen_dist.training.ranks import check_workers
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import identity, run_stages
-from data_loaders import open_atlas
+from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.reading.remote import is_remote
+from data_loaders.types import PathLike
 
 log = logging.getLogger("cfgen_dist")
-# on resume: they do not touch the result
+# what a resumed run may be told anew, for it does not touch the result
 MAY_CHANGE = ("accelerator", "checkpoint_every_n_steps", "checkpoint_every_minutes")
 
 
-def train(atlas, out, config=None, *, resume=False, ray=None, workers=None, cpus_per_worker=None, gpus_per_worker=None):
-    """Train a model and write it to `OUT/bundle`.
+def train(
+    atlas: PathLike,
+    out: PathLike,
+    config: Config | None = None,
+    *,
+    resume: bool = False,
+    ray: str | None = None,
+    workers: int | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: int | None = None,
+) -> CFGen:
+    """Train a model and write it to the folder `bundle` in `out`.
 
     Each stage leaves its result in the run directory: `autoencoder/`, `latents.zarr`, `flow/`, `bundle/`; a resumed run
     skips the stages that are finished and goes on inside the one that is not, from its last checkpoint. The number of
@@ -63,17 +75,14 @@ def train(atlas, out, config=None, *, resume=False, ray=None, workers=None, cpus
     WorkerError
         A worker failed in a way that starting it again does not mend.
     """
-    if ray is None:
-        given = {"workers": workers, "cpus-per-worker": cpus_per_worker, "gpus-per-worker": gpus_per_worker}
-        for name, value in given.items():
-            if value is not None:
-                raise BadInput(
-                    f"--{name} is {value}, but only --ray has workers: expected --ray auto, local or HOST:PORT"
-                )
-    workers = 1 if workers is None else workers
-    for name, value, least in (("cpus-per-worker", cpus_per_worker, 1), ("gpus-per-worker", gpus_per_worker, 0)):
+    given = {"workers": workers, "cpus_per_worker": cpus_per_worker, "gpus_per_worker": gpus_per_worker}
+    for name, value in given.items():
+        if value is not None and ray is None:
+            raise BadInput(f"`{name}` is {value}, but only `ray` has workers: expected `ray` auto, local or HOST:PORT")
+        least = 0 if name == "gpus_per_worker" else 1
         if value is not None and value < least:
-            raise BadInput(f"{name} is {value}, expected at least {least}")
+            raise BadInput(f"`{name}` is {value}, expected at least {least}")
+    workers = workers or 1
     source, out = open_atlas(atlas), Path(out).absolute()
     is_new = not (out / "config.yaml").exists()
     if is_new:
@@ -87,33 +96,36 @@ def train(atlas, out, config=None, *, resume=False, ray=None, workers=None, cpus
             log.info("%s is finished: nothing to do", out)
             return CFGen.load(out / "bundle")
     _check_shares(config, source, workers)
-    with (
-        nullcontext()
-        if ray is None
-        else connect_workers(ray, workers, cpus_per_worker, gpus_per_worker, config) as each
-    ):
+    if ray is None:
         if is_new:
-            out.mkdir(parents=True, exist_ok=True)
-            write_whole(out / "atlas.json", lambda file: file.write(json.dumps(identity(source)).encode()))
-            save_config(config, out / "config.yaml")  # last: with it the run exists
-        if ray is None:
-            keep_freed_memory()
-            run_stages(source, out, config)
-        else:
-            train_on_ray(atlas if is_remote(atlas) else str(Path(atlas).absolute()), out, config, workers, each)
+            _begin_run(out, config, source)
+        keep_freed_memory()
+        run_stages(source, out, config)
+    else:
+        with connect_workers(ray, workers, cpus_per_worker, gpus_per_worker, config.accelerator) as each:
+            if is_new:
+                _begin_run(out, config, source)
+            place = str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())
+            train_on_ray(place, out, config, workers, each)
     return CFGen.load(out / "bundle")
 
 
-def _check_shares(config, atlas, workers):
-    sizes = {f"{stage}.batch_size": getattr(config, stage).batch_size for stage in ("autoencoder", "flow")}
+def _begin_run(out: Path, config: Config, atlas: Atlas) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "atlas.json", lambda file: file.write(json.dumps(identity(atlas)).encode()))
+    save_config(config, out / "config.yaml")  # last: with it the run exists
+
+
+def _check_shares(config: Config, atlas: Atlas, workers: int) -> None:
+    sizes = {"autoencoder.batch_size": config.autoencoder.batch_size, "flow.batch_size": config.flow.batch_size}
     sizes |= {f"the number of {split} cells": len(atlas.rows(split=split)) for split in ("train", "val")}
     check_workers(workers, sizes)
 
 
-def _resumed_config(out, config, atlas, resume, here):
+def _resumed_config(out: Path, config: Config | None, atlas: Atlas, resume: bool, here: bool) -> Config:
     """The run's own config, if the request agrees with it."""
     if not resume:
-        raise BadInput(f"{out} holds a run already: --resume continues it, or give another directory")
+        raise BadInput(f"{out} holds a run already: `resume=True` continues it, or give another directory")
     saved, trained_on = _read_run(out)
     if trained_on["fingerprint"] != identity(atlas)["fingerprint"]:
         raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}")
@@ -129,11 +141,11 @@ def _resumed_config(out, config, atlas, resume, here):
     return saved
 
 
-def _read_run(out):
+def _read_run(out: Path) -> tuple[Config, dict[str, Any]]:
     """The config of a run, with every key that `settle` fills in, and what it was trained on."""
     saved = load_config(out / "config.yaml")
     if saved.labels is None or saved.flow.max_steps is None or saved.size_factor.covariate == "auto":
-        raise BadInput(f"{out}/config.yaml is damaged: it is not whole; give another directory")
+        raise BadInput(f"{out}/config.yaml is damaged: keys are missing; give another directory")
     try:
         trained_on = json.loads((out / "atlas.json").read_text())
         return saved, {key: trained_on[key] for key in ("fingerprint", "path")}
@@ -141,8 +153,8 @@ def _read_run(out):
         raise BadInput(f"{out}/atlas.json is damaged ({error!r}); give another directory") from error
 
 
-def _flat(tree, prefix=""):
-    flat = {}
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat

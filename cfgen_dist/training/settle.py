@@ -1,16 +1,17 @@
 """What a config leaves open, filled in from the atlas; and what does not fit it, refused before anything starts."""
 
-import numpy as np
+from fractions import Fraction
+
 import torch
 
-from cfgen_dist.training.flow import fitted_rows
-from cfgen_dist.training.modalities import other_modalities, settle_likelihoods
+from cfgen_dist.config import Config
+from cfgen_dist.training.flow import flow_steps
+from cfgen_dist.training.modalities import fitted_rows, other_modalities, settled_likelihoods
+from data_loaders import Atlas
 from data_loaders.errors import BadInput, nearest
 
-FLOW_EPOCHS, FLOW_STEPS = 30, (2000, 100_000)  # when the config leaves the steps open
 
-
-def settle(config, atlas, here):
+def settle(config: Config, atlas: Atlas, here: bool, n_cells: int | None = None) -> None:
     """Fill in what depends on the atlas and refuse what does not fit it, before anything is written.
 
     Parameters
@@ -20,6 +21,8 @@ def settle(config, atlas, here):
     atlas : Atlas
     here : bool
         Whether training runs in this process, so that a GPU must be here.
+    n_cells : int, optional
+        As if the atlas had so many cells, of the same kinds.
 
     Raises
     ------
@@ -35,34 +38,32 @@ def settle(config, atlas, here):
     auto = config.size_factor.covariate == "auto"
     if auto:
         config.size_factor.covariate = config.labels[0] if config.labels else None
-    for key, names in (
-        ("labels", config.labels),
-        ("size_factor.covariate", [config.size_factor.covariate]),
-        ("autoencoder.theta_covariate", [config.autoencoder.theta_covariate]),
+    for key, name in (
+        *(("labels", label) for label in config.labels),
+        ("size_factor.covariate", config.size_factor.covariate),
+        ("autoencoder.theta_covariate", config.autoencoder.theta_covariate),
     ):
-        for name in names:
-            if name is not None and name not in known:
-                raise BadInput(f"{key}: the atlas has no label column {name!r}, {nearest(name, known)}")
-            if name is not None and name not in config.labels:
-                labels = ", ".join(config.labels)
-                raise BadInput(f"{key} is {name!r}, expected a label the model is conditioned on: {labels}")
-    settle_likelihoods(config, atlas)
-    if other_modalities(config) and len(fitted_rows(atlas, config)) == 0:
-        names = ", ".join(other_modalities(config))
-        raise BadInput(f"atlas {atlas.name}: no training cell has counts in rna and {names} together")
+        if name is not None and name not in known:
+            raise BadInput(f"{key}: the atlas has no label column {name!r}, {nearest(name, known)}")
+        if name is not None and name not in config.labels:
+            labels = ", ".join(config.labels)
+            raise BadInput(f"{key} is {name!r}, expected a label the model is conditioned on: {labels}")
+    config.modalities.likelihood = settled_likelihoods(config.modalities.likelihood, atlas)
+    others, n_fitted = other_modalities(config.modalities), len(fitted_rows(atlas, config.modalities, config.refit))
+    if others and n_fitted == 0:
+        together = ", ".join(others)
+        raise BadInput(f"atlas {atlas.name}: no training cell has counts in rna and {together} together")
     if config.flow.max_steps is None:
-        epochs = FLOW_EPOCHS * len(fitted_rows(atlas, config)) // config.flow.batch_size
-        config.flow.max_steps = int(np.clip(epochs, *FLOW_STEPS))
+        share = Fraction(n_fitted, max(1, atlas.n_cells))
+        config.flow.max_steps = flow_steps(share * (n_cells or atlas.n_cells), config.flow.batch_size)
     for split in ("train", "val"):
         if len(atlas.rows(split=split)) == 0:
-            raise BadInput(f"atlas {atlas.name}: no cell has split {split!r}; ingest it with --val-fraction")
+            raise BadInput(f"atlas {atlas.name}: no cell has split {split!r}; ingest it with `val_fraction`")
     if (atlas.size_factor[atlas.rows(split="train")] <= 0).any():
-        raise BadInput(f"atlas {atlas.name}: some training cells have no counts; ingest it with --drop-empty")
+        raise BadInput(f"atlas {atlas.name}: some training cells have no counts; ingest it with `drop_empty=True`")
 
 
-def check_atlas(atlas):
+def check_atlas(atlas: Atlas) -> None:
     """Raise `BadInput` for a store whose counts were never checked and cells never split, such as an h5ad."""
     if atlas.card is None or "splits" not in atlas.card or "rna" not in atlas.modalities:
-        raise BadInput(
-            f"{atlas.name}: not an atlas that `cfgen-dist ingest` wrote; `cfgen-dist ingest {atlas.name} OUT` makes one"
-        )
+        raise BadInput(f"{atlas.name}: not an atlas that `ingest()` wrote; make one of it by `ingest()`")

@@ -6,29 +6,39 @@ Each stage leaves its result in the run directory, written by rank 0; a run that
 import importlib.metadata
 import logging
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from cfgen_dist.bundle import CFGen
-from cfgen_dist.model.build import build_autoencoder, build_velocity
+from cfgen_dist.config import Config, SizeFactorConfig
+from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.size_factor import SizeFactorLaw
-from cfgen_dist.training.autoencoder import train_autoencoder
+from cfgen_dist.model.velocity import Velocity
+from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
 from cfgen_dist.training.encode import encode
-from cfgen_dist.training.flow import fitted_rows, size_factor_range, train_flow
+from cfgen_dist.training.flow import train_flow, untrained_velocity
 from cfgen_dist.training.memory import give_memory_back
-from cfgen_dist.training.modalities import model_features, other_modalities, sized_modalities
+from cfgen_dist.training.modalities import fitted_rows, other_modalities, sized_modalities
 from cfgen_dist.training.ranks import on_main
+from cfgen_dist.training.settings import RunSettings
+from data_loaders import Atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
+from data_loaders.types import Ints
 
 log = logging.getLogger("cfgen_dist")
 WEIGHTS = "weights.safetensors"
 
 
-def run_stages(atlas, out, config):
+def run_stages(atlas: Atlas, out: Path, config: Config) -> None:
     """Do what is left of a run.
 
     Parameters
@@ -40,56 +50,59 @@ def run_stages(atlas, out, config):
         Settled: nothing in it depends on the atlas any more.
     """
     started = time.monotonic()
-    labels = {name: atlas.categories(name) for name in config.labels}
     autoencoder = _autoencoder(atlas, config, out / "autoencoder")
     give_memory_back()
-    latents = encode(atlas, autoencoder, out / "latents.zarr", _device(config))
+    latents = encode(atlas, autoencoder, out / "latents.zarr", _device(config.accelerator))
     give_memory_back()
-    velocity = _velocity(latents, labels, config, out / "flow")
+    velocity = _velocity(latents, label_categories(atlas, config), config, out / "flow")
     on_main(lambda: assemble(atlas, config, autoencoder, velocity, _provenance(atlas, out)).save(out / "bundle"))
     log.info("model written to %s after %.0f s", out / "bundle", time.monotonic() - started)
 
 
-def identity(atlas):
+def label_categories(atlas: Atlas, config: Config) -> dict[str, list[str]]:
+    """The attributes that a settled config conditions on, with their categories."""
+    return {name: list(atlas.categories(name)) for name in config.labels or []}
+
+
+def identity(atlas: Atlas) -> dict[str, Any]:
     """What tells an atlas from another."""
     return {"path": str(atlas.name), "fingerprint": atlas.card.get("fingerprint"), "n_cells": atlas.n_cells}
 
 
-def _autoencoder(atlas, config, directory):
+def _autoencoder(atlas: Atlas, config: Config, directory: Path) -> Autoencoder | JointAutoencoder:
     """The trained autoencoder, from its weights file if the stage is finished."""
     state = _finished(directory)
     if state is not None:
-        n_features = {name: len(table) for name, table in model_features(atlas, config).items()}
-        labels = {name: atlas.categories(name) for name in config.labels}
-        autoencoder = build_autoencoder(config, n_features, labels)
+        autoencoder = untrained_autoencoder(atlas, config.autoencoder, config.modalities)
         autoencoder.load_state_dict(state)
         return autoencoder.eval()
     log.info(
         "training the autoencoder on %s cells x %s genes", f"{len(atlas.rows(split='train')):,}", f"{atlas.n_genes:,}"
     )
-    autoencoder = train_autoencoder(atlas, config, directory)
+    autoencoder = train_autoencoder(atlas, config.autoencoder, config.modalities, RunSettings.of(config), directory)
     _finish(directory, autoencoder)
     return autoencoder
 
 
-def _velocity(latents, labels, config, directory):
+def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Config, directory: Path) -> Velocity:
     """The trained velocity network, from its weights file if the stage is finished."""
     state = _finished(directory)
     if state is not None:
-        velocity = build_velocity(config, [len(c) for c in labels.values()], size_factor_range(latents, config))
+        rows = fitted_rows(latents, config.modalities, config.refit)
+        velocity = untrained_velocity(latents, labels, config.flow, rows)
         velocity.load_state_dict(state)
         return velocity.eval()
     log.info("training the flow on latents of %d dimensions", config.autoencoder.latent_dim)
-    velocity = train_flow(latents, labels, config, directory)
+    velocity = train_flow(latents, labels, config.flow, config.modalities, RunSettings.of(config), directory)
     _finish(directory, velocity)
     return velocity
 
 
-def _finished(directory):
+def _finished(directory: Path) -> dict[str, torch.Tensor] | None:
     """The weights of a finished stage, else None."""
     path = directory / WEIGHTS
 
-    def read():
+    def read() -> dict[str, torch.Tensor] | None:
         try:
             return load_file(path) if path.exists() else None
         except SafetensorError as error:
@@ -98,13 +111,19 @@ def _finished(directory):
     return on_main(read)
 
 
-def _finish(directory, network):
+def _finish(directory: Path, network: nn.Module) -> None:
     if not all(value.isfinite().all() for value in network.state_dict().values()):
-        raise BadInput(f"the training of the {directory.name} diverged: its weights are no numbers; lower its lr")
+        raise BadInput(f"the training of the {directory.name} diverged: its weights are not finite; lower its lr")
     on_main(lambda: write_whole(directory / WEIGHTS, lambda file: file.write(save(network.state_dict()))))
 
 
-def assemble(atlas, config, autoencoder, velocity, provenance):
+def assemble(
+    atlas: Atlas,
+    config: Config,
+    autoencoder: Autoencoder | JointAutoencoder,
+    velocity: Velocity,
+    provenance: dict[str, Any],
+) -> CFGen:
     """The model that two trained networks make, with what generation needs to know of the atlas.
 
     Parameters
@@ -112,7 +131,7 @@ def assemble(atlas, config, autoencoder, velocity, provenance):
     atlas : Atlas
     config : Config
         Settled.
-    autoencoder : Autoencoder
+    autoencoder : Autoencoder or JointAutoencoder
     velocity : Velocity
     provenance : dict
 
@@ -120,46 +139,53 @@ def assemble(atlas, config, autoencoder, velocity, provenance):
     -------
     CFGen
     """
-    combinations, counts = _combinations(atlas, config)
-    labels = {name: atlas.categories(name) for name in config.labels}
+    labels, rows = label_categories(atlas, config), fitted_rows(atlas, config.modalities, config.refit)
+    combinations, counts = _combinations(atlas, list(labels), rows)
     return CFGen(
-        config, autoencoder, velocity, _size_factor_law(atlas, config), list(atlas.genes), labels,
-        combinations, counts, provenance,
-        features={name: list(atlas.features(name).index) for name in other_modalities(config)},
-    )  # fmt: skip
+        config=config,
+        autoencoder=autoencoder,
+        velocity=velocity,
+        size_factor=_size_factor_law(atlas, config.size_factor, sized_modalities(config.modalities), rows),
+        genes=list(atlas.genes),
+        labels=labels,
+        combinations=combinations,
+        counts=counts,
+        provenance=provenance,
+        features={name: list(atlas.features(name).index) for name in other_modalities(config.modalities)},
+    )
 
 
-def _device(config):
-    return "cpu" if config.accelerator == "cpu" or not torch.cuda.is_available() else "cuda"
+def _device(accelerator: str) -> str:
+    return "cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
-def _combinations(atlas, config):
-    """Label combinations of the fitted cells (M, K) and their counts (M,)."""
-    rows = fitted_rows(atlas, config)
-    columns = [atlas.codes(name)[rows] for name in config.labels]
+def _combinations(atlas: Atlas, labels: Sequence[str], rows: Ints) -> tuple[Ints, Ints]:
+    """Label combinations of the cells at `rows` (M, K) and their counts (M,)."""
+    columns = [atlas.codes(name)[rows] for name in labels]
     codes = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
     combinations, counts = np.unique(codes.astype(np.int64), axis=0, return_counts=True)
     return combinations, counts.astype(np.int64)
 
 
-def _size_factor_law(atlas, config):
-    rows, covariate = fitted_rows(atlas, config), config.size_factor.covariate
+def _size_factor_law(atlas: Atlas, config: SizeFactorConfig, sized: Sequence[str], rows: Ints) -> SizeFactorLaw:
+    """The law of the cells at `rows`; `sized` names the further modalities that have size factors."""
+    covariate = config.covariate
     codes = atlas.codes(covariate)[rows] if covariate else None
     n_categories = len(atlas.categories(covariate)) if covariate else 1
-    others = {name: np.asarray(atlas.obs(f"size_factor_{name}"))[rows] for name in sized_modalities(config)}
+    others = {name: np.asarray(atlas.obs(f"size_factor_{name}"))[rows] for name in sized}
     return SizeFactorLaw.fit(
-        atlas.size_factor[rows], codes, n_categories, kind=config.size_factor.law, covariate=covariate, others=others
+        atlas.size_factor[rows], codes, n_categories, kind=config.law, covariate=covariate, others=others
     )
 
 
-def _provenance(atlas, out):
+def _provenance(atlas: Atlas, out: Path) -> dict[str, Any]:
     versions = {
         name: importlib.metadata.version(name) for name in ("cfgen-dist", "torch", "lightning", "anndata", "zarr")
     }
     return {"atlas": identity(atlas), "training": _held_out(out), "versions": versions}
 
 
-def _held_out(out):
+def _held_out(out: Path) -> dict[str, float]:
     """The best held-out values of both stages, from their metrics files."""
     import pandas as pd
 

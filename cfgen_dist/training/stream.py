@@ -2,13 +2,16 @@
 
 import time
 import zlib
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from cfgen_dist.training import ranks
-from data_loaders import CellStream
+from data_loaders import Atlas, CellBatch, CellStream
 from data_loaders.errors import BadInput
+from data_loaders.types import Ints
 
 IN_ORDER_BYTES = 32 << 20  # of a window of cells that are read in order: larger ones only mix better
 
@@ -38,20 +41,31 @@ class TrainingStream:
         Seconds that the training step has waited for batches.
     """
 
-    def __init__(self, atlas, batch_size, *, rows, labels, seed, rank=None, world_size=None):
+    def __init__(
+        self,
+        atlas: Atlas,
+        batch_size: int,
+        *,
+        rows: Ints,
+        labels: Sequence[str],
+        seed: int,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
         self.rank = ranks.rank() if rank is None else rank
         self.world_size = ranks.world_size() if world_size is None else world_size
         self.atlas, self.batch_size, self.rows, self.labels, self.seed = atlas, batch_size, rows, labels, seed
         self.waited = 0.0
         self._n_batches = -(-len(rows) // batch_size)
         self._whole = self._current = self._part(rows, self.rank, self.world_size, self._n_batches)
-        self._before = []  # [ranks, batches] of the parts of this epoch that other numbers of ranks have shown
+        # [ranks, batches] of the parts of this epoch that other numbers of ranks have shown
+        self._before: list[list[int]] = []
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Batches in an epoch."""
         return len(self._whole)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[CellBatch]:
         batches = iter(self._current)
         while True:
             asked = time.perf_counter()
@@ -64,13 +78,13 @@ class TrainingStream:
                 self._current, self._before = self._whole, []
             yield batch
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Position as plain values, the same on every rank."""
         at = self._current.state_dict()
         shown = [*self._before, [self.world_size, at["batch"]]] if at["batch"] else self._before
         return {"epoch": at["epoch"], "shown": shown, "seed": self.seed, "check": self._check}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the last batch that was shown when `state` was taken.
 
         Raises
@@ -86,7 +100,7 @@ class TrainingStream:
         self._current = self._rest(before) if before else self._whole
         self._current.load_state_dict(self._current.state_dict() | {"epoch": self._epoch, "batch": batch})
 
-    def _rest(self, shown):
+    def _rest(self, shown: list[list[int]]) -> CellStream:
         """The rest of the epoch after parts of it were shown by other numbers of ranks: as many steps as were left."""
         rows, left = self.rows, self._n_batches
         for world_size, batches in shown:
@@ -95,7 +109,7 @@ class TrainingStream:
             left -= batches
         return self._part(rows, self.rank, self.world_size, left)
 
-    def _part(self, rows, rank, world_size, n_batches):
+    def _part(self, rows: Ints, rank: int, world_size: int, n_batches: int) -> CellStream:
         """One rank's stream that shows these rows in so many batches."""
         share = max(Fraction(len(rows), n_batches * world_size), 1)
         return CellStream(
@@ -103,13 +117,21 @@ class TrainingStream:
         )
 
     @property
-    def _check(self):
+    def _check(self) -> int:
         """Checksum of what fixes the order besides seed, epoch and ranks."""
         text = f"{self.atlas.fingerprint} {self.batch_size}".encode()
-        return zlib.crc32(np.ascontiguousarray(self.rows, dtype=np.int64), zlib.crc32(text))
+        return zlib.crc32(np.ascontiguousarray(self.rows, dtype=np.int64).data, zlib.crc32(text))
 
 
-def held_out_stream(atlas, batch_size, *, rows, labels):
+def held_out_stream(atlas: Atlas, batch_size: int, *, rows: Ints, labels: Sequence[str]) -> CellStream:
     """A rank's share of held-out cells, in the order of the store."""
-    share, place = Fraction(batch_size, ranks.world_size()), {"rank": ranks.rank(), "world_size": ranks.world_size()}
-    return CellStream(atlas, share, rows=rows, labels=labels, shuffle=False, buffer_bytes=IN_ORDER_BYTES, **place)
+    return CellStream(
+        atlas,
+        Fraction(batch_size, ranks.world_size()),
+        rows=rows,
+        labels=labels,
+        shuffle=False,
+        buffer_bytes=IN_ORDER_BYTES,
+        rank=ranks.rank(),
+        world_size=ranks.world_size(),
+    )

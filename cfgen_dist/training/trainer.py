@@ -4,9 +4,12 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -15,6 +18,9 @@ from cfgen_dist.training.callbacks import LOG_EVERY, HalfGradients, Monitor, Sav
 from cfgen_dist.training.checkpoints import LAST, WholeCheckpoints, place_of
 from cfgen_dist.training.metrics import open_loggers
 from cfgen_dist.training.ranks import on_main, rank, world_size
+from cfgen_dist.training.settings import RunSettings
+from cfgen_dist.training.stream import TrainingStream
+from data_loaders import CellBatch
 
 # Few cells make few steps an epoch, the streams need no worker processes, the loggers have read what they replace, and
 # nobody reduces losses of the training step, which are each rank's own.
@@ -29,7 +35,18 @@ NO_WARNING = (
 )
 
 
-def fit(module, train_stream, val_stream, *, directory, stage, metric, config, callbacks=(), **limits):
+def fit(
+    module: L.LightningModule,
+    train_stream: TrainingStream,
+    val_stream: Iterable[CellBatch] | None,
+    *,
+    directory: Path,
+    stage: str,
+    metric: str,
+    settings: RunSettings,
+    callbacks: Sequence[Callback] = (),
+    **limits: Any,
+) -> L.Trainer:
     """Train `module`, continuing from `directory/last.ckpt` if it exists.
 
     In a process group every rank calls this, with its own streams; gradients are averaged over ranks.
@@ -47,7 +64,7 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
         Name for progress lines and seeds.
     metric : str
         Validation metric that the best checkpoint minimises.
-    config : Config
+    settings : RunSettings
     callbacks : sequence of Callback
     **limits
         Passed to lightning.Trainer: max_epochs or max_steps, gradient_clip_val, val_check_interval, ...
@@ -65,9 +82,9 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
     terminal = sys.stderr.isatty()
     if world_size() > 1:
         over_all_ranks(module)
-        callbacks = [*callbacks, HalfGradients()] if config.all_reduce == "bfloat16" else callbacks
-    if config.compile:
-        for network in module.networks():
+        callbacks = [*callbacks, HalfGradients()] if settings.all_reduce == "bfloat16" else callbacks
+    if settings.compile:
+        for network in module.networks():  # type: ignore[operator]
             network.compile(dynamic=True)  # batches differ by a cell
     with warnings.catch_warnings():
         for message in NO_WARNING:
@@ -75,13 +92,13 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         trainer = L.Trainer(
             default_root_dir=directory,
-            accelerator=config.accelerator,
-            precision=config.precision,
-            logger=False if rank() else open_loggers(directory, place and place["step"], LOG_EVERY),
+            accelerator=settings.accelerator,
+            precision=settings.precision,
+            logger=False if rank() else open_loggers(directory, place["step"] if place else None, LOG_EVERY),
             callbacks=[
-                *_checkpoints(directory, metric if val_stream is not None else None, config),
+                *_checkpoints(directory, metric if val_stream is not None else None, settings),
                 *callbacks,
-                SeedEveryStep(config.seed, stage),
+                SeedEveryStep(settings.seed, stage),
                 Monitor(stage, metric, train_stream, LOG_EVERY, aloud=not terminal and not rank()),
                 *([RichProgressBar()] if terminal else []),
             ],
@@ -100,12 +117,12 @@ def fit(module, train_stream, val_stream, *, directory, stage, metric, config, c
     return trainer
 
 
-def _placement():
+def _placement() -> dict[str, Any]:
     """Arguments of the trainer that say on how many devices of which machines it runs."""
     if world_size() == 1:
         return {"devices": 1, "plugins": [WholeCheckpoints()]}
     # No buffer differs between ranks: BatchNorm sees all of them.
-    options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
     if os.environ.get("GROUP_WORLD_SIZE") == str(world_size()):  # each rank sees one device, as if on its own machine
         return {
             "devices": 1,
@@ -122,10 +139,10 @@ def _placement():
     }
 
 
-def _checkpoints(directory, metric, config):
+def _checkpoints(directory: Path, metric: str | None, settings: RunSettings) -> list[Callback]:
     """Callbacks that save; the best first, so that the last knows it."""
-    last = SaveLast(directory / LAST, config.checkpoint_every_n_steps, config.checkpoint_every_minutes)
+    last = SaveLast(directory / LAST, settings.checkpoint_every_n_steps, settings.checkpoint_every_minutes)
     if metric is None:
         return [last]
-    place = {"dirpath": directory, "enable_version_counter": False}
+    place: dict[str, Any] = {"dirpath": directory, "enable_version_counter": False}
     return [ModelCheckpoint(filename="best", monitor=metric, mode="min", **place), last]

@@ -1,13 +1,17 @@
 """Are batches mixed, are labels kept? Scores in the manner of scib (Luecken et al. 2022), by scikit-learn.
 
-All scores lie between 0 and 1 and are the better the higher.
+All scores lie between 0 and 1; higher is better.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import chi2
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_samples, silhouette_score
 from sklearn.neighbors import NearestNeighbors
+
+from data_loaders.types import Array, Floats, Ints
 
 NEIGHBOURS = 30
 FEW_CELLS = 10  # a label needs as many for batch scores of its own
@@ -16,7 +20,7 @@ MIXING = ("batch_asw", "ilisi", "kbet")
 CONSERVATION = ("label_asw", "label_purity", "label_ari", "label_nmi")
 
 
-def batch_mixing(cells, batch, label):
+def batch_mixing(cells: Floats, batch: Array, label: Array) -> dict[str, float]:
     """How well batches are mixed.
 
     Parameters
@@ -37,13 +41,13 @@ def batch_mixing(cells, batch, label):
     """
     widths, accepted = [], []
     for name in np.unique(label):
-        own, batches = cells[label == name], batch[label == name]
+        alike, batches = cells[label == name], batch[label == name]
         counts = np.unique(batches, return_counts=True)[1]
-        if len(own) < FEW_CELLS or len(counts) < 2:
+        if len(alike) < FEW_CELLS or len(counts) < 2:
             continue
-        if len(own) > len(counts):
-            widths.append(1 - np.abs(silhouette_samples(own, batches)).mean())
-        accepted.append(_accepted(own, batches))
+        if len(alike) > len(counts):
+            widths.append(1 - np.abs(silhouette_samples(alike, batches)).mean())
+        accepted.append(_accepted(alike, batches))
     n_batches = len(np.unique(batch))
     simpson = np.nan
     if n_batches > 1:
@@ -52,7 +56,7 @@ def batch_mixing(cells, batch, label):
     return {"batch_asw": _mean(widths), "ilisi": float(simpson), "kbet": _mean(accepted)}
 
 
-def label_conservation(cells, label, seed=0):
+def label_conservation(cells: Floats, label: Array, seed: int = 0) -> dict[str, float]:
     """How well cells of one label stay together and apart from others.
 
     Parameters
@@ -85,19 +89,19 @@ def label_conservation(cells, label, seed=0):
     }
 
 
-def _neighbours(cells):
+def _neighbours(cells: Floats) -> Ints:
     """The nearest neighbours (n, 30) of each cell, itself not counted; fewer when there are no more cells."""
     k = min(NEIGHBOURS, len(cells) - 1)
     return NearestNeighbors(n_neighbors=k).fit(cells).kneighbors(return_distance=False)
 
 
-def _shares(cells, groups):
+def _shares(cells: Floats, groups: Array) -> Floats:
     """Share of each group (n, groups) among the neighbours of each cell."""
     names, codes = np.unique(groups, return_inverse=True)
     return (codes[_neighbours(cells)][:, :, None] == np.arange(len(names))).mean(axis=1)
 
 
-def _accepted(cells, batch):
+def _accepted(cells: Floats, batch: Array) -> float:
     """Share of cells whose neighbours have the batches in their overall shares."""
     expected = np.unique(batch, return_counts=True)[1] / len(batch)
     k = min(NEIGHBOURS, len(cells) - 1)
@@ -105,5 +109,5 @@ def _accepted(cells, batch):
     return float((chi2.sf(statistic, len(expected) - 1) >= LEVEL).mean())
 
 
-def _mean(values):
+def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")

@@ -4,31 +4,38 @@ A latent z_1 is carried from t = 1 to t = 0 by the field of its own labels, and 
 t = 1 by the field of the labels wanted. What the labels do not explain of a cell is kept, in the noise.
 """
 
-import dataclasses
-import hashlib
-import json
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy import sparse
 
+from cfgen_dist.generation.guidance import guided_field, refuse_unseen, weight_of_each
 from cfgen_dist.generation.labels import check_attribute, check_genes, model_codes
-from cfgen_dist.generation.plan import SHARD_SIZE, check_settings, guidance_weights, refuse_unseen
-from cfgen_dist.generation.shard import stacked
-from cfgen_dist.model.guidance import PreparedVelocity, guided
+from cfgen_dist.generation.options import DEFAULTS, Sampling, settle
+from cfgen_dist.generation.plan import Sharded
+from cfgen_dist.generation.shard import Rows, stacked
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.model.solvers import integrate
-from data_loaders import open_atlas
+from data_loaders import Atlas, open_atlas
 from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
+from data_loaders.seeds import Generation, generator
+from data_loaders.types import Bools, Floats, Ints
 
-TRANSLATION = 3  # the purpose of the seed; others belong to plan, shards and augmentation
+if TYPE_CHECKING:
+    from cfgen_dist.bundle import CFGen
+
 SLICE = 1 << 20  # cells whose labels are checked at a time
 
 
 @dataclass(frozen=True)
-class TranslationPlan:
+class TranslationPlan(Sharded):
     """A translation, complete: with the bundle and the atlas it determines every count.
 
     Attributes
@@ -53,8 +60,8 @@ class TranslationPlan:
     atlas: str
     split: str | None
     n_cells: int
-    to: dict
-    weights: list
+    to: dict[str, str]
+    weights: list[float]
     solver: str
     steps: int
     batch_size: int
@@ -62,34 +69,24 @@ class TranslationPlan:
     seed: int
     device: str = "cpu"
 
-    @property
-    def n_shards(self):
-        """Shards in all."""
-        return -(-self.n_cells // self.shard_size)
-
-    def shard_bounds(self, shard):
+    def shard_bounds(self, shard: int) -> tuple[int, int]:
         """First and last + 1 of the cells of a shard, in the list of the cells to translate."""
         return self.n_cells * shard // self.n_shards, self.n_cells * (shard + 1) // self.n_shards
 
-    def shard_cells(self, shard):
+    def shard_cells(self, shard: int) -> int:
         """Cells of a shard."""
         start, end = self.shard_bounds(shard)
         return end - start
 
-    @cached_property
-    def digest(self):
-        """SHA-256 of the plan, hexadecimal."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
-
-    def to_dict(self):
-        """The plan as plain values."""
-        return dataclasses.asdict(self)
-
 
 def plan_translation(
-    model, atlas, to, *, split=None, guidance=None, solver=None, steps=None, seed=0, shard_size=SHARD_SIZE,
-    device="cpu",
-):  # fmt: skip
+    model: CFGen,
+    atlas: Atlas,
+    to: Mapping[str, str],
+    *,
+    split: str | None = None,
+    sampling: Sampling = DEFAULTS,
+) -> TranslationPlan:
     """Resolve a request against a model and an atlas.
 
     Parameters
@@ -100,10 +97,8 @@ def plan_translation(
         Attribute → category wanted.
     split : {"train", "val", "test"}, optional
         Which cells; all by default.
-    guidance, solver, steps, seed
-        As in `CFGen.generate`.
-    shard_size : int
-    device : {"cpu", "cuda"}
+    sampling : Sampling
+        Its law of size factors is not used: cells keep their own.
 
     Returns
     -------
@@ -115,9 +110,7 @@ def plan_translation(
         Other genes than the model's; an attribute, category or split that does not exist, was never trained, or has
         weight 0; cells without a label that is needed; no cells; a solver or number that cannot be.
     """
-    solver = solver or model.config.sampling.solver
-    steps = model.config.sampling.steps if steps is None else steps
-    check_settings(solver, steps, model.size_factor.kind, shard_size, seed, device)
+    settled = settle(sampling, model)
     check_genes(atlas, model)
     for name, features in model.features.items():
         if name not in atlas.modalities or list(atlas.features(name).index) != list(features):
@@ -126,27 +119,26 @@ def plan_translation(
         raise BadInput(f"split: unknown {split!r}, {nearest(split, [*SPLITS, 'all'])}")
     if not to:
         raise BadInput("to: no attribute given, expected NAME=VALUE, such as batch=b1")
-    weights = guidance_weights(model, guidance)
     for name, category in to.items():
         check_attribute(model, name, "to")
         model.codes_of(name, category)
-        if _weight_of_each(model, weights)[list(model.labels).index(name)] == 0:
+        if weight_of_each(model, settled.weights)[name] == 0:
             raise BadInput(f"guidance of {name} is 0: translation to {name}={category} needs another weight")
     rows = source_rows(atlas, split)
     if not len(rows):
         raise BadInput(f"{atlas.name}: no {split or ''} cells to translate")
     plan = TranslationPlan(
-        model.digest, atlas.fingerprint, split, len(rows), dict(to), weights, solver, steps,
-        model.config.sampling.batch_size, shard_size, seed, device,
+        model.digest, atlas.fingerprint, split, len(rows), dict(to), settled.weights, settled.solver, settled.steps,
+        settled.batch_size, settled.shard_size, settled.seed, settled.device,
     )  # fmt: skip
     for start in range(0, len(rows), SLICE):
         before, after = source_and_target(model, atlas, plan, rows[start : start + SLICE])
-        refuse_unseen(model, after[:1], weights)
-        refuse_unseen(model, before, weights)
+        refuse_unseen(model, after[:1], plan.weights)
+        refuse_unseen(model, before, plan.weights)
     return plan
 
 
-def source_and_target(model, atlas, plan, rows):
+def source_and_target(model: CFGen, atlas: Atlas, plan: TranslationPlan, rows: Ints) -> tuple[Ints, Ints]:
     """Labels of cells before and after translation, as codes of the model, two int64 arrays (n, K).
 
     Raises
@@ -154,8 +146,7 @@ def source_and_target(model, atlas, plan, rows):
     BadInput
         A label that is needed, for its guidance weight or for theta, is missing or unknown to the model.
     """
-    weighted = zip(model.labels, _weight_of_each(model, plan.weights), strict=True)
-    needed = {name for name, weight in weighted if weight}
+    needed = {name for name, weight in weight_of_each(model, plan.weights).items() if weight}
     covariate = model.config.autoencoder.theta_covariate
     if covariate and covariate not in plan.to:
         needed.add(covariate)
@@ -166,13 +157,13 @@ def source_and_target(model, atlas, plan, rows):
     return before, after
 
 
-def source_rows(atlas, split):
+def source_rows(atlas: Atlas, split: str | None) -> Ints:
     """Rows of the cells of a split, all of them for None, ascending int64 (n,)."""
     return np.arange(atlas.n_cells) if split is None else atlas.rows(split=split)
 
 
 @lru_cache(maxsize=4)
-def _opened(path, fingerprint, split):
+def _opened(path: str, fingerprint: str, split: str | None) -> tuple[Atlas, Ints]:
     """The atlas at a path and its rows of a split, found once a process; BadInput when it holds other cells by now."""
     atlas = open_atlas(path)
     if atlas.fingerprint != fingerprint:
@@ -181,8 +172,10 @@ def _opened(path, fingerprint, split):
 
 
 @torch.inference_mode()
-def translate_shard(model, shard, plan, atlas):
-    """Translate the cells of a shard, each with its own size factor; a modality that a cell lacks it goes on to lack.
+def translate_shard(
+    model: CFGen, shard: int, plan: TranslationPlan, atlas: str
+) -> tuple[dict[str, sparse.csr_matrix], Ints]:
+    """Translate the cells of a shard, each with its own size factor; a cell that lacks a modality still lacks it.
 
     Parameters
     ----------
@@ -199,18 +192,18 @@ def translate_shard(model, shard, plan, atlas):
     codes : (n, K) int64 array
         Labels after translation.
     """
-    atlas, rows = _opened(atlas, plan.atlas, plan.split)
+    source, rows = _opened(atlas, plan.atlas, plan.split)
     rows = rows[slice(*plan.shard_bounds(shard))]
-    before, after = source_and_target(model, atlas, plan, rows)
-    rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(TRANSLATION, shard)))
+    before, after = source_and_target(model, source, plan, rows)
+    rng = generator(plan.seed, Generation.TRANSLATION, shard)
     networks = branches(model.autoencoder)
     seeds = {name: rng.integers(0, 2**64, len(rows), dtype=np.uint64) for name in networks}
     covariate = model.config.autoencoder.theta_covariate
     theta_category = after[:, list(model.labels).index(covariate)] if covariate else np.zeros(len(rows), np.int64)
-    blocks = {name: [] for name in networks}
+    blocks: dict[str, list[Rows]] = {name: [] for name in networks}
     for start in range(0, len(rows), plan.batch_size):
         batch = slice(start, start + plan.batch_size)
-        counts = {name: atlas.read(rows[batch], name) for name in networks}
+        counts = {name: source.read(rows[batch], name) for name in networks}
         sizes = {name: counts[name].row_sums() for name in networks}
         dense = model.autoencoder.dense(counts, model.device)
         z = translate_latents(model, plan, dense, sizes["rna"], before[batch], after[batch])
@@ -220,7 +213,7 @@ def translate_shard(model, shard, plan, atlas):
     return {name: stacked(blocks[name], networks[name].n_genes) for name in networks}, after
 
 
-def _without(rows, lacking):
+def _without(rows: Rows, lacking: Bools) -> Rows:
     """Rows (data, indices, indptr) without the counts of those that lack the modality: it was not measured in them."""
     if not lacking.any():
         return rows
@@ -230,7 +223,14 @@ def _without(rows, lacking):
     return data[keep], indices[keep], np.concatenate([[0], np.cumsum(np.where(lacking, 0, lengths))])
 
 
-def translate_latents(model, plan, counts, size_factor, before, after):
+def translate_latents(
+    model: CFGen,
+    plan: TranslationPlan,
+    counts: torch.Tensor | dict[str, torch.Tensor],
+    size_factor: Floats,
+    before: Ints,
+    after: Ints,
+) -> torch.Tensor:
     """Latents (B, D) tensor under the labels `after` of cells with labels `before`.
 
     Parameters
@@ -244,16 +244,8 @@ def translate_latents(model, plan, counts, size_factor, before, after):
     """
     total = torch.from_numpy(size_factor.astype(np.float32)).to(model.device)
     log_total = total.clamp_min(1.0).log()
-    joint = model.config.flow.conditioning == "joint"
-    weights = plan.weights[0] if joint else plan.weights
     z = model.velocity.standardise(model.autoencoder.encode(counts, total))
     for codes, start, end in ((before, 1.0, 0.0), (after, 0.0, 1.0)):
-        here = torch.from_numpy(codes).to(model.device)
-        field = guided(PreparedVelocity(model.velocity), here, weights, joint, log_total)
+        field = guided_field(model, plan.weights, torch.from_numpy(codes).to(model.device), log_total)
         z = integrate(field, z, solver=plan.solver, steps=plan.steps, start=start, end=end)
     return model.velocity.restore(z)
-
-
-def _weight_of_each(model, weights):
-    """One guidance weight an attribute, whatever the conditioning."""
-    return weights * len(model.labels) if model.config.flow.conditioning == "joint" else weights

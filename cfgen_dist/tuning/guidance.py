@@ -4,9 +4,9 @@ import json
 
 from safetensors.torch import load_file
 
-from cfgen_dist.model.build import build_velocity
-from cfgen_dist.training.flow import size_factor_range
-from cfgen_dist.training.stages import assemble
+from cfgen_dist.training.flow import untrained_velocity
+from cfgen_dist.training.modalities import fitted_rows
+from cfgen_dist.training.stages import assemble, label_categories
 from cfgen_dist.tuning.objective import NOTED, ValidationCells
 from cfgen_dist.tuning.trial import WEIGHTS, best_autoencoder, trial_config
 from data_loaders import open_atlas
@@ -47,8 +47,8 @@ def score_settings(run, best, grid, objective):
     request = json.loads((run / "tune.json").read_text())
     atlas, config = open_atlas(request["atlas"]["path"]), trial_config(run, "flow", best["values"])
     latents = open_atlas(run / "latents.zarr")
-    n_categories = [len(atlas.categories(name)) for name in config.labels]
-    velocity = build_velocity(config, n_categories, size_factor_range(latents, config))
+    fitted = fitted_rows(latents, config.modalities, config.refit)
+    velocity = untrained_velocity(latents, label_categories(atlas, config), config.flow, fitted)
     velocity.load_state_dict(load_file(f"{best['folder']}/{WEIGHTS}"))
     model = assemble(atlas, config, best_autoencoder(run, atlas, config), velocity.eval(), {})
     cells, rows = ValidationCells(atlas, config), []

@@ -5,18 +5,12 @@ import pandas as pd
 
 from cfgen_dist.evaluation import Reference
 from cfgen_dist.training.modalities import complete
-from data_loaders.errors import BadInput, nearest
+from data_loaders.errors import BadInput
+from data_loaders.seeds import Tuning, generator
 
-OBJECTIVES = ("w2", "w1", "mmd", "mmd_rbf", "w2_all", "mmd_all", "mmd_rbf_all")
 SETS = 3  # generated sets for one value
 MOST_CELLS = 3000  # validation cells to score against: beyond, the distances work on subsamples anyway
 NOTED = ("w2", "mmd", "knn_f1", "zeros")  # kept beside the objective
-
-
-def check_objective(name):
-    """Refuse an objective that is none."""
-    if name not in OBJECTIVES:
-        raise BadInput(f"objective: unknown {name!r}, {nearest(name, OBJECTIVES)}")
 
 
 class ValidationCells:
@@ -32,9 +26,9 @@ class ValidationCells:
     """
 
     def __init__(self, atlas, config):
-        rows = complete(atlas, config, atlas.rows(split="val"))
+        rows = complete(atlas, config.modalities, atlas.rows(split="val"))
         if len(rows) > MOST_CELLS:
-            rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(0,)))
+            rng = generator(config.seed, Tuning.VALIDATION)
             rows = np.sort(rng.choice(rows, MOST_CELLS, replace=False))
         names = {name: np.asarray(atlas.categories(name)) for name in config.labels}
         labels = pd.DataFrame({name: names[name][atlas.codes(name)[rows]] for name in config.labels}, index=rows)
@@ -81,7 +75,7 @@ class ValidationCells:
     def _seen(self, atlas, config, labels):
         if not config.labels:
             return np.ones(len(labels), bool)
-        train = complete(atlas, config, atlas.rows(split="train"))
+        train = complete(atlas, config.modalities, atlas.rows(split="train"))
         codes = {name: np.asarray(atlas.categories(name))[atlas.codes(name)[train]] for name in config.labels}
         seen = pd.MultiIndex.from_frame(pd.DataFrame(codes))
         return pd.MultiIndex.from_frame(labels).isin(seen)

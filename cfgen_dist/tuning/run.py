@@ -14,8 +14,7 @@ import yaml
 from cfgen_dist.config import load_config, to_dict
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import identity
-from cfgen_dist.tuning.objective import check_objective
-from cfgen_dist.tuning.space import as_json, base_values, check_changeable, load_space
+from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS, as_json, base_values, check_changeable, load_space
 from cfgen_dist.workers.cluster import connect, is_local
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, nearest
@@ -23,7 +22,6 @@ from data_loaders.files import write_whole
 from data_loaders.reading.remote import is_remote
 
 log = logging.getLogger("cfgen_dist")
-SCHEDULERS = ("asha", "pbt")
 SPACES = {"asha": "default", "pbt": "pbt"}
 
 
@@ -54,7 +52,7 @@ def tune(
     scheduler : {"asha", "pbt"}
         ASHA with Optuna's suggestions, or population-based training of all trials at once.
     objective : str
-        Of the flows, one of `cfgen_dist.tuning.objective.OBJECTIVES`: the lowest over the space's guidance strengths.
+        Of the flows, one of `cfgen_dist.tuning.space.OBJECTIVES`: the lowest over the space's guidance strengths.
     ray : {"auto", "local"} or str
         As in `cfgen_dist.workers.cluster.connect`; on a cluster `atlas` and `out` lie on a disk that all machines see.
     concurrent : int, optional
@@ -81,8 +79,7 @@ def tune(
     """
     if importlib.util.find_spec("optuna") is None:
         raise BadInput("tune: Optuna is not installed; pip install 'cfgen-dist[ray]'")
-    _check(trials, scheduler, concurrent, workers, cpus_per_worker, gpus_per_worker)
-    check_objective(objective)
+    _check(trials, scheduler, objective, concurrent, workers, cpus_per_worker, gpus_per_worker)
     out, source, config = Path(out).absolute(), open_atlas(atlas), copy.deepcopy(config) if config else load_config()
     settled = copy.deepcopy(config)
     settle(settled, source, here=False)
@@ -223,9 +220,10 @@ def _check_directory(out, request, resume):
             raise BadInput(f"{out} was started with {found}: resume it without changes")
 
 
-def _check(trials, scheduler, concurrent, workers, cpus, gpus):
-    if scheduler not in SCHEDULERS:
-        raise BadInput(f"scheduler: unknown {scheduler!r}, {nearest(scheduler, SCHEDULERS)}")
+def _check(trials, scheduler, objective, concurrent, workers, cpus, gpus):
+    for what, name, known in (("scheduler", scheduler, SCHEDULERS), ("objective", objective, OBJECTIVES)):
+        if name not in known:
+            raise BadInput(f"{what}: unknown {name!r}, {nearest(name, known)}")
     least = 4 if scheduler == "pbt" else 2
     if trials < least:
         raise BadInput(f"trials is {trials}, expected at least {least}: half for autoencoders, half for flows")

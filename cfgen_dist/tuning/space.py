@@ -1,17 +1,17 @@
 """Search spaces: a YAML file of distributions, checked against the config tree before anything starts."""
 
 import json
-import types
-import typing
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import yaml
 
-from cfgen_dist.config import all_keys, load_config, to_dict
+from cfgen_dist.config import load_config, settings, to_dict
 from data_loaders.errors import BadInput, nearest
 
+SCHEDULERS = ("asha", "pbt")
+OBJECTIVES = ("w2", "w1", "mmd", "mmd_rbf", "w2_all", "mmd_all", "mmd_rbf_all")  # distances of a flow's cells
 STAGES = ("autoencoder", "flow", "sampling")
 GROUPS = {  # group of the config -> the stage that searches it
     "autoencoder": "autoencoder", "modalities": "autoencoder", "flow": "flow", "size_factor": "flow",
@@ -74,7 +74,7 @@ def load_space(source, base):
     if not isinstance(values, dict):
         raise BadInput(f"{where}: holds a {type(values).__name__}, expected groups of keys: {', '.join(GROUPS)}")
     space = {stage: {} for stage in STAGES}
-    hints = {key: hint for key, hint, _ in all_keys()}
+    known = settings()
     for group, keys in values.items():
         if group not in GROUPS:
             raise BadInput(f"{where}: unknown group {str(group)!r}, {nearest(group, GROUPS)}")
@@ -82,9 +82,9 @@ def load_space(source, base):
             raise BadInput(f"{where}: {group} is {keys!r}, expected keys with a distribution each")
         for name, given in (keys or {}).items():
             key = f"{group}.{name}"
-            if key not in hints:
-                raise BadInput(f"{where}: unknown key {key!r}, {nearest(key, hints)}")
-            found = _distribution(key, given, hints[key], base, where)
+            if key not in known:
+                raise BadInput(f"{where}: unknown key {key!r}, {nearest(key, known)}")
+            found = _distribution(key, given, known[key].kind, base, where)
             if found is not None:
                 space[GROUPS[group]][key] = found
     for key, distribution in space["sampling"].items():
@@ -180,7 +180,7 @@ def _read(source):
         raise BadInput(f"search space {source} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _distribution(key, given, hint, base, where):
+def _distribution(key, given, kind_of_value, base, where):
     """The checked distribution of one key; None where only the base's own value is left."""
     if not isinstance(given, dict) or len(given) != 1:
         raise BadInput(f"{where}: {key} is {given!r}, expected one distribution such as {{choice: [values]}}")
@@ -189,12 +189,12 @@ def _distribution(key, given, hint, base, where):
         raise BadInput(f"{where}: {key} has the unknown distribution {str(kind)!r}, {nearest(kind, DISTRIBUTIONS)}")
     if not isinstance(values, list) or not values:
         raise BadInput(f"{where}: {key} has {kind}: {values!r}, expected a list")
-    numbers = _options(hint) & {int, float}
-    if kind != "choice" and not numbers:
+    whole = kind_of_value == "integer"
+    if kind != "choice" and not (whole or kind_of_value == "number"):
         raise BadInput(f"{where}: {key} is no number, expected choice, not {kind}")
     if kind == "times":
         values = [_number(value, key, where) * _value(base, key) for value in values]
-        values = [round(value) for value in values] if numbers == {int} else values
+        values = [round(value) for value in values] if whole else values
     elif key.endswith("covariate"):
         values = [base.labels[0] if value == "auto" and base.labels else value for value in values if value != "auto"
                   or base.labels]  # fmt: skip
@@ -212,7 +212,7 @@ def _distribution(key, given, hint, base, where):
         raise BadInput(f"{where}: {key} has {kind}: {values!r}, expected low below high")
     if kind == "loguniform" and low <= 0:
         raise BadInput(f"{where}: {key} has loguniform: {values!r}, expected low above 0")
-    return Range(low, high, kind == "loguniform", numbers == {int})
+    return Range(low, high, kind == "loguniform", whole)
 
 
 def _checked(key, value, base, where):
@@ -241,10 +241,3 @@ def _value(config, key):
     for part in key.split("."):
         config = getattr(config, part)
     return config
-
-
-def _options(hint):
-    """Types that a key may have: `int | None` is int or None, `list[int]` is a list."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return set(typing.get_args(hint))
-    return {hint}

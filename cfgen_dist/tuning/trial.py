@@ -15,14 +15,13 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from safetensors.torch import load_file, save
 
 from cfgen_dist.config import load_config
-from cfgen_dist.model.build import build_autoencoder
-from cfgen_dist.training.autoencoder import train_autoencoder
+from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
 from cfgen_dist.training.checkpoints import LAST
 from cfgen_dist.training.flow import train_flow
-from cfgen_dist.training.modalities import model_features
 from cfgen_dist.training.ranks import on_main, rank
+from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.settle import settle
-from cfgen_dist.training.stages import assemble
+from cfgen_dist.training.stages import assemble, label_categories
 from cfgen_dist.tuning.objective import NOTED, ValidationCells
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
@@ -192,7 +191,9 @@ def work(run, stage, values, folder, send, threads=1, accelerator="cpu", save_ev
     settings = [Settings()] if save_every else []
     if stage == "autoencoder":
         report = ReportLikelihood(send, folder, save_every)
-        network = train_autoencoder(atlas, config, folder, [report, *settings])
+        network = train_autoencoder(
+            atlas, config.autoencoder, config.modalities, RunSettings.of(config), folder, [report, *settings]
+        )
         last = {"objective": report.best}
     else:
         cells = ValidationCells(atlas, config) if rank() == 0 else None
@@ -210,9 +211,15 @@ def work(run, stage, values, folder, send, threads=1, accelerator="cpu", save_ev
             return by_weight[best][name], metrics | {"guidance": best} | {key: by_weight[best][key] for key in NOTED}
 
         report = ReportSamples(send, folder, score, save_every)
-        labels = {name: atlas.categories(name) for name in config.labels}
-        latents = open_atlas(run / "latents.zarr")
-        network = train_flow(latents, labels, config, folder, [report, *settings])
+        network = train_flow(
+            open_atlas(run / "latents.zarr"),
+            label_categories(atlas, config),
+            config.flow,
+            config.modalities,
+            RunSettings.of(config),
+            folder,
+            [report, *settings],
+        )
         last = {}
         if rank() == 0:
             value, metrics = score(network)
@@ -225,8 +232,7 @@ def work(run, stage, values, folder, send, threads=1, accelerator="cpu", save_ev
 
 def best_autoencoder(run, atlas, config):
     """The best autoencoder of the search, in eval mode."""
-    n_features = {name: len(table) for name, table in model_features(atlas, config).items()}
-    autoencoder = build_autoencoder(config, n_features, {name: atlas.categories(name) for name in config.labels})
+    autoencoder = untrained_autoencoder(atlas, config.autoencoder, config.modalities)
     autoencoder.load_state_dict(load_file(run / "best_autoencoder.safetensors"))
     return autoencoder.eval()
 

@@ -1,23 +1,30 @@
 """The workers of a Ray cluster: actors that are replaced when they die."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import pickle
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
-from cfgen_dist.workers.threads import ONE_THREAD, WINDOW
+from cfgen_dist.workers.threads import ONE_THREAD, WINDOW, Item, Result, State
 from data_loaders.errors import BadInput
+
+if TYPE_CHECKING:
+    from cfgen_dist.workers.pool import Pool
 
 log = logging.getLogger("cfgen_dist")
 INLINE = 64 << 10  # bytes that may travel with every item
-GPU_SHARE = 0.125  # of an actor that computes on GPUs: each draws counts on its CPU most of the time
-TRIES = 20  # of one item; an item that kills every worker must end the run some time
+GPU_SHARE = 0.125  # of a GPU that an actor takes: most of the time it draws counts, on its CPU
+TRIES = 20  # of one item, then the run ends: it may be the item that kills the workers
 
 
 @contextmanager
-def open_actors(workers=None, device="cpu"):
+def open_actors(workers: int | None = None, device: str = "cpu") -> Iterator[Pool]:
     """Actors of the cluster that is connected, for as long as the block lasts: yields map(function, items, setup).
 
     The map is `cfgen_dist.workers.threads.map_threads` over actors. They start with the first item of the first map and
@@ -25,15 +32,17 @@ def open_actors(workers=None, device="cpu"):
     """
     import ray
 
-    actors = []
+    actors: list[Any] = []  # handles
 
-    def map_actors(function, items, setup):
+    def map_actors(
+        function: Callable[[State, Item], Result], items: Iterable[Item], setup: Callable[[], State]
+    ) -> Iterator[tuple[Item, Result]]:
         if not actors:
             needs = {"CPU": 1, "GPU": GPU_SHARE if device == "cuda" else 0}
-            there = ray.cluster_resources()
-            if needs["GPU"] and not there.get("GPU"):
+            resources = ray.cluster_resources()
+            if needs["GPU"] and not resources.get("GPU"):
                 log.warning("the cluster has no GPU yet: waiting for one")
-            room = min(int(there.get(kind, 0) / need) for kind, need in needs.items() if need)
+            room = min(int(resources.get(kind, 0) / need) for kind, need in needs.items() if need)
             cls = ray.remote(
                 num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_restarts=-1, max_task_retries=TRIES
             )(_Worker)  # fmt: skip
@@ -47,7 +56,9 @@ def open_actors(workers=None, device="cpu"):
             ray.kill(actor)
 
 
-def _map(actors, function, items, setup):
+def _map(
+    actors: list[Any], function: Callable[[State, Item], Result], items: Iterable[Item], setup: Callable[[], State]
+) -> Iterator[tuple[Item, Result]]:
     """Yield (item, result) as results come.
 
     An actor gets its first item once it runs, so a cluster with room for fewer actors than asked does all the work. An
@@ -60,12 +71,13 @@ def _map(actors, function, items, setup):
     """
     import ray
 
-    work = ray.cloudpickle.dumps((function, setup))
+    work: Any = ray.cloudpickle.dumps((function, setup))
     key = hashlib.sha256(work).hexdigest()
     if len(work) > INLINE:
         work = ray.put(work)
     items, working = iter(items), 0
-    pending = {actor.ready.remote(): (actor, None) for actor in actors}  # reference -> (actor, item)
+    pending: dict[Any, tuple[Any, Item | None]]  # reference -> (actor, item)
+    pending = {actor.ready.remote(): (actor, None) for actor in actors}
     while pending:
         (reference,), _ = ray.wait(list(pending), num_returns=1)
         actor, done = pending.pop(reference)
@@ -85,18 +97,19 @@ def _map(actors, function, items, setup):
 
 
 class _Worker:
-    """What an actor is: a state, built with the first item of a map, and a function."""
+    """An actor: a function, and a state that is built with the first item of a map."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         import torch
 
         torch.set_num_threads(1)
-        self.key = None
+        self.key: str | None = None
+        self.state: Any = None
 
-    def ready(self):
+    def ready(self) -> None:
         """Return when the process is there."""
 
-    def run(self, key, work, item):
+    def run(self, key: str, work: bytes, item: Any) -> Any:
         """The function's result for one item; what to do comes along, as the actor may have just been started again."""
         if key != self.key:
             self.key = self.state = None  # the state of the map before goes before the next one is built

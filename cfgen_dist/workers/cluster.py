@@ -7,8 +7,11 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from data_loaders.errors import BadInput
 
@@ -17,8 +20,8 @@ OBJECT_STORE = 128 << 20  # bytes: only small results pass through it
 
 
 @contextmanager
-def connect(address="auto", workers=None):
-    """Be connected to a Ray cluster for as long as the block lasts.
+def connect(address: str = "auto", workers: int | None = None) -> Iterator[ModuleType]:
+    """Be connected to a Ray cluster for as long as the block lasts; yields Ray.
 
     Parameters
     ----------
@@ -40,11 +43,11 @@ def connect(address="auto", workers=None):
     try:
         import ray
     except ImportError:
-        raise BadInput("--ray: Ray is not installed; pip install 'cfgen-dist[ray]'") from None
+        raise BadInput("`ray`: Ray is not installed; pip install 'cfgen-dist[ray]'") from None
     if ray.is_initialized():
         yield ray
         return
-    quiet = {"log_to_driver": False, "logging_level": "error"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     folder = None
     try:
         if local:
@@ -63,13 +66,13 @@ def connect(address="auto", workers=None):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_local(address):
-    """Whether `connect` starts a cluster in this machine for the address: it has what it has, and waiting is no use."""
+def is_local(address: str) -> bool:
+    """Whether `connect` starts a cluster in this machine for the address; such a cluster never grows."""
     return address == "local" or (address == "auto" and not os.environ.get("RAY_ADDRESS"))
 
 
-def _settle_environment(local):
-    """What Ray reads when it is imported: no reports to its makers; a token where there is one to be had."""
+def _settle_environment(local: bool) -> None:
+    """Set what Ray reads when it is imported: no reports to its makers; a token where there is one to be had."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if "ray" in sys.modules:  # its settings stand; a token that it did not see would only lock us out
         return
@@ -80,7 +83,7 @@ def _settle_environment(local):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # clients of a cluster do not switch themselves on
 
 
-def _join(ray, address, quiet):
+def _join(ray: ModuleType, address: str, quiet: dict[str, Any]) -> None:
     address = os.environ["RAY_ADDRESS"] if address == "auto" else address
     try:
         if address != "auto":  # "auto" is for Ray to find; it waits for minutes where nobody listens, so look first
@@ -89,4 +92,4 @@ def _join(ray, address, quiet):
         ray.init(address, **quiet)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"--ray {address}: no Ray cluster can be joined there ({reason})") from error
+        raise BadInput(f"`ray={address!r}`: no Ray cluster can be joined there ({reason})") from error

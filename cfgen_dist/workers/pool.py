@@ -5,27 +5,36 @@ one of numpy's BLAS: matrix products round differently for other numbers of thre
 they were made.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
-from cfgen_dist.workers.threads import ONE_THREAD, check_device, map_threads
+from cfgen_dist.workers.options import Workers
+from cfgen_dist.workers.threads import ONE_THREAD, Item, Result, State, check_device, map_threads
 from data_loaders.errors import BadInput
 
 
+class Pool(Protocol):
+    """Workers, ready for work; see `cfgen_dist.workers.threads.map_threads`."""
+
+    def __call__(
+        self, function: Callable[[State, Item], Result], items: Iterable[Item], setup: Callable[[], State]
+    ) -> Iterator[tuple[Item, Result]]:
+        """Yield (item, result) as results come, in any order."""
+
+
 @contextmanager
-def open_pool(ray=None, workers=None, device="cpu"):
+def open_pool(who: Workers, device: str = "cpu") -> Iterator[Pool]:
     """Workers for as long as the block lasts: yields map(function, items, setup), see `map_threads`.
 
     Parameters
     ----------
-    ray : {None, "auto", "local"} or str
-        None: threads of this process. Else as in `cfgen_dist.workers.cluster.connect`.
-    workers : int, optional
-        By default one for each core of this machine or of the Ray cluster.
+    who : Workers
     device : {"cpu", "cuda"}
-        What workers compute on; on "cuda" each actor takes a share of a GPU.
+        What they compute on; on "cuda" each actor takes a share of a GPU.
 
     Raises
     ------
@@ -35,13 +44,13 @@ def open_pool(ray=None, workers=None, device="cpu"):
     from cfgen_dist.workers.actors import open_actors
     from cfgen_dist.workers.cluster import connect, is_local
 
-    if ray is None or is_local(ray):
+    if who.ray is None or is_local(who.ray):
         check_device(device)
-    if workers is not None and workers < 1:
-        raise BadInput(f"workers is {workers}, expected at least 1")
+    if who.workers is not None and who.workers < 1:
+        raise BadInput(f"workers is {who.workers}, expected at least 1")
     with threadpool_limits(**ONE_THREAD):  # of this process too, which adds up what workers return
-        if ray is None:
-            yield partial(map_threads, workers=workers)
+        if who.ray is None:
+            yield partial(map_threads, workers=who.workers)
             return
-        with connect(ray, workers), open_actors(workers, device) as map_actors:
+        with connect(who.ray, who.workers), open_actors(who.workers, device) as map_actors:
             yield map_actors

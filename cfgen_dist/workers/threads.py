@@ -1,22 +1,41 @@
 """The workers of one machine: threads of this process, each with one thread of torch and of BLAS."""
 
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, TypedDict, TypeVar
 
 import torch
 
 from data_loaders.errors import BadInput
 
-ONE_THREAD = {"limits": 1, "user_api": "blas"}
+State = TypeVar("State")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ThreadLimits(TypedDict):
+    """What `threadpoolctl.threadpool_limits` is told."""
+
+    limits: int
+    user_api: str
+
+
+ONE_THREAD: ThreadLimits = {"limits": 1, "user_api": "blas"}
 WINDOW = 2  # items a worker holds: one in work, one waiting
 
 
-def check_device(device):
+def check_device(device: Any) -> None:
     """Raise `BadInput` for "cuda" where there is no GPU."""
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("device is cuda, but torch finds no GPU here; expected cpu")
 
 
-def map_threads(function, items, setup, workers=None):
+def map_threads(
+    function: Callable[[State, Item], Result],
+    items: Iterable[Item],
+    setup: Callable[[], State],
+    workers: int | None = None,
+) -> Iterator[tuple[Item, Result]]:
     """Yield (item, result) as results come, in any order, from threads of this process.
 
     torch, BLAS and the compiled kernels all let go of the interpreter, so threads are enough on one machine.
@@ -34,7 +53,8 @@ def map_threads(function, items, setup, workers=None):
     """
     before = torch.get_num_threads()
     workers = workers or before
-    state, items, pending = setup(), iter(items), {}
+    state, items = setup(), iter(items)
+    pending: dict[Future[Result], Item] = {}
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as executor:

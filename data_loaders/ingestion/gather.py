@@ -10,9 +10,11 @@ from data_loaders.ingestion.buckets import Spill
 from data_loaders.ingestion.genes import column_map
 from data_loaders.parallel import ordered_map, reduce_items
 from data_loaders.progress import progress
+from data_loaders.reading.rows import SparseRows, offsets
 from data_loaders.sources.counts import as_counts
-from data_loaders.statistics import variable_genes as seurat_v3
+from data_loaders.statistics import variable_genes
 from data_loaders.statistics.csr import add_row_sums, choose_columns
+from data_loaders.statistics.normalisation import LogSums
 from data_loaders.statistics.sums import GeneMoments
 
 
@@ -30,6 +32,8 @@ class Gathered:
         How many were seen in fewer cells than asked for.
     totals : float64 (n_cells,)
         Counts of each cell in the chosen features.
+    notes : list of str
+        What the card should say of the choice.
     """
 
     var: pd.DataFrame
@@ -37,6 +41,7 @@ class Gathered:
     chosen: np.ndarray
     too_rare: int
     totals: np.ndarray
+    notes: list[str]
 
     def read(self, number, kept_cells):
         """Rows of a bucket that are kept, int64 (n,), and their counts in the chosen features, CSR."""
@@ -79,8 +84,9 @@ def gather(sources, rows_of, var, spill, *, min_cells, n_hvg=None, listed=None, 
     """
     _set_aside(sources, rows_of, var.index, spill)
     moments, totals = _sum_up(spill, len(spill.position))
-    chosen, too_rare = _choose(moments, totals, spill, min_cells, n_hvg, listed, what)
-    return Gathered(var, spill, chosen, too_rare, _totals_of(spill, totals, chosen, len(var)))
+    chosen, too_rare, note = _choose(moments, totals, spill, min_cells, n_hvg, listed, what)
+    notes = [] if note is None else [note]
+    return Gathered(var, spill, chosen, too_rare, _totals_of(spill, totals, chosen, len(var)), notes)
 
 
 def _set_aside(sources, rows_of, features, spill):
@@ -111,7 +117,7 @@ def _sum_up(spill, n_rows):
     def moments(number):
         sums = GeneMoments(spill.n_columns)
         for rows, lengths, columns, counts in spill.frames(number):
-            sums.add(counts, columns, np.append(0, np.cumsum(lengths)))
+            sums.add(SparseRows(counts, columns, offsets(lengths), spill.n_columns))
             add_row_sums(rows, lengths, columns, counts, one, totals)
         return sums
 
@@ -121,9 +127,9 @@ def _sum_up(spill, n_rows):
 
 
 def _choose(moments, totals, spill, min_cells, n_hvg, listed, what):
-    """Positions of the chosen features, and how many were seen in too few cells."""
+    """Positions of the chosen features, how many were seen in too few cells, and a note on the choice or None."""
     if listed is not None:
-        return listed, 0
+        return listed, 0, None
     enough = np.flatnonzero(moments.nonzero >= min_cells)
     too_rare = len(moments.nonzero) - len(enough)
     if len(enough) == 0:
@@ -132,28 +138,30 @@ def _choose(moments, totals, spill, min_cells, n_hvg, listed, what):
             f"in {int(moments.nonzero.max()):,} of {len(totals):,} cells"
         )
     if n_hvg is None:
-        return enough, too_rare
+        return enough, too_rare, None
     if n_hvg > len(enough):
         raise BadInput(f"--genes hvg:{n_hvg}: only {len(enough):,} genes have counts in {min_cells} cells or more")
-    mean, variance, n = moments.mean()[enough], moments.variance()[enough], moments.n_cells
-    try:
-        expected = seurat_v3.expected_variance(mean, variance)
-    except ValueError as error:
-        raise BadInput(
-            f"--genes hvg:{n_hvg}: the loess curve cannot be fitted ({' '.join(str(error).split())})"
-        ) from error
-    clip = np.full(len(moments.nonzero), np.inf)
-    clip[enough] = seurat_v3.clip_at(mean, expected, n)
+    chosen, note = variable_genes.choose(moments, n_hvg, _pass_over(spill, totals), candidates=enough)
+    return chosen, too_rare, note
 
-    def clipped(number):
-        sums = np.zeros((2, len(clip)))
-        for _, _, columns, counts in spill.frames(number):
-            seurat_v3.add_clipped(columns, counts, clip, sums[0], sums[1])
-        return sums
 
-    total, squares = reduce_items(clipped, range(spill.n_buckets), np.add)[:, enough]
-    score = seurat_v3.standardised_variance(mean, expected, n, total, squares)
-    return enough[seurat_v3.top(score, n_hvg)], too_rare
+def _pass_over(spill, totals):
+    """The pass over all cells with counts, bucket by bucket, that choosing variable genes takes."""
+
+    def pass_over(new):
+        def of_bucket(number):
+            sums = new()
+            if isinstance(sums, LogSums):  # needs whole cells, and frames may hold a cell in pieces
+                rows, block = spill.assemble(number)
+                sums.add(block[totals[rows] > 0])
+            else:
+                for _, lengths, columns, counts in spill.frames(number):
+                    sums.add(SparseRows(counts, columns, offsets(lengths), spill.n_columns))
+            return sums
+
+        return reduce_items(of_bucket, range(spill.n_buckets), lambda a, b: a.merge(b))
+
+    return pass_over
 
 
 def _totals_of(spill, totals, chosen, n_features):

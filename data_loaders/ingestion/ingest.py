@@ -24,11 +24,9 @@ from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
 from data_loaders.ingestion.modalities import MAIN, match_cells, sources_by_modality
 from data_loaders.ingestion.splits import holdout_split, random_split
 from data_loaders.progress import progress
-from data_loaders.seeds import check_seed
+from data_loaders.seeds import Ingestion, check_seed, generator
 from data_loaders.sources.open import open_source
 from data_loaders.writing.writer import AtlasWriter
-
-SHUFFLE = 2  # purpose of the seed
 
 
 def ingest(
@@ -128,7 +126,7 @@ def ingest(
         if holdout and len(obs[holdout[0]].cat.categories) < 2:
             raise BadInput(f"--holdout {holdout[0]}: the column has a single category; expected two or more")
 
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SHUFFLE,)))
+        rng = generator(seed, Ingestion.SHUFFLE)
         position = np.arange(len(obs)) if keep_order else rng.permutation(len(obs))
         # The same number for all modalities: then their buckets hold the same cells.
         n_values = sum(source.matrix.n_values for source in [*opened, *(s for part in others.values() for s in part)])
@@ -183,7 +181,9 @@ def ingest(
                 "genes_not_chosen": rna.dropped()[1],
                 **{f"{name}_features_below_min_cells": part.dropped()[0] for name, part in gathered.items()},
             },
-            "notes": [note for part in [opened, *others.values()] for s in part for note in s.notes] + notes,
+            "notes": [note for part in [opened, *others.values()] for s in part for note in s.notes]
+            + notes
+            + rna.notes,
             "statistics": "var mean and variance and the size-factor law are over the training cells; n_cells over all",
         }
         return _write(out, rna, gathered, obs, kept_cells, labels, provenance)

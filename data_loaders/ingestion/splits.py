@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.card import SPLITS
-
-PURPOSE = 1  # of the seed: draws for other purposes are independent of these
+from data_loaders.seeds import Ingestion, generator
 
 
 def random_split(strata, *, test_fraction, val_fraction, seed):
@@ -27,7 +26,7 @@ def random_split(strata, *, test_fraction, val_fraction, seed):
     pandas.Categorical (n_cells,)
         Categories train, val, test.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSE,)))
+    rng = generator(seed, Ingestion.SPLIT)
     test = _draw(np.asarray(strata), np.ones(len(strata), bool), test_fraction, rng)
     val = _draw(np.asarray(strata), ~test, val_fraction, rng)
     return _categorical(test, val)
@@ -50,7 +49,7 @@ def holdout_split(groups, fraction, strata, *, val_fraction, seed):
     pandas.Categorical (n_cells,), list of str
         The split, and the names of the groups held out.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSE,)))
+    rng = generator(seed, Ingestion.SPLIT)
     n = len(groups.categories)
     held = np.sort(rng.permutation(n)[: min(max(round(n * fraction), 1), n - 1)])
     test = np.isin(groups.codes, held)

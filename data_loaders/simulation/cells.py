@@ -22,15 +22,15 @@ from data_loaders.errors import BadInput
 from data_loaders.ingestion.splits import random_split
 from data_loaders.parallel import ordered_map
 from data_loaders.progress import progress
-from data_loaders.seeds import check_seed
+from data_loaders.seeds import Simulation, check_seed, generator
 from data_loaders.simulation.peaks import draw_peaks, make_peak_truth, peak_table
+from data_loaders.uniforms import uniform_to_one
 from data_loaders.writing.writer import AtlasWriter
 
 BLOCK = 1024  # cells made from one random stream; part of the definition of the data
 STRIP = 64  # cells computed together: their dense rates stay in the processor's cache
 N_PROGRAMMES = 8
 DEPTH_SD = 0.4  # of log depth within a donor
-TRUTH, LABELS, CELLS = 10, 11, 12  # purposes of the seed
 
 
 def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, seed=0, in_order=False):
@@ -76,9 +76,7 @@ def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, see
         raise BadInput(f"--cells {cells}: expected at least as many as types ({types}) and donors ({donors})")
     truth = make_truth(genes, types, donors, density, seed)
     type_of, donor_of = (
-        np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(LABELS, column)))
-        .choice(len(share), size=cells, p=share)
-        .astype(np.int16)
+        generator(seed, Simulation.LABELS, column).choice(len(share), size=cells, p=share).astype(np.int16)
         for column, share in enumerate([truth["type_share"], truth["donor_share"]])
     )
     if in_order:
@@ -118,7 +116,7 @@ def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, see
 
 def make_truth(genes, types, donors, density, seed):
     """Draw the parameters of an atlas: a dict of arrays, float32 where they are per gene."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(TRUTH,)))
+    rng = generator(seed, Simulation.TRUTH)
     base = rng.normal(0.0, 1.7, genes)
     markers = rng.normal(0.0, 1.5, (genes, types)) * (rng.random((genes, types)) < 0.1)
     batch = rng.normal(0.0, 0.15, (genes, donors))
@@ -184,7 +182,7 @@ def make_cells(truth, type_of, donor_of, seed, number):
 
 def _stream(seed, number):
     """The random numbers of a block."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CELLS, number)))
+    return generator(seed, Simulation.CELLS, number)
 
 
 def _scores(rng, n):
@@ -220,17 +218,6 @@ def _log_rates(profile, batch, loadings, type_of, donor_of, scores, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def _uniform(state):
-    """The next number of a SplitMix64 stream (Steele, Lea and Flood 2014), in (0, 1], and the next state."""
-    state = state + np.uint64(0x9E3779B97F4A7C15)
-    z = state
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    return (float(z >> np.uint64(11)) + 1.0) * 2.0**-53, state
-
-
-@numba.njit(nogil=True, cache=True)
 def _draw_counts(mean, events, theta, seeds):
     """Draw the counts of a block: `mean` and expected `events` (n, G), `theta` (G,), one seed per cell."""
     n, n_genes = mean.shape
@@ -244,8 +231,8 @@ def _draw_counts(mean, events, theta, seeds):
     indptr = np.zeros(n + 1, np.int64)
     k = 0
     for row in range(n):
-        state = seeds[row]
-        u, state = _uniform(state)
+        seed, drawn = seeds[row], 1
+        u = uniform_to_one(seed, 0)
         gap = -np.log(u)  # to the next event of the unit Poisson process along the genes
         for gene in range(n_genes):
             gap -= events[row, gene]
@@ -256,17 +243,20 @@ def _draw_counts(mean, events, theta, seeds):
             count = 0
             while gap <= 0:
                 # size of the event: logarithmic distribution, by Kemp's algorithm LK (1981)
-                u, state = _uniform(state)
+                u = uniform_to_one(seed, drawn)
+                drawn += 1
                 size = 1
                 if u < p:
-                    v, state = _uniform(state)
+                    v = uniform_to_one(seed, drawn)
+                    drawn += 1
                     q = -np.expm1(log_q * v)
                     if u <= q * q:
                         size = int(1.0 + np.log(u) / np.log(q))
                     elif u <= q:
                         size = 2
                 count += size
-                u, state = _uniform(state)
+                u = uniform_to_one(seed, drawn)
+                drawn += 1
                 gap -= np.log(u)
             if k == capacity:
                 capacity += capacity // 2

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-TRUTH, CELLS = 13, 14  # purposes of the seed
+from data_loaders.seeds import Simulation, generator
+
 STRIP = 64  # cells drawn together: their dense probabilities stay small
 
 
@@ -18,7 +19,7 @@ def make_peak_truth(peaks, types, programmes, density, seed):
 
     `density` is the expected share of open peaks over types in equal parts.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(TRUTH,)))
+    rng = generator(seed, Simulation.PEAK_TRUTH)
     logit = rng.normal(0.0, 1.5, (peaks, 1))
     logit = logit + rng.normal(0.0, 2.0, (peaks, types)) * (rng.random((peaks, types)) < 0.1)
     loadings = rng.normal(0.0, 0.4, (peaks, programmes)) * (rng.random((peaks, programmes)) < 0.2)
@@ -53,7 +54,7 @@ def draw_peaks(truth, type_of, scores, seed, number):
     seed, number : int
         Atlas seed and number of the block.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CELLS, number)))
+    rng = generator(seed, Simulation.PEAKS, number)
     columns = []
     for start in range(0, len(type_of), STRIP):
         rows = slice(start, start + STRIP)

@@ -1,11 +1,31 @@
 """Row-wise work on CSR arrays that scipy does with more memory or not at all."""
 
+from typing import Any, Protocol
+
 import numba
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from data_loaders.types import Array, Floats, Ints
 
-def choose_columns(block, columns, n_columns):
+
+class Csr(Protocol):
+    """The three arrays of rows of counts: scipy's CSR matrices and `SparseRows` have them."""
+
+    @property
+    def data(self) -> Any:
+        """Counts, row after row (nnz,)."""
+
+    @property
+    def indices(self) -> Any:
+        """Column of each count (nnz,)."""
+
+    @property
+    def indptr(self) -> Any:
+        """Where each row begins, and the end (n + 1,)."""
+
+
+def choose_columns(block: csr_matrix, columns: Ints, n_columns: int) -> csr_matrix:
     """A CSR block with column j renamed to `columns[j]`, and left out where that is -1; columns sorted."""
     data, indices, indptr = _choose(block.data, block.indices, block.indptr, columns)
     chosen = csr_matrix((data, indices, indptr), shape=(block.shape[0], n_columns))
@@ -14,7 +34,7 @@ def choose_columns(block, columns, n_columns):
 
 
 @numba.njit(nogil=True, cache=True)
-def _choose(data, indices, indptr, columns):
+def _choose(data: Array, indices: Ints, indptr: Ints, columns: Ints) -> tuple[Array, Ints, Ints]:
     n = 0
     for k in range(len(indices)):
         n += columns[indices[k]] >= 0
@@ -32,7 +52,7 @@ def _choose(data, indices, indptr, columns):
 
 
 @numba.njit(nogil=True, cache=True)
-def add_row_sums(rows, lengths, columns, counts, weight, sums):
+def add_row_sums(rows: Ints, lengths: Ints, columns: Ints, counts: Array, weight: Floats, sums: Floats) -> None:
     """Add to `sums[rows[i]]` the counts of row i times the `weight` of their columns."""
     k = 0
     for i in range(len(rows)):
@@ -42,7 +62,9 @@ def add_row_sums(rows, lengths, columns, counts, weight, sums):
 
 
 @numba.njit(nogil=True, cache=True)
-def scatter_rows(places, lengths, columns, counts, cursor, out_columns, out_counts):
+def scatter_rows(
+    places: Ints, lengths: Ints, columns: Ints, counts: Array, cursor: Ints, out_columns: Ints, out_counts: Array
+) -> None:
     """Copy row i to where `cursor[places[i]]` stands in the output, and move the cursor behind it."""
     k = 0
     for i in range(len(places)):

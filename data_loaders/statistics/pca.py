@@ -8,7 +8,9 @@ multiplied with a few vectors: block Lanczos iteration (Golub and Underwood 1977
 All sums are over cells, so they can be taken in parts and merged: by threads here, over shards elsewhere.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numba
 import numpy as np
@@ -16,56 +18,29 @@ import scipy.linalg
 from scipy import sparse
 
 from data_loaders.errors import BadInput, nearest
-from data_loaders.parallel import reduce_items
-from data_loaders.progress import progress
+from data_loaders.reading.atlas import Atlas
 from data_loaders.reading.rows import SparseRows
-from data_loaders.statistics import variable_genes as seurat_v3
-from data_loaders.statistics.csr import choose_columns
-from data_loaders.statistics.sums import GeneMoments
+from data_loaders.seeds import Statistics, generator
+from data_loaders.statistics.normalisation import log_normalise
+from data_loaders.statistics.sums import BLOCK, checked_rows, sum_over
+from data_loaders.statistics.variable_genes import variable_genes
+from data_loaders.types import Floats, Ints
 
-SCALE = 1e4
 COVARIANCE_GENES = 4096  # 128 MiB a covariance in float64
-BLOCK = 2048  # cells read at a time
-PARTS = 16  # of the cells, each summed by one thread: fixed, so that sums do not depend on the number of cores
 SPARSE_SHARE = 0.1  # non-zeros below which products of pairs of them are faster than BLAS on dense rows
 EXTRA_VECTORS = 10
 PASSES = 8
-START = 20  # purpose of the seed
-
-
-def log_normalise(counts, genes=None):
-    """Scale each cell to 1e4 counts over all genes and take log1p.
-
-    Parameters
-    ----------
-    counts : scipy CSR or SparseRows (n, G)
-    genes : integer array, optional
-        Columns to keep, after scaling, in this order.
-
-    Returns
-    -------
-    scipy CSR float64 (n, G or len(genes))
-        A cell without counts stays zero.
-    """
-    counts = counts.to_scipy() if isinstance(counts, SparseRows) else sparse.csr_matrix(counts)
-    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    if genes is not None:
-        columns = np.full(counts.shape[1], -1, np.int64)
-        columns[genes] = np.arange(len(genes))
-        counts = choose_columns(counts, columns, len(genes))
-    values = counts.data * np.repeat(SCALE / np.maximum(totals, 1.0), np.diff(counts.indptr))
-    return sparse.csr_matrix((np.log1p(values), counts.indices, counts.indptr), shape=counts.shape)
 
 
 class CovarianceSums:
     """Number of cells, sum and sum of outer products of their values, added block by block and merged."""
 
-    def __init__(self, n_features):
+    def __init__(self, n_features: int) -> None:
         self.n_cells = 0
         self.total = np.zeros(n_features)
         self.outer = np.zeros((n_features, n_features))  # the upper triangle counts
 
-    def add(self, block):
+    def add(self, block: Any) -> None:
         """Add a block (n, n_features): an array, or scipy CSR with sorted columns."""
         self.n_cells += block.shape[0]
         self.total += np.asarray(block.sum(axis=0)).ravel()
@@ -75,25 +50,25 @@ class CovarianceSums:
             block = block.toarray() if sparse.issparse(block) else block
             self.outer += block.T @ block
 
-    def merge(self, other):
+    def merge(self, other: Self) -> Self:
         """Add the sums of other cells and return self."""
         self.n_cells += other.n_cells
         self.total += other.total
         self.outer += other.outer
         return self
 
-    def mean(self):
+    def mean(self) -> Floats:
         """Mean (n_features,)."""
         return self.total / max(self.n_cells, 1)
 
-    def covariance(self):
+    def covariance(self) -> Floats:
         """Covariance (n_features, n_features), divided by n - 1."""
         mean = self.mean()
         outer = np.triu(self.outer)
         outer += np.triu(outer, 1).T
         return (outer - self.n_cells * np.outer(mean, mean)) / max(self.n_cells - 1, 1)
 
-    def components(self, genes, n_pcs):
+    def components(self, genes: Ints, n_pcs: int) -> "Components":
         """The `Components` of these cells; `genes` (n_features,) are the columns of the counts that were added."""
         covariance, last = self.covariance(), len(genes) - 1
         variance, vectors = scipy.linalg.eigh(covariance, subset_by_index=[last - n_pcs + 1, last])
@@ -103,35 +78,36 @@ class CovarianceSums:
 class ProductSums:
     """Sums over cells of x, x^2 and x (x . v) for some vectors v: what multiplies the covariance with them."""
 
-    def __init__(self, vectors):
+    def __init__(self, vectors: Floats) -> None:
         self.vectors, self.n_cells = vectors, 0
         self.total, self.squares = np.zeros(len(vectors)), np.zeros(len(vectors))
         self.product = np.zeros_like(vectors)
 
-    def add(self, block):
+    def add(self, block: sparse.csr_matrix) -> None:
         """Add a block, scipy CSR (n, n_features)."""
         self.n_cells += block.shape[0]
         self.total += np.asarray(block.sum(axis=0)).ravel()
         self.squares += np.bincount(block.indices, weights=block.data**2, minlength=len(self.squares))
         self.product += block.T @ (block @ self.vectors)
 
-    def merge(self, other):
+    def merge(self, other: Self) -> Self:
         """Add the sums of other cells and return self."""
         self.n_cells += other.n_cells
-        for name in ("total", "squares", "product"):
-            getattr(self, name)[:] += getattr(other, name)
+        self.total += other.total
+        self.squares += other.squares
+        self.product += other.product
         return self
 
-    def mean(self):
+    def mean(self) -> Floats:
         """Mean (n_features,)."""
         return self.total / self.n_cells
 
-    def covariance_product(self):
+    def covariance_product(self) -> Floats:
         """Covariance times the vectors (n_features, n_vectors)."""
         mean = self.mean()
         return (self.product - self.n_cells * np.outer(mean, mean @ self.vectors)) / max(self.n_cells - 1, 1)
 
-    def total_variance(self):
+    def total_variance(self) -> float:
         """Sum of the variances of all features."""
         return float((self.squares - self.n_cells * self.mean() ** 2).sum() / max(self.n_cells - 1, 1))
 
@@ -154,18 +130,18 @@ class Components:
         Of all F genes.
     """
 
-    genes: np.ndarray
-    mean: np.ndarray
-    loadings: np.ndarray
-    variance: np.ndarray
+    genes: Ints
+    mean: Floats
+    loadings: Floats
+    variance: Floats
     total_variance: float
 
     @property
-    def variance_ratio(self):
+    def variance_ratio(self) -> Floats:
         """Share of the variance that each component has (C,)."""
         return self.variance / self.total_variance
 
-    def project(self, counts, *, centred=True):
+    def project(self, counts: Any, *, centred: bool = True) -> Floats:
         """Coordinates (n, C) of raw counts (n, G), scipy CSR or SparseRows; the mean taken off if centred."""
         parts = [np.empty((0, self.loadings.shape[1]))]
         for start in range(0, counts.shape[0], BLOCK):
@@ -173,7 +149,14 @@ class Components:
         return np.concatenate(parts) - (self.mean @ self.loadings if centred else 0.0)
 
 
-def pca(atlas, n_pcs=50, *, genes=None, rows=None, seed=0):
+def pca(
+    atlas: Atlas,
+    n_pcs: int = 50,
+    *,
+    genes: int | Sequence[str] | None = None,
+    rows: Ints | None = None,
+    seed: int = 0,
+) -> Components:
     """Principal components of log-normalised genes, out of core.
 
     Cells are scaled to 1e4 counts over all genes of the atlas, then log1p; genes are centred, not scaled.
@@ -201,69 +184,35 @@ def pca(atlas, n_pcs=50, *, genes=None, rows=None, seed=0):
     BadInput
         An unknown gene or row, counts that are not sparse, no cells, or more components than cells or genes allow.
     """
-    rows = _checked_rows(atlas, rows)
-    genes = _chosen_genes(atlas, genes, rows)
-    most = min(len(genes), len(rows) - 1)
+    rows = checked_rows(atlas, rows)
+    columns = _chosen_genes(atlas, genes, rows)
+    most = min(len(columns), len(rows) - 1)
     if not 1 <= n_pcs <= most:
         raise BadInput(
-            f"{atlas.name}: {n_pcs} components of {len(rows):,} cells and {len(genes):,} genes; expected 1 to {most:,}"
+            f"{atlas.name}: {n_pcs} components of {len(rows):,} cells and {len(columns):,} genes; expected 1 to {most:,}"
         )
-    if len(genes) <= COVARIANCE_GENES:
-        sums = _sum_over(atlas, rows, genes, lambda: CovarianceSums(len(genes)), "pca")
-        return sums.components(genes, n_pcs)
 
-    def multiply(vectors, step):
-        return _sum_over(atlas, rows, genes, lambda: ProductSums(vectors), f"pca, pass {step + 1} of {PASSES}")
+    def normalised(block: SparseRows) -> sparse.csr_matrix:
+        return log_normalise(block, columns)
 
-    loadings, variance, sums = lanczos(len(genes), n_pcs, seed, multiply)
-    return Components(genes, sums.mean(), loadings, variance, sums.total_variance())
+    if len(columns) <= COVARIANCE_GENES:
+        covariance = sum_over(atlas, rows, lambda: CovarianceSums(len(columns)), "pca", normalised)
+        return covariance.components(columns, n_pcs)
 
+    def multiply(vectors: Floats, step: int) -> ProductSums:
+        return sum_over(atlas, rows, lambda: ProductSums(vectors), f"pca, pass {step + 1} of {PASSES}", normalised)
 
-def variable_genes(atlas, n_genes, rows=None):
-    """The most variable genes of an atlas by Seurat 3's method on raw counts, out of core.
-
-    The same genes as `scanpy.pp.highly_variable_genes(flavor="seurat_v3")` finds, in two passes.
-
-    Parameters
-    ----------
-    atlas : Atlas
-    n_genes : int
-    rows : integer array, optional
-        Only these cells; all by default.
-
-    Returns
-    -------
-    int array (n_genes,), sorted
-
-    Raises
-    ------
-    BadInput
-        An unknown row, counts that are not sparse, no cells, more genes than there are, or too few different counts.
-    """
-    rows = _checked_rows(atlas, rows)
-    if not 1 <= n_genes <= atlas.n_genes:
-        raise BadInput(f"{atlas.name}: {n_genes} variable genes asked for; expected 1 to {atlas.n_genes:,}")
-
-    moments = _sum_over(atlas, rows, None, lambda: _Moments(atlas.n_genes), "gene moments", normalise=False)
-    mean, n = moments.mean(), moments.n_cells
-    try:
-        expected = seurat_v3.expected_variance(mean, moments.variance())
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"{atlas.name}: variable genes: the loess curve cannot be fitted ({reason})") from error
-    clip = seurat_v3.clip_at(mean, expected, n)
-    sums = _sum_over(atlas, rows, None, lambda: seurat_v3.ClippedSums(clip), "variable genes", normalise=False)
-    return seurat_v3.top(seurat_v3.standardised_variance(mean, expected, n, sums.total, sums.squares), n_genes)
+    loadings, variance, sums = lanczos(len(columns), n_pcs, seed, multiply)
+    return Components(columns, sums.mean(), loadings, variance, sums.total_variance())
 
 
-class _Moments(GeneMoments):
-    """`GeneMoments` that take whole blocks."""
-
-    def add(self, block):
-        super().add(block.data, block.indices, block.indptr)
-
-
-def lanczos(n_features, n_pcs, seed, multiply, passes=PASSES):
+def lanczos(
+    n_features: int,
+    n_pcs: int,
+    seed: int,
+    multiply: Callable[[Floats, int], ProductSums],
+    passes: int = PASSES,
+) -> tuple[Floats, Floats, ProductSums]:
     """Leading eigenvectors of a covariance by block Lanczos iteration with full reorthogonalisation.
 
     Parameters
@@ -282,17 +231,17 @@ def lanczos(n_features, n_pcs, seed, multiply, passes=PASSES):
     sums : ProductSums
         Of the last pass.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(START,)))
+    rng = generator(seed, Statistics.LANCZOS)
     width = min(n_pcs + EXTRA_VECTORS, n_features)
     basis = np.empty((n_features, passes * width))
     projected = np.zeros((passes * width, passes * width))  # covariance within the basis; its upper blocks
     vectors = np.linalg.qr(rng.standard_normal((n_features, width)))[0]
     for step in range(passes):
         sums = multiply(vectors, step)
-        own, known = slice(step * width, (step + 1) * width), slice((step + 1) * width)
-        basis[:, own] = vectors
+        newest, known = slice(step * width, (step + 1) * width), slice((step + 1) * width)
+        basis[:, newest] = vectors
         vectors = sums.covariance_product()
-        projected[known, own] = basis[:, known].T @ vectors
+        projected[known, newest] = basis[:, known].T @ vectors
         for _ in range(2):  # once leaves rounding errors that grow, and of few cells nothing but them
             vectors = np.linalg.qr(vectors - basis[:, known] @ (basis[:, known].T @ vectors))[0]
     variance, inside = np.linalg.eigh(projected, UPLO="U")  # Rayleigh and Ritz
@@ -300,33 +249,7 @@ def lanczos(n_features, n_pcs, seed, multiply, passes=PASSES):
     return _signed(basis @ inside), variance, sums
 
 
-def _sum_over(atlas, rows, genes, new, what, normalise=True):
-    """`new()` sums with all cells added, block by block, log-normalised if so wanted."""
-    parts = min(PARTS, -(-len(rows) // BLOCK))
-    bounds = np.linspace(0, len(rows), parts + 1).astype(np.int64)
-    with progress(what, len(rows), "cells") as advance:
-
-        def part(number):
-            sums = new()
-            for start in range(bounds[number], bounds[number + 1], BLOCK):
-                block = atlas.read(rows[start : min(start + BLOCK, bounds[number + 1])])
-                sums.add(log_normalise(block, genes) if normalise else block)
-                advance(len(block))
-            return sums
-
-        return reduce_items(part, range(parts), lambda a, b: a.merge(b))
-
-
-def _checked_rows(atlas, rows):
-    if not isinstance(atlas.read(np.arange(min(1, atlas.n_cells))), SparseRows):
-        raise BadInput(f"{atlas.name}: its {atlas.modalities[0]} is dense; expected sparse counts")
-    rows = np.arange(atlas.n_cells) if rows is None else np.asarray(rows)
-    if len(rows) == 0:
-        raise BadInput(f"{atlas.name}: no cells selected; expected some")
-    return rows
-
-
-def _chosen_genes(atlas, genes, rows):
+def _chosen_genes(atlas: Atlas, genes: int | Sequence[str] | None, rows: Ints) -> Ints:
     """Columns of the genes asked for, sorted where they are not named."""
     if genes is None:
         return np.arange(atlas.n_genes)
@@ -339,14 +262,14 @@ def _chosen_genes(atlas, genes, rows):
     return columns
 
 
-def _signed(vectors):
+def _signed(vectors: Floats) -> Floats:
     """Columns with their largest entry positive: the sign of an eigenvector is arbitrary."""
     strongest = np.abs(vectors).argmax(axis=0)
     return vectors * np.sign(vectors[strongest, np.arange(vectors.shape[1])])
 
 
 @numba.njit(nogil=True, cache=True)
-def _add_outer(data, indices, indptr, outer):
+def _add_outer(data: Floats, indices: Ints, indptr: Ints, outer: Floats) -> None:
     """Add the products of all pairs of a row's values to the upper triangle of `outer`."""
     for row in range(len(indptr) - 1):
         values, columns = data[indptr[row] : indptr[row + 1]], indices[indptr[row] : indptr[row + 1]]

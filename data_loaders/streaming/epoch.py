@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_loaders.errors import BadInput
-from data_loaders.seeds import generator
+from data_loaders.seeds import Streaming, generator
 
-BLOCKS, CELLS, DRAW = 1, 2, 3  # purposes of random draws, in the spawn key of their SeedSequence
 MAX_LAYERS = 4  # a weighted epoch reads a block at most this many times
 
 
@@ -63,7 +62,7 @@ class EpochPlan:
         if self.rows is not None:
             rows = self.rows[rows].astype(np.int64)
         seed, epoch, rank = self.key
-        return generator(seed, CELLS, epoch, rank, window).permutation(rows)
+        return generator(seed, Streaming.CELLS, epoch, rank, window).permutation(rows)
 
 
 def plan_epoch(
@@ -110,7 +109,7 @@ def plan_epoch(
     sizes = share + extra.astype(np.int64)  # (n_batches, world_size)
     first = int(sizes[:, :rank].sum())
     starts = cut_blocks(rows, block_rows)
-    order = generator(seed, BLOCKS, epoch).permutation(len(starts) - 1) if shuffle else None
+    order = generator(seed, Streaming.BLOCKS, epoch).permutation(len(starts) - 1) if shuffle else None
     ends = np.cumsum(np.diff(starts)[order]) if shuffle else None
     rows = None if np.ndim(rows) == 0 else rows
     return EpochPlan(sizes[:, rank], window_batches, first, rows, starts, order, ends, (seed, epoch, rank))
@@ -160,7 +159,7 @@ def draw_weighted(rows, weights, n_draws, *, seed=0, epoch=0):
     ticks *= n_draws / ticks[-1]
     ticks[-1] = n_draws
     copies = np.empty(len(rows), np.int64)
-    copies[by_weight] = np.diff(np.floor(ticks + generator(seed, DRAW, epoch).random()), prepend=0)
+    copies[by_weight] = np.diff(np.floor(ticks + generator(seed, Streaming.DRAW, epoch).random()), prepend=0)
     layers = [np.repeat(rows, (copies + MAX_LAYERS - 1 - layer) // MAX_LAYERS) for layer in range(MAX_LAYERS)]
     return np.concatenate(layers)
 

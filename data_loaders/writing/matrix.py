@@ -3,6 +3,7 @@
 import numba
 import numpy as np
 
+from data_loaders.reading.rows import SparseRows
 from data_loaders.statistics.sums import GeneMoments
 from data_loaders.writing.arrays import ArrayAppender
 
@@ -61,7 +62,7 @@ class MatrixWriter:
         self._data.append(data)
         self._indices.append(indices)
         self._indptr.append(indptr[1:] + self.nnz)
-        self._moments.add(data, indices, indptr, counted=training)
+        self._moments.add_counted(SparseRows(data, indices, indptr, len(self.var)), training)
         self.n_rows += len(training)
         self.nnz += len(data)
         self.largest = max(self.largest, largest)

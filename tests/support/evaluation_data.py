@@ -1,5 +1,6 @@
 """Cells for the tests of the evaluation: real ones that scanpy ships, and splits of them."""
 
+import math
 import warnings
 from collections import Counter
 
@@ -10,7 +11,7 @@ import scanpy as sc
 from scipy import sparse
 from sklearn.model_selection import train_test_split
 
-from cfgen_dist.evaluation import independent_genes
+from cfgen_dist.evaluation import independent_genes, stages
 
 
 def pbmc68k():
@@ -49,3 +50,24 @@ def generated(cells, sets=3, seed=0, label="cell_type"):
     names = [f"generated-{i}" for i in range(len(labels))]
     obs = pd.DataFrame({label: pd.Categorical(labels), "is_generated": True}, index=names)
     return ad.AnnData(counts, obs=obs, var=cells.var[[]])
+
+
+def same(one, other, path=""):
+    """Whether two results have the same numbers, to 1e-9."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        return all(same(one[key], other[key], f"{path}/{key}") for key in one)
+    if isinstance(one, list):
+        assert len(one) == len(other), path
+        return all(same(a, b, f"{path}/{i}") for i, (a, b) in enumerate(zip(one, other, strict=True)))
+    close = math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9) if isinstance(one, float) else one == other
+    assert close, (path, one, other)
+    return True
+
+
+def count_items(monkeypatch):
+    """The items that are done from now on."""
+    items = []
+    do_item = stages.do_item
+    monkeypatch.setattr(stages, "do_item", lambda work, item: (items.append(item), do_item(work, item)))
+    return items

@@ -106,8 +106,7 @@ def test_gene_moments_merge(cuts, keep):
     sums = GeneMoments(25)
     for start, stop in pairwise(bounds):
         part = GeneMoments(25)
-        block = counts[start:stop]
-        part.add(block.data, block.indices, block.indptr, counted[start:stop])
+        part.add_counted(counts[start:stop], counted[start:stop])
         sums.merge(part)
     np.testing.assert_array_equal(sums.nonzero, (dense > 0).sum(0))
     np.testing.assert_allclose(sums.mean(), dense[counted].mean(0))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from scipy import sparse
 from scipy.stats import wasserstein_distance
 
-from cfgen_dist.evaluation.spaces.log_normalised import Moments
+from data_loaders.statistics.sums import GeneMoments
 
 if TYPE_CHECKING:
     from data_loaders.types import Array, Floats, Ints
@@ -17,7 +17,7 @@ TREND_BINS = 20
 TREND_GENES = 5  # a bin of the trend needs as many genes on both sides
 
 
-class Profile(Moments):
+class Profile(GeneMoments):
     """What the faithfulness metrics need to know of a set of cells; profiles of parts merge into that of the whole.
 
     Attributes
@@ -42,14 +42,14 @@ class Profile(Moments):
         profile.add(sparse.csr_matrix(counts))
         return profile
 
-    def add(self, counts: sparse.csr_matrix) -> None:  # type: ignore[override]
+    def add(self, counts: sparse.csr_matrix) -> None:
         """Add scipy CSR (n, G) without stored zeros."""
         super().add(counts)
         totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel().astype(np.int64)
         self.totals = add_tallies(self.totals, tally(totals))
         self.detected = add_tallies(self.detected, tally(np.diff(counts.indptr)))
 
-    def merge(self, other: Profile) -> Profile:
+    def merge(self, other: Self) -> Self:
         """Add the cells of another profile and return self."""
         super().merge(other)
         self.totals = add_tallies(self.totals, other.totals)

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from cfgen_dist.evaluation.spaces.log_normalised import BLOCK
 from data_loaders.errors import BadInput, nearest
-from data_loaders.statistics.pca import log_normalise
+from data_loaders.statistics.normalisation import log_normalise
 from data_loaders.types import Array, Floats, Ints, PathLike
 
 N_MARKERS = 10  # a type

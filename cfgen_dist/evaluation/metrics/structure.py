@@ -19,7 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from cfgen_dist.evaluation.metrics.distances import subsample
 from cfgen_dist.evaluation.spaces.log_normalised import N_PCS, choose_genes, in_memory
-from data_loaders.statistics.pca import log_normalise
+from data_loaders.statistics.normalisation import log_normalise
 
 if TYPE_CHECKING:
     from cfgen_dist.evaluation.cellset import CellSet

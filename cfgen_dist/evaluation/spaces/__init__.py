@@ -1,12 +1,13 @@
 """Where cells are compared: components of log-normalised counts, or of TF-IDF for accessibility.
 
-A space is fitted by sums over the test cells, which the two modules here define, and projects any cells.
+A space is fitted by sums over the test cells, and projects any cells.
 """
 
-from typing import Protocol, Self, TypeVar
+from typing import Protocol
 
 from scipy import sparse
 
+from data_loaders.statistics.sums import S
 from data_loaders.types import Floats
 
 
@@ -19,19 +20,6 @@ class AnySpace(Protocol):
 
     def project(self, counts: sparse.csr_matrix, *, centred: bool = True) -> Floats:
         """Components (n, C) of raw counts (n, features); the mean of the real cells taken off if centred."""
-
-
-class Sums(Protocol):
-    """Sums over cells: made empty, added to block by block, merged with those of other cells."""
-
-    def add(self, counts: sparse.csr_matrix, /) -> None:
-        """Add raw counts (n, features)."""
-
-    def merge(self, other: Self, /) -> Self:
-        """Add the sums of other cells and return self."""
-
-
-S = TypeVar("S", bound=Sums)
 
 
 class PassOver(Protocol):

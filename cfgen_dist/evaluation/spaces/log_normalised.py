@@ -10,50 +10,16 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from cfgen_dist.evaluation.spaces import PassOver, S
-from data_loaders.statistics import variable_genes as seurat_v3
-from data_loaders.statistics.pca import Components, CovarianceSums, log_normalise
-from data_loaders.statistics.sums import GeneMoments
-from data_loaders.types import Floats, Ints
+from cfgen_dist.evaluation.spaces import PassOver
+from data_loaders.statistics import variable_genes
+from data_loaders.statistics.normalisation import log_normalise
+from data_loaders.statistics.pca import Components, CovarianceSums
+from data_loaders.statistics.sums import GeneMoments, S
+from data_loaders.types import Ints
 
 N_GENES = 2000
 N_PCS = 30
-DISTINCT_MEANS = 8  # a neighbourhood of the loess fit of `seurat_v3` needs as many
 BLOCK = 2048  # cells read and projected at a time
-
-
-class Moments(GeneMoments):
-    """Gene moments that take blocks of counts."""
-
-    def add(self, counts: sparse.csr_matrix) -> None:  # type: ignore[override]
-        """Add scipy CSR (n, G) without stored zeros."""
-        # One compilation for all types of counts.
-        super().add(counts.data.astype(np.int64), counts.indices.astype(np.int32), counts.indptr.astype(np.int64))
-
-
-class LogSums:
-    """Number of cells, sums and sums of squares per gene of log-normalised counts."""
-
-    def __init__(self, n_genes: int) -> None:
-        self.n_cells = 0
-        self.total, self.squares = np.zeros(n_genes), np.zeros(n_genes)
-
-    def add(self, counts: sparse.csr_matrix) -> None:
-        """Add raw counts, scipy CSR (n, G)."""
-        values = log_normalise(counts)
-        self.n_cells += counts.shape[0]
-        self.total += np.asarray(values.sum(axis=0)).ravel()
-        self.squares += np.asarray(values.multiply(values).sum(axis=0)).ravel()
-
-    def merge(self, other: LogSums) -> LogSums:
-        """Add the sums of other cells and return self."""
-        for name in ("n_cells", "total", "squares"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
-
-    def variance(self) -> Floats:
-        """Variance per gene (G,), divided by n."""
-        return self.squares / self.n_cells - (self.total / self.n_cells) ** 2
 
 
 class LogCovariance(CovarianceSums):
@@ -68,11 +34,11 @@ class LogCovariance(CovarianceSums):
         super().add(log_normalise(counts, self.genes))
 
 
-def choose_genes(n_genes, pass_over, limit=N_GENES):
+def choose_genes(n_genes: int, pass_over: PassOver, limit: int = N_GENES) -> Ints:
     """Columns of the most variable genes by Seurat 3's method, ascending; all of them when there are no more.
 
     The genes of `scanpy.pp.highly_variable_genes(flavor="seurat_v3")`. With so few cells that its trend cannot be
-    fitted, those of largest variance after log-normalising.
+    fitted, those of largest variance after log-normalising: see `data_loaders.statistics.variable_genes`.
 
     Parameters
     ----------
@@ -87,30 +53,8 @@ def choose_genes(n_genes, pass_over, limit=N_GENES):
     """
     if n_genes <= limit:
         return np.arange(n_genes)
-    moments = pass_over(Moments(n_genes))
-    if not _loess_is_safe(moments):
-        return seurat_v3.top(pass_over(LogSums(n_genes)).variance(), limit)
-
-    mean, n_cells = moments.mean(), moments.n_cells
-    expected = seurat_v3.expected_variance(mean, moments.variance())
-    sums = pass_over(seurat_v3.ClippedSums(seurat_v3.clip_at(mean, expected, n_cells)))
-    score = seurat_v3.standardised_variance(mean, expected, n_cells, sums.total, sums.squares)
-    return seurat_v3.top(score, limit)
-
-
-def _loess_is_safe(moments):
-    """Whether the gene means differ enough for the loess fit of `seurat_v3`.
-
-    With few cells many genes share one mean. A neighbourhood of the fit (30 % of the varying genes) with too few
-    distinct means makes it fail, and repeated failures crash the process.
-    """
-    varying = moments.squares * moments.n_cells > moments.total**2
-    means = np.sort(moments.total[varying])
-    window = int(seurat_v3.SPAN * len(means))
-    if window < DISTINCT_MEANS:
-        return False
-    ranks = np.cumsum(np.diff(means, prepend=-1.0) > 0)
-    return int((ranks[window - 1 :] - ranks[: len(ranks) - window + 1]).min()) + 1 >= DISTINCT_MEANS
+    moments = pass_over(GeneMoments(n_genes))
+    return variable_genes.choose(moments, limit, lambda new: pass_over(new())).genes
 
 
 def fit_space(n_genes: int, pass_over: PassOver, limit: int = N_GENES, n_pcs: int = N_PCS) -> Components:

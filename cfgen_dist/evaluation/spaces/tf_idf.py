@@ -13,8 +13,9 @@ import numpy.typing as npt
 from scipy import sparse
 
 from cfgen_dist.evaluation.spaces import PassOver
-from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, N_PCS, Moments
+from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, N_PCS
 from data_loaders.statistics.pca import COVARIANCE_GENES, CovarianceSums, ProductSums, lanczos
+from data_loaders.statistics.sums import GeneMoments
 from data_loaders.types import Floats
 
 SCALE = 1e4
@@ -106,7 +107,7 @@ def fit_tf_idf(n_peaks: int, pass_over: PassOver, n_pcs: int = N_PCS) -> TfIdfSp
     -------
     TfIdfSpace
     """
-    moments = pass_over(Moments(n_peaks))
+    moments = pass_over(GeneMoments(n_peaks))
     idf = inverse_document_frequency(moments.n_cells, moments.total)
     n_pcs = max(min(n_pcs, n_peaks - 1, moments.n_cells - 1), 1)
     if n_peaks <= COVARIANCE_GENES:

@@ -6,10 +6,57 @@ the rest is evaluated at the ones alone.
 
 import numba
 import numpy as np
+import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from cfgen_dist.model.likelihoods.likelihood import Csr, Likelihood
+from data_loaders.types import Floats, Ints
+from data_loaders.uniforms import uniform
 
-def bernoulli_nll(logits, rows, columns):
+
+class Bernoulli(Likelihood):
+    """Whether a peak is open: its probability is the sigmoid of an output of the decoder.
+
+    One output more than there are peaks is added to the logits of all of them, so that a cell's depth need not be
+    learned peak by peak.
+    """
+
+    name = "bernoulli"
+    encoder_input = "binary"
+    scales_with_size_factor = False
+
+    def n_outputs(self, n_features: int) -> int:
+        """One a peak, and one for the depth of the cell."""
+        return n_features + 1
+
+    def start_bias(self, mean: Tensor, n_cells: int) -> Tensor:
+        """Logits of the share of cells that a peak is open in: 1 - exp(-mean), if counts are Poisson."""
+        logits = torch.expm1((mean * n_cells + 1) / n_cells).log()
+        return torch.cat([logits, logits.new_zeros(1)])
+
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Logits (B, F)."""
+        return outputs[:, :-1] + outputs[:, -1:]
+
+    def nll(self, outputs: Tensor, counts: Tensor, size_factor: Tensor, log_theta: Tensor | None) -> Tensor:
+        """Negative log-likelihood (B,); any count above zero is a one."""
+        rows, columns = counts.nonzero(as_tuple=True)
+        return bernoulli_nll(self.decode(outputs), rows, columns)
+
+    def draw(
+        self,
+        outputs: Tensor,
+        size_factor: Floats | None,
+        log_theta: Tensor | None,
+        seeds: Ints,
+        rng: np.random.Generator,
+    ) -> Csr:
+        """Zeros and ones; see `Likelihood.draw`."""
+        return draw_bernoulli(torch.sigmoid(self.decode(outputs)).cpu().numpy(), seeds)
+
+
+def bernoulli_nll(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Negative log-likelihood of 0/1 values: softplus(logit) everywhere, minus the logit where the value is 1.
 
     Parameters
@@ -25,7 +72,7 @@ def bernoulli_nll(logits, rows, columns):
     return F.softplus(logits).sum(dim=1).index_add(0, rows, logits[rows, columns], alpha=-1)
 
 
-def draw_bernoulli(probability, seeds):
+def draw_bernoulli(probability: Floats, seeds: Ints) -> Csr:
     """Draw 0/1 values straight into CSR, each from one uniform number that is a hash of (row seed, feature).
 
     Parameters
@@ -52,17 +99,11 @@ def draw_bernoulli(probability, seeds):
 
 
 @numba.njit(cache=True, nogil=True)
-def _draw_rows(probability, seeds, indices, indptr):
+def _draw_rows(probability: Floats, seeds: Ints, indices: Ints, indptr: Ints) -> None:
     at = 0
     for i in range(probability.shape[0]):
         for p in range(probability.shape[1]):
-            # splitmix64 (Steele et al. 2014): the p-th number of the row's stream.
-            x = seeds[i] + np.uint64(p + 1) * np.uint64(0x9E3779B97F4A7C15)
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            x = x ^ (x >> np.uint64(31))
-            u = (np.float64(x >> np.uint64(11)) + 0.5) * 1.1102230246251565e-16  # 2^-53
-            if u < probability[i, p]:
+            if uniform(seeds[i], p) < probability[i, p]:
                 indices[at] = p
                 at += 1
         indptr[i + 1] = at

@@ -6,13 +6,58 @@ Variance mu + mu^2 / theta. Source: Palma et al. 2025 (CFGen), equation 2; param
 import numba
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
+
+from cfgen_dist.model.likelihoods.likelihood import Csr, Likelihood, needed
+from data_loaders.types import Array, Floats, Ints
+from data_loaders.uniforms import uniform
 
 # Above this mean the draw by inversion walks too many steps: a Gamma-Poisson draw takes over.
 LARGE_MEAN = 32.0
 
 
-def negative_log_likelihood(log_mu, log_theta, values, rows, columns):
+class NegativeBinomial(Likelihood):
+    """Mean l * rho, rho the softmax over genes of the decoder's outputs; a theta a gene, or a gene and category."""
+
+    name = "nb"
+    has_dispersion = True
+
+    def start_bias(self, mean: Tensor, n_cells: int) -> Tensor:
+        """Log of the mean profile."""
+        return log_profile(mean, n_cells)
+
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Log gene proportions log rho (B, F)."""
+        return F.log_softmax(outputs, dim=1)
+
+    def nll(self, outputs: Tensor, counts: Tensor, size_factor: Tensor, log_theta: Tensor | None) -> Tensor:
+        """Negative log-likelihood (B,); see `negative_log_likelihood`."""
+        log_rho = self.decode(outputs)
+        rows, columns = counts.nonzero(as_tuple=True)
+        log_mu = log_rho + size_factor.clamp_min(1.0).log()[:, None]
+        return negative_log_likelihood(log_mu, needed(log_theta, "log_theta"), counts[rows, columns], rows, columns)
+
+    def draw(
+        self,
+        outputs: Tensor,
+        size_factor: Floats | None,
+        log_theta: Tensor | None,
+        seeds: Ints,
+        rng: np.random.Generator,
+    ) -> Csr:
+        """Counts; see `draw`."""
+        rho = torch.softmax(outputs, dim=1).cpu().numpy()
+        theta = needed(log_theta, "log_theta").exp().cpu().numpy()
+        return draw(rho, needed(size_factor, "size_factor"), theta, seeds, rng)
+
+
+def log_profile(mean: Tensor, n_cells: int) -> Tensor:
+    """Log of the mean profile (F,), with one count more of each feature over all cells."""
+    return ((mean * n_cells + 1) / (mean.sum() * n_cells)).log()
+
+
+def negative_log_likelihood(log_mu: Tensor, log_theta: Tensor, values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Negative log-likelihood of sparse counts, summed over genes.
 
     For a zero only ``theta log(theta / (theta + mu)) = -theta softplus(log mu - log theta)`` remains, so that term is
@@ -47,7 +92,7 @@ def negative_log_likelihood(log_mu, log_theta, values, rows, columns):
     return nll.index_add(0, rows, at_counts, alpha=-1)
 
 
-def draw(rho, size_factor, theta, seeds, rng):
+def draw(rho: Floats, size_factor: Array, theta: Floats, seeds: Ints, rng: np.random.Generator) -> Csr:
     """Draw counts x ~ NB(size_factor * rho, theta) straight into CSR.
 
     Each entry is drawn by inversion from one uniform number that is a hash of (row seed, gene). As P(x > 0) <= mu, an
@@ -96,14 +141,15 @@ def draw(rho, size_factor, theta, seeds, rng):
 
 
 @numba.njit(cache=True, nogil=True)
-def _draw_rows(rho, size_factor, theta, seeds, data, indices, indptr):
+def _draw_rows(
+    rho: Floats, size_factor: Floats, theta: Floats, seeds: Ints, data: Ints, indices: Ints, indptr: Ints
+) -> int:
     n_cells, n_genes = rho.shape
     at = 0
     large = 0
     for i in range(n_cells):
         scale = size_factor[i]
         theta_row = i if theta.shape[0] > 1 else 0
-        state = seeds[i]
         for g in range(n_genes):
             mu = scale * rho[i, g]
             if mu > LARGE_MEAN:
@@ -112,12 +158,7 @@ def _draw_rows(rho, size_factor, theta, seeds, data, indices, indptr):
                 at += 1
                 large += 1
                 continue
-            # splitmix64 (Steele et al. 2014): the g-th number of the row's stream.
-            x = state + np.uint64(g + 1) * np.uint64(0x9E3779B97F4A7C15)
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            x = x ^ (x >> np.uint64(31))
-            u = (np.float64(x >> np.uint64(11)) + 0.5) * 1.1102230246251565e-16  # 2^-53
+            u = uniform(seeds[i], g)
             if u >= mu:
                 continue
             shape = theta[theta_row, g]
@@ -140,7 +181,7 @@ def _draw_rows(rho, size_factor, theta, seeds, data, indices, indptr):
     return large
 
 
-def _drop_zeros(data, indices, indptr):
+def _drop_zeros(data: Ints, indices: Ints, indptr: Ints) -> Csr:
     keep = data > 0
     kept = np.concatenate([[0], np.cumsum(keep)])
     return data[keep], indices[keep], kept[indptr]

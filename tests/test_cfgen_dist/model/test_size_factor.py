@@ -44,3 +44,34 @@ def test_what_is_kept_does_not_grow_with_the_cells():
     assert len(law.values) == KEPT
     quantiles = np.linspace(0.01, 0.99, 9)
     np.testing.assert_allclose(np.quantile(law.values, quantiles), np.quantile(size, quantiles), rtol=0.01)
+
+
+# ---- size factors of further modalities
+
+
+@pytest.mark.parametrize("kind", ["lognormal", "resample"])
+def test_size_factors_are_drawn_together(kind):
+    rng = np.random.default_rng(3)
+    n = 30_000
+    codes = rng.integers(0, 3, n)
+    log_first = rng.normal(7 + codes, 0.4)
+    log_other = 2 + 0.8 * log_first + rng.normal(0, 0.3, n)
+    law = SizeFactorLaw.fit(
+        np.exp(log_first), codes, 3, kind=kind, covariate="batch", others={"adt": np.exp(log_other)}
+    )
+    category = rng.integers(0, 3, n)
+    first = law.draw(category, rng)
+    other = law.draw_others(first, category, rng)["adt"]
+    for k in range(3):
+        drawn = np.log(np.stack([first, other])[:, category == k])
+        real = np.stack([log_first, log_other])[:, codes == k]
+        np.testing.assert_allclose(drawn.mean(axis=1), real.mean(axis=1), atol=0.03)
+        np.testing.assert_allclose(np.cov(drawn), np.cov(real), atol=0.012)
+
+
+def test_one_cell_in_a_category():
+    law = SizeFactorLaw.fit([100.0, 50.0, 70.0], np.array([0, 1, 1]), 3, kind="lognormal", others={"adt": [9, 5, 6]})
+    rng = np.random.default_rng(0)
+    assert law.draw(np.zeros(5, int), rng) == pytest.approx(100.0)
+    assert law.draw_others(np.full(5, 100.0), np.zeros(5, int), rng)["adt"] == pytest.approx(9.0)
+    assert np.isfinite(law.draw(np.full(5, 2), rng)).all(), "a category without cells takes the law of all"

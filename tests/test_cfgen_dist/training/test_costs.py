@@ -6,7 +6,7 @@ from conftest import TINY
 
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config
-from cfgen_dist.training.costs import GPUS, estimated, flow_steps, memory, n_steps, networks
+from cfgen_dist.training.costs import GPUS, estimated, memory, n_steps, networks
 from cfgen_dist.training.settle import settle
 from data_loaders import open_atlas
 
@@ -28,11 +28,11 @@ def test_steps_are_those_of_a_training(settled, tiny_run):
 
 def test_large_atlases_get_the_steps_that_settling_gives(settled):
     atlas, config = settled
-    config.flow.max_steps = None
-    assert flow_steps(config, atlas.card["splits"], 600) == 2000
-    assert flow_steps(config, atlas.card["splits"], 10**8) == 100_000
     n = 200_000
-    assert flow_steps(config, atlas.card["splits"], n) == 30 * round(n * 480 / 600) // 256
+    for n_cells, steps in ((None, 2000), (600, 2000), (10**8, 100_000), (n, 30 * round(n * 480 / 600) // 256)):
+        config.flow.max_steps = None
+        settle(config, atlas, here=False, n_cells=n_cells)
+        assert n_steps(config, atlas.card["splits"], n_cells or 600)[2] == steps
 
 
 def test_estimates_shrink_with_workers_and_links_cost(settled):

@@ -8,7 +8,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from cfgen_dist.evaluation.spaces.log_normalised import LogCovariance, Space, choose_genes, components, in_memory
-from data_loaders.statistics.pca import log_normalise
+from data_loaders.statistics.normalisation import log_normalise
 
 
 def variable_genes(counts, limit):

@@ -1,7 +1,6 @@
 """Evaluation in shards: the same numbers however the work is cut, done and interrupted."""
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from evaluation_data import generated, with_split
+from evaluation_data import count_items, generated, same, with_split
 from scipy import sparse
 
 from cfgen_dist.evaluation import Reference, evaluate, stages
@@ -65,19 +64,6 @@ def whole(real, made):
     return evaluate(real, made, control=True, **OPTIONS)
 
 
-def same(one, other, path=""):
-    """Whether two results have the same numbers, to 1e-9."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        return all(same(one[key], other[key], f"{path}/{key}") for key in one)
-    if isinstance(one, list):
-        assert len(one) == len(other), path
-        return all(same(a, b, f"{path}/{i}") for i, (a, b) in enumerate(zip(one, other, strict=True)))
-    close = math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9) if isinstance(one, float) else one == other
-    assert close, (path, one, other)
-    return True
-
-
 def numbers(result):
     return {name: result[name] for name in ("metrics", "types", "sets", "verdict", "notes")}
 
@@ -114,8 +100,8 @@ def with_only(cells, wanted):
     return cells[np.sort(rows)].copy()
 
 
-@pytest.mark.slow  # most of it starts actors, of the pool that test_ray_generate.py uses too
-def test_actors_change_nothing(stores, whole, tmp_path):
+@pytest.mark.slow  # most of it starts actors, of the pool that generation/test_workers.py uses too
+def test_actors_change_nothing(ray_local, stores, whole, tmp_path):
     again = evaluate(*stores, tmp_path / "report", control=True, shard_size=60, ray="local", workers=2, **OPTIONS)
     assert same(without_forests(again), without_forests(whole))
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
@@ -139,20 +125,12 @@ def interrupted(stores, out, monkeypatch, done):
     return items
 
 
-def count_items(monkeypatch):
-    """The items that are done from now on."""
-    items = []
-    do_item = stages.do_item
-    monkeypatch.setattr(stages, "do_item", lambda work, item: (items.append(item), do_item(work, item)))
-    return items
-
-
 @pytest.mark.parametrize("done", [2, 14, 24])
 def test_an_interrupted_evaluation_is_finished(stores, whole, tmp_path, monkeypatch, done):
     """Stopped while the space is fitted, while cells are read, while sets are scored."""
     out = tmp_path / "report"
     before = interrupted(stores, out, monkeypatch, done)
-    with pytest.raises(BadInput, match=r"report.parts holds an interrupted evaluation: --resume"):
+    with pytest.raises(BadInput, match=r"report.parts holds an interrupted evaluation: `resume=True`"):
         evaluate(*stores, out, shard_size=50, **OPTIONS)
     with pytest.raises(BadInput, match="holds shards of another evaluation, or of other cells: give the same"):
         evaluate(*stores, out, shard_size=50, resume=True, **OPTIONS | {"seed": 4})
@@ -181,7 +159,7 @@ def test_damaged_parts_are_made_again(stores, whole, tmp_path, monkeypatch):
     assert len(parts) >= 2
     parts[0].write_bytes(parts[0].read_bytes()[:-50])
     record = parts[1].with_suffix(".json")
-    record.write_text(record.read_text().replace('"settings": "', '"settings": "0'))
+    record.write_text(record.read_text().replace('"work": "', '"work": "0'))
     again = count_items(monkeypatch)
     result = evaluate(*stores, out, shard_size=50, resume=True, **OPTIONS)
     assert {parts[0].stem, parts[1].stem} <= set(map(stages.part_name, again))

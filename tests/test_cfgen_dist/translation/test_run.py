@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -14,8 +15,9 @@ import torch
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.cli import main
+from cfgen_dist.generation.options import Sampling
 from cfgen_dist.generation.parts import write_part
-from cfgen_dist.generation.run import generate, open_parts
+from cfgen_dist.generation.run import generate
 from cfgen_dist.translation.run import score_translation, translate
 from cfgen_dist.translation.shard import (
     plan_translation,
@@ -24,6 +26,7 @@ from cfgen_dist.translation.shard import (
     translate_latents,
     translate_shard,
 )
+from cfgen_dist.workers.parts import Ledger, open_parts
 from data_loaders import AtlasWriter, open_atlas
 from data_loaders.errors import BadInput
 
@@ -100,7 +103,9 @@ def latents(model, atlas, plan, after=None):
 
 
 def test_there_and_back_under_the_own_label_is_the_cell(model, atlas):
-    plan = plan_translation(model, atlas, {"donor": model.labels["donor"][0]}, solver="rk4", steps=40)
+    plan = plan_translation(
+        model, atlas, {"donor": model.labels["donor"][0]}, sampling=Sampling(solver="rk4", steps=40)
+    )
     back, encoded = latents(model, atlas, plan, after="own")
     assert (back - encoded).abs().max() < 1e-3
     other, _ = latents(model, atlas, plan)
@@ -113,15 +118,17 @@ def test_there_and_back_under_the_own_label_is_the_cell(model, atlas):
 def test_the_way_to_noise_is_dopri5s(model, atlas):
     """Fixed steps against the paper's adaptive solver."""
     to = {"donor": model.labels["donor"][1]}
-    fine, _ = latents(model, atlas, plan_translation(model, atlas, to, solver="rk4", steps=40))
-    exact, _ = latents(model, atlas, plan_translation(model, atlas, to, solver="dopri5"))
+    fine, _ = latents(model, atlas, plan_translation(model, atlas, to, sampling=Sampling(solver="rk4", steps=40)))
+    exact, _ = latents(model, atlas, plan_translation(model, atlas, to, sampling=Sampling(solver="dopri5")))
     assert (fine - exact).abs().max() < 5e-3
 
 
 def test_guidance_weighs_the_way(model, atlas):
     to = {"donor": model.labels["donor"][0]}
     z = [
-        latents(model, atlas, plan_translation(model, atlas, to, guidance={"donor": w, "cell_type": 1.0}))[0]
+        latents(
+            model, atlas, plan_translation(model, atlas, to, sampling=Sampling(guidance={"donor": w, "cell_type": 1.0}))
+        )[0]
         for w in (1, 3)
     ]
     assert (z[0] - z[1]).abs().max() > 1e-3
@@ -137,15 +144,12 @@ def test_workers_make_the_same_bytes(translated, tiny_run, tiny_atlas, tmp_path)
     assert other["sha256"] != threads["sha256"]
 
 
-@pytest.mark.slow  # as for generation in test_ray_generate.py
-def test_actors_make_the_same_bytes(translated, tiny_run, tiny_atlas, tmp_path):
-    from cfgen_dist.workers.cluster import connect
-
+@pytest.mark.slow  # as for generation in generation/test_workers.py
+def test_actors_make_the_same_bytes(ray_local, translated, tiny_run, tiny_atlas, tmp_path):
     donor = open_atlas(tiny_atlas).categories("donor")[0]
-    with connect("local", workers=2):
-        actors = translate(
-            tiny_run, tiny_atlas, tmp_path / "c.zarr", {"donor": donor}, shard_size=130, seed=2, ray="local", workers=2
-        )
+    actors = translate(
+        tiny_run, tiny_atlas, tmp_path / "c.zarr", {"donor": donor}, shard_size=130, seed=2, ray="local", workers=2
+    )
     assert actors["sha256"] == translated[1]["sha256"]
 
 
@@ -153,13 +157,13 @@ def test_an_interrupted_translation_is_finished(translated, model, tiny_run, tin
     """Two shards are there, one of them damaged: the rest is made, the damaged one again."""
     out, donor = tmp_path / "cells.zarr", model.labels["donor"][0]
     source = open_atlas(tiny_atlas)
-    plan = plan_translation(model, source, {"donor": donor}, shard_size=130, seed=2)
+    plan = plan_translation(model, source, {"donor": donor}, sampling=Sampling(shard_size=130, seed=2))
     parts = open_parts(out, {"plan": plan.to_dict(), "kind": "translation"}, False)
     for shard in (0, 3):
-        write_part(model, shard, plan, parts, lambda *a: translate_shard(*a, atlas=str(tiny_atlas)))
+        write_part(model, shard, plan, Ledger(parts, plan.digest), partial(translate_shard, atlas=str(tiny_atlas)))
     file = next(parts.glob("shard-000003.npz"))
     file.write_bytes(file.read_bytes()[:-100] + bytes(100))
-    with pytest.raises(BadInput, match=r"holds an interrupted generation: --resume finishes it"):
+    with pytest.raises(BadInput, match=r"holds an interrupted generation: `resume=True` finishes it"):
         translate(tiny_run, tiny_atlas, out, {"donor": donor}, shard_size=130, seed=2)
     with pytest.raises(BadInput, match="holds shards of another plan"):
         translate(tiny_run, tiny_atlas, out, {"donor": model.labels["donor"][1]}, shard_size=130, seed=2, resume=True)
@@ -174,7 +178,7 @@ def test_an_interrupted_translation_is_finished(translated, model, tiny_run, tin
 
 def test_scores_of_the_cells_themselves(atlas, model, translated):
     """Before is the same as after when nothing was changed; target distances leave the target's own cells out."""
-    plan = plan_translation(model, atlas, {"donor": model.labels["donor"][0]}, seed=2)
+    plan = plan_translation(model, atlas, {"donor": model.labels["donor"][0]}, sampling=Sampling(seed=2))
     scores = score_translation(atlas, atlas, plan, "cell_type")
     assert scores["before"] == scores["after"]
     assert scores["cells"] == atlas.n_cells

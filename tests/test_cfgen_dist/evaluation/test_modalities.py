@@ -5,11 +5,11 @@ import numpy as np
 import ot
 import pandas as pd
 import pytest
+from evaluation_data import count_items, same
 from multimodal_data import paired
 from scipy import sparse
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
-from test_evaluate_shards import count_items, same
 
 from cfgen_dist.evaluation import ChromatinReference, Reference, evaluate, stages
 from cfgen_dist.evaluation.metrics.markers import find_markers, marker_correlation
@@ -99,8 +99,8 @@ def test_many_peaks_in_shards_as_in_memory(real, made, stores, whole, monkeypatc
         assert row["generated"]["mean"] == pytest.approx(whole["atac"]["metrics"][name]["generated"]["mean"], rel=0.05)
 
 
-@pytest.mark.slow  # as for rna in test_evaluate_shards.py
-def test_actors_change_nothing(stores, whole, tmp_path):
+@pytest.mark.slow  # as for rna in test_stages.py
+def test_actors_change_nothing(ray_local, stores, whole, tmp_path):
     again = evaluate(*stores, tmp_path / "report", shard_size=60, ray="local", workers=2, **OPTIONS)["modalities"]
     assert same(again, whole)
 

@@ -16,7 +16,9 @@ import torch
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.cli import main
-from cfgen_dist.generation.plan import make_plan, read_label_table, read_plan
+from cfgen_dist.generation.options import Sampling
+from cfgen_dist.generation.plan import make_plan, read_plan
+from cfgen_dist.generation.request import read_label_table
 from cfgen_dist.generation.run import generate
 from cfgen_dist.generation.shard import sample_shard
 from cfgen_dist.model.build import build_autoencoder
@@ -31,7 +33,7 @@ def model(tiny_run):
 
 
 def test_shards_divide_the_plan(model):
-    plan = make_plan(model, 1003, seed=4, shard_size=100)
+    plan = make_plan(model, 1003, sampling=Sampling(seed=4, shard_size=100))
     shards = [plan.shard_codes(s) for s in range(plan.n_shards)]
     assert {len(s) for s in shards} <= {91, 92}, "1003 cells over 11 shards"
     codes, counts = np.unique(np.concatenate(shards), axis=0, return_counts=True)
@@ -40,7 +42,7 @@ def test_shards_divide_the_plan(model):
 
 
 def test_labels_follow_the_observed_proportions(model):
-    plan = make_plan(model, 100_000, seed=0)
+    plan = make_plan(model, 100_000)
     expected = {
         tuple(c): n for c, n in zip(model.combinations.tolist(), model.counts / model.counts.sum(), strict=True)
     }
@@ -84,7 +86,7 @@ def test_generated_cells_are_integer_sparse_and_labelled(model):
 
 
 def test_a_shard_does_not_depend_on_the_others(model):
-    plan = make_plan(model, 300, shard_size=100)
+    plan = make_plan(model, 300, sampling=Sampling(shard_size=100))
     alone = sample_shard(model, 2, plan)
     for shard in (0, 1):
         sample_shard(model, shard, plan)
@@ -97,7 +99,7 @@ def test_the_store_holds_what_memory_holds(model, tiny_run, tmp_path):
     generate(tiny_run, tmp_path / "cells.zarr", 250, seed=5, shard_size=100)
     store = ad.read_zarr(tmp_path / "cells.zarr")
     memory = model.generate(250, seed=5)
-    plan = make_plan(model, 250, seed=5, shard_size=100)
+    plan = make_plan(model, 250, sampling=Sampling(seed=5, shard_size=100))
     counts = np.concatenate([sample_shard(model, s, plan)[0]["rna"].toarray() for s in range(plan.n_shards)])
     np.testing.assert_array_equal(store.X.toarray(), counts)
     assert store.obs["cell_type"].value_counts().to_dict() == memory.obs["cell_type"].value_counts().to_dict()
@@ -124,7 +126,7 @@ def test_killed_generation_resumes_to_the_same_counts(tiny_run, tmp_path):
     assert not (tmp_path / "cells.zarr").exists()
     kept = {p.name: p.stat().st_mtime_ns for p in parts.glob("shard-*.npz")}
     assert 10 <= len(kept) < 200
-    with pytest.raises(BadInput, match=r"holds an interrupted generation: --resume finishes it"):
+    with pytest.raises(BadInput, match=r"holds an interrupted generation: `resume=True` finishes it"):
         generate(tiny_run, tmp_path / "cells.zarr", 4000, seed=3, shard_size=20)
     with pytest.raises(BadInput, match="holds shards of another plan"):
         generate(tiny_run, tmp_path / "cells.zarr", 4000, seed=4, shard_size=20, resume=True)
@@ -152,7 +154,7 @@ def test_theta_and_size_factors_of_a_category_are_those_of_its_cells(model):
     config.autoencoder.theta_covariate, config.sampling.guidance = "donor", 0.0  # one law of latents for both donors
     weights = model.autoencoder.state_dict()
     weights["log_theta"] = torch.tensor([[-1.5], [12.0]]).expand(2, len(model.genes))
-    network = build_autoencoder(config, {"rna": len(model.genes)}, model.labels)
+    network = build_autoencoder(config.autoencoder, config.modalities, {"rna": len(model.genes)}, n_dispersions=2)
     network.load_state_dict(weights)
     law = SizeFactorLaw.fit(np.array([300.0, 3000.0]), np.array([0, 1]), 2, kind="lognormal", covariate="donor")
     other = CFGen(**{**vars(model), "config": config, "autoencoder": network.eval(), "size_factor": law})
@@ -180,9 +182,9 @@ def test_parts_that_a_killed_run_left_are_removed(tiny_run, tmp_path):
 def test_a_label_without_guidance_is_named(model, caplog):
     kind = model.labels["cell_type"][1]
     with caplog.at_level("WARNING", logger="cfgen_dist"):
-        make_plan(model, 5, labels={"cell_type": kind}, guidance={"cell_type": 1.0})
+        make_plan(model, 5, labels={"cell_type": kind}, sampling=Sampling({"cell_type": 1.0}))
         assert not caplog.records
-        make_plan(model, 5, labels={"cell_type": kind}, guidance={"donor": 1.0})
+        make_plan(model, 5, labels={"cell_type": kind}, sampling=Sampling({"donor": 1.0}))
     assert f"cell_type={kind} is fixed, but its guidance weight is 0: cells are labelled so and not made" in caplog.text
 
 
@@ -219,7 +221,7 @@ def test_a_plan_edited_by_hand_is_checked(model, tmp_path, entry, value, named):
     [
         ({"n": 0}, "number of cells is 0, expected 1 to"),
         ({"n": -5}, "number of cells is -5"),
-        ({"n": None}, "number of cells: none given; expected --cells N"),
+        ({"n": None}, "`cells`: none given; expected a number of cells"),
         ({"n": 5, "labels": {"celltype": "x"}}, "no attribute 'celltype', did you mean 'cell_type'?"),
         ({"n": 5, "labels": {"cell_type": "type_99"}}, "cell_type: unknown category 'type_99', did you mean"),
         ({"n": 5, "guidance": {"tissue": 1.0}}, "guidance for 'tissue', but the model has no such attribute"),
@@ -235,7 +237,7 @@ def test_a_plan_edited_by_hand_is_checked(model, tmp_path, entry, value, named):
 )
 def test_impossible_requests(model, request_, message):
     with pytest.raises(BadInput) as error:
-        make_plan(model, **request_)
+        make_plan(model, request_.pop("n"), labels=request_.pop("labels", None), sampling=Sampling(**request_))
     assert message in str(error.value)
 
 
@@ -249,7 +251,9 @@ def test_a_gpu_that_is_not_there_is_refused(model, tiny_run, tmp_path, capsys):
     with pytest.raises(BadInput, match=message):
         model.generate(5, device="cuda")
     assert list(tmp_path.iterdir()) == []
-    assert make_plan(model, 5, device="cuda").digest != make_plan(model, 5).digest, "a GPU makes other cells"
+    assert make_plan(model, 5, sampling=Sampling(device="cuda")).digest != make_plan(model, 5).digest, (
+        "a GPU makes other cells"
+    )
 
 
 @pytest.mark.parametrize(

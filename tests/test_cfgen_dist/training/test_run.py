@@ -116,7 +116,7 @@ def test_a_finished_run_is_not_trained_again(tiny_atlas, tiny_run):
     model = train(tiny_atlas, tiny_run, resume=True)
     assert (tiny_run / "flow" / "metrics.csv").stat().st_mtime_ns == before
     assert model.digest == CFGen.load(tiny_run).digest
-    with pytest.raises(BadInput, match="holds a run already: --resume continues it"):
+    with pytest.raises(BadInput, match="holds a run already: `resume=True` continues it"):
         train(tiny_atlas, tiny_run)
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import TINY
 
+from cfgen_dist import tune
 from cfgen_dist.config import load_config
 from cfgen_dist.training.stream import held_out_stream
-from cfgen_dist.tuning import search, tune
+from cfgen_dist.tuning import search
 from cfgen_dist.tuning.search import best_trial, read_trials
 from cfgen_dist.tuning.trial import best_autoencoder, read_reports, trial_config
 from data_loaders import open_atlas
@@ -20,15 +21,6 @@ SPACE = {
     "flow": {"lr": {"loguniform": [1e-4, 1e-2]}},
     "sampling": {"guidance": {"choice": [1]}, "steps": {"choice": [3]}},
 }
-
-
-@pytest.fixture(scope="module")
-def ray_local():
-    """One local Ray for the module; `tune` finds and uses the connection."""
-    from cfgen_dist.workers.cluster import connect
-
-    with connect("local", workers=2) as ray:
-        yield ray
 
 
 @pytest.mark.slow

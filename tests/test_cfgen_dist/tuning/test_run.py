@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
+from cfgen_dist import tune
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config, to_dict
-from cfgen_dist.tuning import tune
 from cfgen_dist.tuning.guidance import choose
 from cfgen_dist.tuning.plots import importances
 from cfgen_dist.tuning.run import _check_directory, _room
@@ -30,15 +30,6 @@ SPACE = {
     "flow": {"lr": {"loguniform": [1e-4, 1e-2]}, "max_steps": {"times": [0.5, 1]}},
     "sampling": {"guidance": {"choice": [1, 2]}, "steps": {"choice": [3]}},
 }
-
-
-@pytest.fixture(scope="module")
-def ray_local():
-    """One local Ray for the module; `tune` finds and uses the connection."""
-    from cfgen_dist.workers.cluster import connect
-
-    with connect("local", workers=2) as ray:
-        yield ray
 
 
 @pytest.fixture(scope="module")
@@ -342,11 +333,11 @@ def test_room_is_known_before_anything_is_written(ray_local, tiny_atlas, tmp_pat
         with pytest.raises(BadInput, match=r"a trial needs 1 GPU, but this machine's cluster has 0"):
             tune(tiny_atlas, tmp_path / "run", ray=ray, gpus_per_worker=1)
     assert list(tmp_path.iterdir()) == []
-    assert _room({"workers": 1, "cpus": 0.2, "gpus": 0}, local=True) == 10, "fractions of two"
+    assert _room({"workers": 1, "cpus": 0.2, "gpus": 0}, local=True) == 15, "fractions of three"
     assert _room({"workers": 5, "cpus": 1, "gpus": 4}, local=False) == 1, "a cluster that may grow"
 
 
-@pytest.mark.slow  # the connection of test_ray_generate.py; a search only imports more
+@pytest.mark.slow  # the connection of generation/test_workers.py; a search only imports more
 def test_a_cluster_that_is_not_there_leaves_nothing(tiny_atlas, tmp_path):
     command = [sys.executable, "-m", "cfgen_dist", "tune", str(tiny_atlas), "--out", str(tmp_path / "run")]
     done = subprocess.run([*command, "--ray", "127.0.0.1:1"], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Models of several modalities: likelihoods, joint latent, cells that lack a modality, training and generation."""
+"""Models of several modalities on the whole road: trained, generated from, evaluated, and what is refused."""
 
 import json
 
@@ -6,10 +6,8 @@ import anndata as ad
 import mudata
 import numpy as np
 import pytest
-import torch
 from conftest import TINY
 from multimodal_data import write_pair
-from scipy import sparse, stats
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.cli import main
@@ -17,12 +15,6 @@ from cfgen_dist.config import load_config
 from cfgen_dist.evaluation import evaluate
 from cfgen_dist.generation.augment import augment
 from cfgen_dist.generation.run import generate
-from cfgen_dist.model.autoencoder import Autoencoder
-from cfgen_dist.model.likelihoods.bernoulli import bernoulli_nll, draw_bernoulli
-from cfgen_dist.model.likelihoods.negative_binomial import draw
-from cfgen_dist.model.likelihoods.poisson import NO_DISPERSION, poisson_nll
-from cfgen_dist.model.multimodal import JointAutoencoder
-from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.training.modalities import complete
 from cfgen_dist.training.run import train
 from cfgen_dist.translation.run import translate
@@ -47,147 +39,6 @@ def run(pair, tmp_path_factory):
     settings = {**SETTINGS, "modalities.likelihood": "adt=poisson", "autoencoder.max_epochs": 20, "flow.max_steps": 300}
     train(pair, run, load_config(overrides=settings))
     return run
-
-
-# ---- likelihoods
-
-
-def test_likelihoods_are_scipys():
-    rng = np.random.default_rng(0)
-    logits = rng.normal(-2, 2, (20, 30))
-    x = rng.random((20, 30)) < 0.3
-    rows, columns = (torch.from_numpy(place) for place in x.nonzero())
-    ours = bernoulli_nll(torch.from_numpy(logits), rows, columns)
-    np.testing.assert_allclose(ours, -stats.bernoulli(1 / (1 + np.exp(-logits))).logpmf(x).sum(axis=1))
-    mean = rng.lognormal(-1, 1, (20, 30))
-    counts = rng.poisson(mean)
-    rows, columns = (torch.from_numpy(place) for place in counts.nonzero())
-    values = torch.from_numpy(counts[counts.nonzero()].astype(float))
-    ours = poisson_nll(torch.from_numpy(np.log(mean)), values, rows, columns)
-    np.testing.assert_allclose(ours, -stats.poisson(mean).logpmf(counts).sum(axis=1))
-
-
-def test_draws_have_their_law():
-    rng = np.random.default_rng(1)
-    n = 20_000
-    probability = np.tile(np.array([0.0, 0.01, 0.3, 0.97, 1.0], np.float32), (n, 1))
-    data, indices, indptr = draw_bernoulli(probability, rng.integers(0, 2**64, n, dtype=np.uint64))
-    drawn = sparse.csr_matrix((data, indices, indptr), shape=(n, 5)).toarray()
-    assert set(np.unique(drawn)) == {0, 1}
-    np.testing.assert_allclose(drawn.mean(axis=0), probability[0], atol=4 * np.sqrt(0.25 / n))
-    assert abs(np.corrcoef(drawn[:, 2], drawn[:, 3])[0, 1]) < 4 / np.sqrt(n)
-    mean = np.array([0.02, 1.0, 7.0, 90.0])  # the last one above what inversion draws
-    rho = np.tile((mean / mean.sum()).astype(np.float32), (n, 1))
-    seeds = rng.integers(0, 2**64, n, dtype=np.uint64)
-    parts = draw(rho, np.full(n, mean.sum()), np.full(4, NO_DISPERSION), seeds, rng)
-    drawn = sparse.csr_matrix(parts, shape=(n, 4)).toarray()
-    np.testing.assert_allclose(drawn.mean(axis=0), mean, atol=4 * np.sqrt(90 / n), rtol=0.02)
-    np.testing.assert_allclose(drawn.var(axis=0), mean, rtol=0.06)
-    for column, m in ((1, 1.0), (2, 7.0)):
-        observed = np.bincount(drawn[:, column], minlength=40)[:40] / n
-        assert np.abs(observed - stats.poisson(m).pmf(np.arange(40))).max() < 4 * np.sqrt(0.25 / n)
-
-
-@pytest.mark.parametrize("likelihood", ["nb", "bernoulli", "poisson"])
-def test_training_starts_from_the_constant_model(likelihood):
-    """At the start the decoder says the mean of every feature, whatever the latent."""
-    rng = np.random.default_rng(2)
-    mean = rng.lognormal(-1.5, 0.5, 40)
-    model = Autoencoder(40, 6, hidden=(16, 8), likelihood=likelihood).eval()
-    model.start_at(torch.from_numpy(mean).float(), 10_000)
-    decoded = model.decode(torch.randn(3, 6)).detach().numpy()
-    if likelihood == "bernoulli":
-        np.testing.assert_allclose(1 / (1 + np.exp(-decoded)), np.tile(1 - np.exp(-mean), (3, 1)), rtol=2e-3)
-    else:
-        np.testing.assert_allclose(np.exp(decoded), np.tile(mean / mean.sum(), (3, 1)), rtol=2e-3)
-
-
-# ---- the joint autoencoder
-
-
-def joint():
-    torch.manual_seed(0)
-    made = {
-        "rna": Autoencoder(30, 6, hidden=(16, 8), decoded_dim=5),
-        "atac": Autoencoder(50, 6, hidden=(16, 8), decoded_dim=5, likelihood="bernoulli", input="binary"),
-    }
-    return JointAutoencoder(made, 5)
-
-
-def cells(n=12):
-    counts = {"rna": torch.poisson(torch.full((n, 30), 0.8)), "atac": torch.poisson(torch.full((n, 50), 0.3))}
-    return counts, counts["rna"].sum(dim=1)
-
-
-def test_the_loss_is_the_sum_over_modalities():
-    model, (counts, size_factor) = joint().eval(), cells()
-    z = model.encode(counts, size_factor)
-    parts = [model.branches[name].nll(z, counts[name], size_factor).mean() for name in counts]
-    torch.testing.assert_close(model(counts, size_factor), sum(parts))
-
-
-def test_cells_without_a_modality_train_the_others():
-    """Their code in it is zero, their likelihood there is left out, and no gradient reaches its networks from them."""
-    model, (counts, size_factor) = joint(), cells()
-    counts["atac"][4:] = 0
-    model.eval()
-    some = {name: values[:4] for name, values in counts.items()}
-    torch.testing.assert_close(model.encode(counts, size_factor)[:4], model.encode(some, size_factor[:4]))
-    z = model.encode(counts, size_factor)
-    rna = model.branches["rna"].nll(z, counts["rna"], size_factor)
-    atac = model.branches["atac"].nll(z, counts["atac"], size_factor)[:4]
-    torch.testing.assert_close(model(counts, size_factor), (rna.sum() + atac.sum()) / 12)
-    model.train()
-    counts["atac"][:] = 0
-    model(counts, size_factor).backward()
-    gradients = [p.grad for p in model.branches["atac"].parameters() if p.grad is not None]
-    assert all((g == 0).all() for g in gradients)
-    assert (model.branches["rna"].decoder[-1].weight.grad != 0).any()
-
-
-def test_gradients_flow_from_every_modality_to_the_shared_layer():
-    for name in ("rna", "atac"):
-        model, (counts, size_factor) = joint(), cells()
-        with torch.no_grad():  # the last layers start at zero: nothing could pass
-            for branch in model.branches.values():
-                branch.decoder[-1].weight.normal_()
-        z = model.encode(counts, size_factor)
-        model.branches[name].nll(z, counts[name], size_factor).sum().backward()
-        assert (model.join[0].weight.grad != 0).any()
-
-
-# ---- size factors of further modalities
-
-
-@pytest.mark.parametrize("kind", ["lognormal", "resample"])
-def test_size_factors_are_drawn_together(kind):
-    rng = np.random.default_rng(3)
-    n = 30_000
-    codes = rng.integers(0, 3, n)
-    log_first = rng.normal(7 + codes, 0.4)
-    log_other = 2 + 0.8 * log_first + rng.normal(0, 0.3, n)
-    law = SizeFactorLaw.fit(
-        np.exp(log_first), codes, 3, kind=kind, covariate="batch", others={"adt": np.exp(log_other)}
-    )
-    category = rng.integers(0, 3, n)
-    first = law.draw(category, rng)
-    other = law.draw_others(first, category, rng)["adt"]
-    for k in range(3):
-        drawn = np.log(np.stack([first, other])[:, category == k])
-        real = np.stack([log_first, log_other])[:, codes == k]
-        np.testing.assert_allclose(drawn.mean(axis=1), real.mean(axis=1), atol=0.03)
-        np.testing.assert_allclose(np.cov(drawn), np.cov(real), atol=0.012)
-
-
-def test_one_cell_in_a_category():
-    law = SizeFactorLaw.fit([100.0, 50.0, 70.0], np.array([0, 1, 1]), 3, kind="lognormal", others={"adt": [9, 5, 6]})
-    rng = np.random.default_rng(0)
-    assert law.draw(np.zeros(5, int), rng) == pytest.approx(100.0)
-    assert law.draw_others(np.full(5, 100.0), np.zeros(5, int), rng)["adt"] == pytest.approx(9.0)
-    assert np.isfinite(law.draw(np.full(5, 2), rng)).all(), "a category without cells takes the law of all"
-
-
-# ---- the whole road
 
 
 def test_training_and_generation_in_memory(pair, run):
@@ -229,12 +80,12 @@ def test_the_store_holds_all_modalities_and_can_be_trained_on(run, tmp_path):
 
 def test_a_damaged_shard_is_made_again(run, tmp_path, monkeypatch):
     """The checksum covers the further modalities too."""
-    import cfgen_dist.generation.run as module
+    import cfgen_dist.generation.store as module
 
     out, whole = tmp_path / "cells.zarr", generate(run, tmp_path / "whole.zarr", 200, shard_size=100)
 
-    def damaged(bundle, plan, parts, pool, make=module.make_parts):
-        made = make(bundle, plan, parts, pool)
+    def damaged(work, ledger, pool, make=module.make_parts):
+        made, parts = make(work, ledger, pool), ledger.folder
         with np.load(parts / "shard-000001.npz") as file:
             arrays = dict(file)
         arrays["atac.indices"] = arrays["atac.indices"][::-1]
@@ -256,7 +107,7 @@ def test_cells_that_lack_a_modality(tmp_path):
     train(tmp_path / "a.zarr", tmp_path / "run", load_config(overrides=SETTINGS))
     model, atlas = CFGen.load(tmp_path / "run"), open_atlas(tmp_path / "a.zarr")
     training = np.union1d(atlas.rows(split="train"), atlas.rows(split="val"))
-    assert model.counts.sum() == len(complete(atlas, model.config, training)) < len(training)
+    assert model.counts.sum() == len(complete(atlas, model.config.modalities, training)) < len(training)
     assert model.generate(50).obsm["atac"].nnz > 0
     translate(tmp_path / "run", tmp_path / "a.zarr", tmp_path / "t.zarr", {"cell_type": "type0"}, shard_size=64)
     translated = open_atlas(tmp_path / "t.zarr")
@@ -332,7 +183,7 @@ def test_marker_tables_of_the_user(pair, run, tmp_path):
     assert set(found["rna"]["markers"]) == {"type0", "type1", "type2"}
     assert -1 <= found["rna"]["markers"]["type1"]["generated"] <= 1
     (tmp_path / "m.csv").write_text("type,feature\ntype0,gene99\n")
-    with pytest.raises(BadInput, match="markers: no feature 'gene99', did you mean 'gene9'"):
+    with pytest.raises(BadInput, match="`markers`: no feature 'gene99', did you mean 'gene9'"):
         evaluate(pair, tmp_path / "cells.zarr", markers=tmp_path / "m.csv")
     (tmp_path / "m.csv").write_text("type,feature\ntype0,gene1\ntype1,gene2\ntype0,gene3\ntype2,chr1:5-14\n")
     cells = CFGen.load(run).generate(300, seed=2)

@@ -186,13 +186,13 @@ def test_what_cannot_be_compared(pair, tmp_path):
         assert message in str(error.value)
         assert not (tmp_path / "out").exists()
 
-    refused("no generated cells in it, expected an atlas made by `cfgen-dist augment`", real, real)
+    refused("no generated cells in it, expected an atlas made by `augment()`", real, real)
     refused("no obs column 'celltype', did you mean 'cell_type'?", real, both, label="celltype")
     refused("seeds is 0, expected at least 1", real, both, seeds=0)
     rng = np.random.default_rng(0)
     kinds = np.arange(20) % 4
     train = write(tmp_path / "train.zarr", cells_of(kinds, rng), kinds, ["train"] * 20, False)
-    refused("no cell has split 'test'; ingest it with --holdout donor=0.2", train, both)
+    refused("no cell has split 'test'; `ingest()` it with a `holdout`", train, both)
     fewer = write(tmp_path / "fewer.zarr", cells_of(kinds, rng)[:, :50], kinds, ["train"] * 20, True)
     refused("its 50 genes are not the 60 of", real, fewer)
     one = write(tmp_path / "one.zarr", cells_of(kinds * 0, rng), kinds * 0, ["train", "test"] * 10, False)

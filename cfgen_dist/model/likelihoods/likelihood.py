@@ -1,0 +1,118 @@
+"""What every likelihood offers: the questions that an autoencoder, and whoever trains it, asks of a law of counts."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from data_loaders.types import Floats, Ints
+
+T = TypeVar("T")
+Csr = tuple[Ints, Ints, Ints]  # data (nnz,), indices (nnz,) and indptr (B + 1,)
+
+
+class Likelihood(ABC):
+    """A law of the counts of B cells in F features, given the F or more outputs of a decoder.
+
+    An object holds no parameters: log theta belongs to the autoencoder. The loss takes the decoder's outputs as they
+    are, so that one autograd function may make loss and gradient in one pass, normalisation included.
+
+    Attributes
+    ----------
+    name : str
+        In configs, cards and on the command line.
+    encoder_input : str or None
+        What the encoder must see (one of `cfgen_dist.model.autoencoder.INPUTS`); None for what the config says.
+    has_dispersion : bool
+        Whether there is a log theta to learn.
+    scales_with_size_factor : bool
+        Whether the counts scale with a size factor, so that generation draws one for the modality.
+    """
+
+    name: ClassVar[str]
+    encoder_input: ClassVar[str | None] = None
+    has_dispersion: ClassVar[bool] = False
+    scales_with_size_factor: ClassVar[bool] = True
+
+    def n_outputs(self, n_features: int) -> int:
+        """How many numbers the decoder must give for `n_features` features."""
+        return n_features
+
+    @abstractmethod
+    def start_bias(self, mean: Tensor, n_cells: int) -> Tensor:
+        """Outputs, the same for all cells, that make the constant model: training starts there.
+
+        Parameters
+        ----------
+        mean : (F,) tensor
+            Mean count of each feature over the training cells.
+        n_cells : int
+            How many training cells there are; one count more is added to each feature.
+
+        Returns
+        -------
+        (n_outputs,) tensor
+        """
+
+    @abstractmethod
+    def decode(self, outputs: Tensor) -> Tensor:
+        """What a cell is like, in the form that people look at: log proportions or logits, (B, F).
+
+        Parameters
+        ----------
+        outputs : (B, n_outputs) float32 tensor
+        """
+
+    @abstractmethod
+    def nll(self, outputs: Tensor, counts: Tensor, size_factor: Tensor, log_theta: Tensor | None) -> Tensor:
+        """Negative log-likelihood of cells, summed over features.
+
+        Parameters
+        ----------
+        outputs : (B, n_outputs) float32 tensor
+        counts : (B, F) float tensor
+            Dense; most are zero.
+        size_factor : (B,) tensor
+        log_theta : (F,) or (B, F) tensor
+            Log of the inverse dispersions; None for a likelihood without them.
+
+        Returns
+        -------
+        (B,) tensor, nats per cell
+        """
+
+    @abstractmethod
+    def draw(
+        self,
+        outputs: Tensor,
+        size_factor: Floats | None,
+        log_theta: Tensor | None,
+        seeds: Ints,
+        rng: np.random.Generator,
+    ) -> Csr:
+        """Draw counts straight into CSR; a row depends on its seed alone, but for the few entries that `rng` draws.
+
+        Parameters
+        ----------
+        outputs : (B, n_outputs) float32 tensor
+        size_factor : (B,) array
+            Total counts wanted; None where counts do not scale with it.
+        log_theta : (F,) or (B, F) tensor, or None
+        seeds : (B,) uint64 array
+            One seed a row.
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        data : (nnz,) uint32 array
+        indices : (nnz,) int32 array
+        indptr : (B + 1,) int64 array
+        """
+
+
+def needed(value: T | None, name: str) -> T:
+    """The value; ValueError where a likelihood that cannot do without it gets None."""
+    if value is None:
+        raise ValueError(f"{name} is None: this likelihood needs it")
+    return value

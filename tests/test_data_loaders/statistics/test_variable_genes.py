@@ -1,0 +1,94 @@
+"""Variable genes: scanpy's where scanpy finds any, and what is done where it fails."""
+
+import logging
+
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+from scipy import sparse
+from store_data import cells, genes, write_anndata
+
+from data_loaders import ingest, open_atlas, simulate
+from data_loaders.statistics.variable_genes import NO_TREND, expected_variance, variable_genes
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory):
+    path = tmp_path_factory.mktemp("genes") / "atlas.zarr"
+    simulate(path, cells=3_000, genes=300, types=5, density=0.25, seed=2)
+    return open_atlas(path)
+
+
+def few_cells(folder, n_cells=20, n_genes=3_000):
+    """Cells so few and sparse that most genes share one of three means."""
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(0.1, (n_cells, n_genes)))
+    return write_anndata(folder / "few.zarr", counts, obs=cells(n_cells), var=genes(n_genes))
+
+
+def most_varying(counts, n):
+    """Genes of largest variance after scanpy's log-normalising."""
+    adata = ad.AnnData(counts.astype(np.float64))
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    return np.sort(np.argsort(-adata.X.toarray().var(0), kind="stable")[:n])
+
+
+def seurat_v3(counts, n):
+    table = sc.pp.highly_variable_genes(
+        ad.AnnData(counts.astype(np.float32)), flavor="seurat_v3", n_top_genes=n, inplace=False
+    )
+    return np.flatnonzero(table["highly_variable"])
+
+
+def test_they_are_those_of_scanpy(atlas, caplog):
+    rows = np.arange(100, 2_100)
+    np.testing.assert_array_equal(variable_genes(atlas, 60, rows), seurat_v3(atlas.read(rows).to_scipy(), 60))
+    assert not caplog.records
+
+
+def test_where_scanpy_fails_those_of_log_normalised_counts(tmp_path, caplog):
+    atlas = open_atlas(few_cells(tmp_path))
+    counts = atlas.read(np.arange(20)).to_scipy()
+    with pytest.raises(ValueError):
+        seurat_v3(counts, 500)
+    with caplog.at_level(logging.WARNING, "data_loaders"):
+        found = variable_genes(atlas, 500)
+    assert caplog.messages == [NO_TREND]
+    chosen, expected = np.zeros((2, 3_000), bool)
+    chosen[found], expected[most_varying(counts, 500)] = True, True
+    assert len(found) == 500
+    assert (chosen != expected).sum() <= 2  # a tie at the last place
+
+
+def test_ingest_says_what_it_did_instead(tmp_path, caplog):
+    source = few_cells(tmp_path)
+    counts = open_atlas(source).read(np.arange(20)).to_scipy()
+    with caplog.at_level(logging.WARNING, "data_loaders"):
+        card = ingest(source, tmp_path / "out.zarr", genes="hvg:500", min_cells=2, drop_empty=True)
+    assert card["n_genes"] == 500
+    assert card["notes"][-1] == NO_TREND
+    assert NO_TREND in caplog.messages
+    out = ad.read_zarr(tmp_path / "out.zarr")
+    columns = np.array([int(name.removeprefix("gene")) for name in out.var_names])
+    common = np.flatnonzero(counts.getnnz(axis=0) >= 2)
+    adata = ad.AnnData(counts.astype(np.float64))
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    variance = adata.X.toarray().var(0)
+    assert set(columns) <= set(common)
+    assert variance[columns].min() >= np.sort(variance[common])[-500] - 1e-9
+    assert (np.diff(columns) > 0).all()
+
+
+@pytest.mark.parametrize("means", [1, 2])
+def test_too_few_distinct_means_are_not_fitted(means):
+    mean = np.repeat(np.arange(1.0, means + 1), 100)
+    with pytest.raises(ValueError, match="than a parabola needs"):
+        expected_variance(mean, mean)
+
+
+def test_genes_that_do_not_vary(tmp_path):
+    counts = sparse.csr_matrix(np.ones((5, 12)))
+    atlas = open_atlas(write_anndata(tmp_path / "a.zarr", counts, obs=cells(5), var=genes(12)))
+    assert variable_genes(atlas, 3).tolist() == [0, 1, 2]
