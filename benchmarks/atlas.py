@@ -20,8 +20,7 @@ from pathlib import Path
 
 from common import base_parser, report
 
-from cfgen_dist.config import load_config
-from cfgen_dist.training.run import train
+from cfgen_dist import load_config, train
 from data_loaders import open_atlas, simulate
 from data_loaders.files import temporary_folder
 

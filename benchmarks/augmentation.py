@@ -15,10 +15,8 @@ import pandas as pd
 import torch
 from common import base_parser, report
 
-from cfgen_dist.classification.run import classify, correlation, interval, training_rows
-from cfgen_dist.config import load_config
-from cfgen_dist.generation.augment import augment
-from cfgen_dist.training.run import train
+from cfgen_dist import augment, classify, load_config, train
+from cfgen_dist.classification.run import correlation, interval, training_rows
 from data_loaders import ingest, open_atlas
 
 

@@ -24,9 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 from common import base_parser, report
 from recorded_training import cells_of_epochs, records, train_recorded
 
-from cfgen_dist.config import load_config
+from cfgen_dist import load_config, train
 from cfgen_dist.training.on_ray import WorkerError
-from cfgen_dist.training.run import train
 from cfgen_dist.workers.cluster import connect
 from data_loaders import open_atlas, simulate
 from data_loaders.errors import BadInput

@@ -18,11 +18,10 @@ from common import base_parser, report
 from scipy import sparse
 from torchdyn.numerics import odeint
 
-from cfgen_dist.bundle import CFGen
+from cfgen_dist import CFGen, generate
 from cfgen_dist.evaluation import Reference
 from cfgen_dist.generation.options import Sampling
 from cfgen_dist.generation.plan import make_plan
-from cfgen_dist.generation.run import generate
 from cfgen_dist.generation.shard import sample_shard
 from cfgen_dist.model.velocity import ABSENT
 from cfgen_dist.workers.threads import map_threads

@@ -25,10 +25,7 @@ import pandas as pd
 import torch
 from common import base_parser, report
 
-from cfgen_dist.bundle import CFGen
-from cfgen_dist.config import load_config
-from cfgen_dist.generation.run import generate
-from cfgen_dist.training.run import train
+from cfgen_dist import CFGen, generate, load_config, train
 from data_loaders import CellStream, open_atlas, simulate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

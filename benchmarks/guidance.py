@@ -22,14 +22,12 @@ import torch
 from common import base_parser, report
 from sklearn.neighbors import NearestNeighbors
 
-from cfgen_dist.bundle import CFGen
-from cfgen_dist.config import load_config
+from cfgen_dist import CFGen, load_config, train
 from cfgen_dist.evaluation.metrics.distances import mmd_linear, wasserstein
 from cfgen_dist.evaluation.spaces.log_normalised import Space
 from cfgen_dist.generation.options import Sampling
 from cfgen_dist.generation.shard import stacked
 from cfgen_dist.model.multimodal import branches
-from cfgen_dist.training.run import train
 from cfgen_dist.translation.shard import plan_translation, source_and_target, translate_latents
 from data_loaders import ingest, open_atlas
 from data_loaders.statistics.normalisation import log_normalise

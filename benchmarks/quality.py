@@ -19,10 +19,8 @@ import torch
 from common import base_parser, report
 from scipy import sparse
 
-from cfgen_dist.bundle import CFGen
-from cfgen_dist.config import load_config
+from cfgen_dist import CFGen, load_config, train
 from cfgen_dist.evaluation import Reference, independent_genes, matched_rows
-from cfgen_dist.training.run import train
 from data_loaders import CellStream, ingest, open_atlas
 
 SETS, FLOOR_SETS = 3, 5

@@ -14,10 +14,8 @@ import pandas as pd
 import torch
 from common import base_parser, report
 
-from cfgen_dist.bundle import CFGen
-from cfgen_dist.config import load_config
+from cfgen_dist import CFGen, load_config, train
 from cfgen_dist.evaluation import Reference
-from cfgen_dist.training.run import train
 from data_loaders import ingest, open_atlas
 
 SOLVERS = [("euler", 10), ("euler", 20), ("midpoint", 5), ("midpoint", 10), ("midpoint", 30), ("rk4", 5), ("dopri5", 0)]

@@ -23,9 +23,8 @@ import pandas as pd
 from common import base_parser, report
 
 import cfgen_dist.training.on_ray as on_ray
-from cfgen_dist.config import load_config
+from cfgen_dist import load_config, train
 from cfgen_dist.training.memory import ENVIRONMENT
-from cfgen_dist.training.run import train
 from cfgen_dist.workers.cluster import connect
 from data_loaders import AtlasWriter, open_atlas, simulate
 

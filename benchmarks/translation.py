@@ -13,9 +13,7 @@ import pandas as pd
 import torch
 from common import base_parser, report
 
-from cfgen_dist.config import load_config
-from cfgen_dist.training.run import train
-from cfgen_dist.translation.run import translate
+from cfgen_dist import load_config, train, translate
 from data_loaders import ingest
 
 

@@ -17,10 +17,8 @@ import pandas as pd
 import torch
 from common import base_parser, report
 
-from cfgen_dist import tune
-from cfgen_dist.config import load_config
+from cfgen_dist import load_config, train, tune
 from cfgen_dist.evaluation import Reference, matched_rows
-from cfgen_dist.training.run import train
 from data_loaders import CellStream, ingest, open_atlas
 
 SETS = 3

@@ -1,24 +1,41 @@
 """The atlas card: what a store holds, as one JSON text in `uns["atlas_card"]`."""
 
+from __future__ import annotations
+
 import importlib.metadata
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import zarr
 
 from data_loaders.errors import BadInput
+from data_loaders.types import PathLike
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
 
 FORMAT = 1  # of the card and the store; raised when a reader of the old one would go wrong
 SPLITS = ("train", "val", "test")
 ACCESSIBILITY = ("atac", "peaks")  # modalities where a count above 1 says little more than 1
 PACKAGES = ("cfgen-dist", "anndata", "numpy", "scipy", "zarr")
-
-
 LATENTS = "latents"  # value of the root attribute `content` in a store of latents
 
 
-def build_card(*, n_cells, genes, nnz, labels, splits, size_factor, fingerprint, provenance):
-    """Put the facts of a store together.
+def build_card(
+    *,
+    n_cells: int,
+    genes: pd.Index,
+    nnz: int,
+    labels: Mapping[str, Mapping[str, list[Any]]],
+    splits: Mapping[str, int],
+    size_factor: Mapping[str, Any],
+    fingerprint: str,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Put the facts of a store into the dict that becomes its card.
 
     Parameters
     ----------
@@ -61,13 +78,14 @@ def build_card(*, n_cells, genes, nnz, labels, splits, size_factor, fingerprint,
     }
 
 
-def describe_modality(name, matrix):
+def describe_modality(name: str, *, n_rows: int, n_features: int, nnz: int, largest: int) -> dict[str, Any]:
     """What the card says of a modality in a store that has several.
 
     Parameters
     ----------
     name : str
-    matrix : matrix_writer.MatrixWriter
+    n_rows, n_features, nnz, largest : int
+        Of its matrix: the size, the number of non-zeros and the largest of them.
 
     Returns
     -------
@@ -75,18 +93,17 @@ def describe_modality(name, matrix):
         n_features, nnz, density, largest count, and the likelihood to model it by unless the user names another:
         `bernoulli` for accessibility and for 0/1 values, `nb` (negative binomial) for the rest.
     """
-    n_features = len(matrix.var)
-    binary = name in ACCESSIBILITY or matrix.largest <= 1
+    binary = name in ACCESSIBILITY or largest <= 1
     return {
         "n_features": n_features,
-        "nnz": matrix.nnz,
-        "density": matrix.nnz / max(matrix.n_rows * n_features, 1),
-        "largest": matrix.largest,
+        "nnz": nnz,
+        "density": nnz / max(n_rows * n_features, 1),
+        "largest": largest,
         "likelihood": "bernoulli" if binary else "nb",
     }
 
 
-def read_card(path):
+def read_card(path: PathLike) -> dict[str, Any]:
     """Read the card of an atlas store.
 
     Raises
@@ -98,8 +115,9 @@ def read_card(path):
     try:
         text = zarr.open_array(path / "uns" / "atlas_card", mode="r")[()]
     except (FileNotFoundError, KeyError, ValueError) as error:
-        raise BadInput(f"{path}: no atlas card in it; expected a store written by `cfgen-dist ingest`") from error
+        raise BadInput(f"{path}: no atlas card in it; expected a store written by `ingest()`") from error
     try:
-        return json.loads(str(text))
+        card: dict[str, Any] = json.loads(str(text))
+        return card
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}: its atlas card is not JSON ({error})") from error

@@ -2,6 +2,7 @@
 
 import difflib
 import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 DAMAGED = "the file is damaged or cut short"
@@ -10,22 +11,34 @@ DAMAGED = "the file is damaged or cut short"
 class BadInput(ValueError):
     """A file, column, key or argument that cannot be used.
 
-    The message is one line that names what was looked at, what was found and what was expected. The command line prints
-    it without a traceback and exits with code 2.
+    The message is one line that names what was looked at, what was found, what was expected, and the way on. It speaks
+    Python: an argument stands in backticks by its name, alone or with a value, and a function with its arguments. The
+    command line puts its own words there, prints the message without a traceback and exits with code 2:
+
+    ================================  ========================================
+    in the message                    on the command line
+    ================================  ========================================
+    `` `obs_files` ``                 ``--obs``
+    `` `drop_empty=True` ``           ``--drop-empty``
+    `` `join='outer'` ``              ``--join outer``
+    `` `layer=NAME` ``                ``--layer NAME``
+    `` `ingest()` ``                  `` `cfgen-dist ingest` ``
+    `` `ingest(drop_empty=True)` ``   `` `cfgen-dist ingest --drop-empty` ``
+    ================================  ========================================
     """
 
 
-def nearest(name, valid):
+def nearest(name: object, valid: Iterable[object]) -> str:
     """The words "did you mean 'x'?" for the valid name most like `name`, or the valid names if none is near."""
-    valid = [str(v) for v in valid]
-    match = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    names = [str(value) for value in valid]
+    match = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     if match:
         return f"did you mean {match[0]!r}?"
-    return f"valid: {', '.join(valid[:20])}{', ...' if len(valid) > 20 else ''}"
+    return f"valid: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
 
 
 @contextmanager
-def readable(name):
+def readable(name: object) -> Iterator[None]:
     """Turn what readers raise on a damaged or forbidden file into `BadInput`."""
     try:
         yield

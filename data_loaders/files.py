@@ -6,13 +6,16 @@ import re
 import shutil
 import tempfile
 import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from data_loaders.errors import BadInput
+from data_loaders.types import PathLike
 
 
-def refuse_existing(path):
+def refuse_existing(path: PathLike) -> Path:
     """Return `path` as a Path, or raise `BadInput` when something is there or its folder is missing."""
     path = Path(path)
     if path.exists() or path.is_symlink():
@@ -22,12 +25,12 @@ def refuse_existing(path):
     return path
 
 
-def begin_output(path):
+def begin_output(path: PathLike) -> Path:
     """Make a new hidden folder beside `path` to build it in."""
     return _hidden_folder(refuse_existing(path).absolute(), ".partial")
 
 
-def finish_output(built, path):
+def finish_output(built: PathLike, path: PathLike) -> None:
     """Flush the file or folder `built` to disk and give it its final name."""
     built, path = Path(built), refuse_existing(path).absolute()
     entries = [built] if built.is_file() else [built, *built.rglob("*")]
@@ -40,7 +43,7 @@ def finish_output(built, path):
 
 
 @contextmanager
-def temporary_folder(beside):
+def temporary_folder(beside: PathLike) -> Iterator[Path]:
     """A folder for intermediate files on the disk of `beside`, removed at the end whatever happens."""
     folder = _hidden_folder(Path(beside).absolute(), ".tmp")
     try:
@@ -49,7 +52,7 @@ def temporary_folder(beside):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _hidden_folder(path, suffix):
+def _hidden_folder(path: Path, suffix: str) -> Path:
     """A new folder beside `path`, named after it and this process; those of killed processes are removed first.
 
     A process number means something on one machine only, so the name has the machine too: other machines may write to
@@ -64,7 +67,7 @@ def _hidden_folder(path, suffix):
     return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}.", suffix=suffix, dir=path.parent))
 
 
-def _is_running(process):
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -74,13 +77,13 @@ def _is_running(process):
     return True
 
 
-def _umask():
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _fsync(path):
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -88,7 +91,7 @@ def _fsync(path):
         os.close(descriptor)
 
 
-def write_whole(path, write):
+def write_whole(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
     """Write one small file so that it appears whole or not at all, replacing what is there.
 
     Parameters

@@ -3,14 +3,21 @@
 import functools
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
-_pools = {}  # (purpose, threads) -> pool; made on first use, and anew in a forked child
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_pools: dict[
+    tuple[str, int], ThreadPoolExecutor
+] = {}  # (purpose, threads) -> pool; made on first use, and anew in a forked child
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
 
 
-def ordered_map(function, items):
+def ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Results of `function` in the order of `items`, made by one thread a core, a few items ahead.
 
     Items are drawn in the calling thread and only as they are needed, so that reading and writing stay sequential and
@@ -18,7 +25,7 @@ def ordered_map(function, items):
     """
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        ahead = deque()
+        ahead: deque[Future[Result]] = deque()
         try:
             for item in items:
                 ahead.append(pool.submit(function, item))
@@ -31,7 +38,9 @@ def ordered_map(function, items):
                 future.cancel()
 
 
-def reduce_items(function, items, merge):
+def reduce_items(
+    function: Callable[[Item], Result], items: Iterable[Item], merge: Callable[[Result, Result], Result]
+) -> Result:
     """`merge` over `function(item)` of all items, by dask in threads, in a tree of four.
 
     Sums over independent parts of a store: dask drops each part's sums as soon as they are merged, so memory stays at a
@@ -44,10 +53,11 @@ def reduce_items(function, items, merge):
     level = [part(item) for item in items]
     while len(level) > 1:
         level = [merged(level[i : i + 4]) for i in range(0, len(level), 4)]
-    return level[0].compute(scheduler="threads")
+    total: Result = level[0].compute(scheduler="threads")
+    return total
 
 
-def cores():
+def cores() -> int:
     """Cores for this process: those it may use, shared among the ranks that torchrun or Lightning started here."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
@@ -57,7 +67,9 @@ def cores():
 CORES = cores()
 
 
-def run_all(function, tasks, threads, purpose="read"):
+def run_all(
+    function: Callable[..., object], tasks: Sequence[tuple[Any, ...]], threads: int, purpose: str = "read"
+) -> None:
     """Call `function(*task)` for every task on that many threads; the first error is raised when all have ended.
 
     Each purpose has its own pool: what the consumer waits for must not queue behind what is read ahead.

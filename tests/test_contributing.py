@@ -37,6 +37,7 @@ def change(file, diff):
     file.write_text(text)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("title", EXAMPLES)
 def test_example_works_as_it_stands(title, tmp_path):
     for package in ("cfgen_dist", "data_loaders"):

@@ -1,7 +1,6 @@
 """Do cell-type classifiers gain from generated cells? Scored per type on held-out cells, with and without them."""
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,6 @@ from data_loaders.files import begin_output, finish_output
 from data_loaders.progress import progress
 from data_loaders.types import Array, Floats, Ints, PathLike
 
-log = logging.getLogger("cfgen_dist")
 CLASSIFIERS = ("logistic", "knn")
 CONFIDENCE = 0.95
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from cfgen_dist.cli.words import in_options
 from data_loaders.errors import BadInput, nearest
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # no mistake in the arguments
@@ -102,6 +103,9 @@ def _run(argv: list[str]) -> int:
             command.error(f"{name}: {word!r} is one argument too many")
         valid = [option for action in command._actions for option in action.option_strings]
         command.error(f"{name}: unknown argument {word!r}, {nearest(word, valid)}")
-    module.run(args)
+    try:
+        module.run(args)
+    except BadInput as error:  # of the library, which speaks Python
+        raise BadInput(in_options(str(error), command, COMMANDS)) from error
     sys.stdout.flush()  # here, where a closed pipe can still be answered
     return 0

@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--markers", metavar="TABLE", help="CSV with columns type and feature; of several modalities found by default"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="start of all random numbers (default 0)")
     parser.add_argument("--shard-size", type=int, metavar="N", help="cells that a worker reads and commits at a time")
     add_workers(parser)
 

@@ -5,7 +5,7 @@ import argparse
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("store", metavar="STORE", help="an atlas")
+    parser.add_argument("store", metavar="STORE", help="an atlas store, real or generated")
     parser.add_argument("out", metavar="OUT", help="the file or folder to write; must not exist")
     parser.add_argument("--to", default="h5ad", metavar="FORMAT", help="h5ad (default), h5mu or soma")
 

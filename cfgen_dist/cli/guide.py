@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--embedding", default="pca", metavar="NAME", help="picture of the cells: pca (default) or umap"
     )
     add_solver(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="start of all random numbers (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:

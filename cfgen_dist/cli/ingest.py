@@ -43,11 +43,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--obs-filter", metavar="TEXT", help="SOMA value filter, such as 'tissue == \"lung\"'")
     parser.add_argument("--join", choices=["inner", "outer"], help="keep shared genes, or all, when sources differ")
     parser.add_argument(
-        "--obs", action="append", metavar="TABLE", help="CSV or TSV of obs columns; once, or once for each source"
+        "--obs",
+        dest="obs_files",
+        action="append",
+        metavar="TABLE",
+        help="CSV or TSV of obs columns; once, or once for each source",
     )
     parser.add_argument("--drop-empty", action="store_true", help="leave cells without counts out")
     parser.add_argument("--keep-order", action="store_true", help="keep the order of the cells; shuffled by default")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="start of all random numbers (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         raw=args.raw,
         join=args.join,
         cells=args.cells,
-        obs_files=args.obs,
+        obs_files=args.obs_files,
         drop_empty=args.drop_empty,
         keep_order=args.keep_order,
         measurement=args.measurement,

@@ -6,7 +6,7 @@ from typing import Any
 from cfgen_dist.cli.values import weights
 from cfgen_dist.config import SOLVERS
 
-SAMPLING = ("size_factor", "solver", "steps", "seed", "shard_size", "device")
+SAMPLING = ("guidance", "size_factor", "solver", "steps", "seed", "shard_size", "device")
 WORKERS = ("ray", "workers", "resume")
 
 
@@ -20,7 +20,7 @@ def add_flow(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say how the flow is integrated, and in what shards."""
     parser.add_argument("--guidance", metavar="NAME=WEIGHT[,...]", help="weight of each attribute; left out means 0")
     add_solver(parser)
-    parser.add_argument("--seed", type=int, metavar="S", help="default 0")
+    parser.add_argument("--seed", type=int, metavar="S", help="start of all random numbers (default 0)")
     parser.add_argument("--device", help="where the networks run: cpu (default) or cuda; part of the plan")
     parser.add_argument("--shard-size", type=int, metavar="N", help="cells per shard")
 
@@ -46,8 +46,8 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 def making_options(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `add_sampling` and `add_workers` that were given, as keywords of the Python functions."""
     given = {name: getattr(args, name, None) for name in (*SAMPLING, *WORKERS)}
-    options = {name: value for name, value in given.items() if value is not None}
-    return options | ({"guidance": weights(args.guidance, "--guidance")} if args.guidance else {})
+    given["guidance"] = weights(args.guidance, "--guidance") if args.guidance else None
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def print_summary(summary: dict[str, Any]) -> None:

@@ -18,13 +18,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--ray", metavar="auto|local|ADDRESS",
         help="the cluster that RAY_ADDRESS names or else a local one, a local one, or the one at an address",
     )  # fmt: skip
-    ray.add_argument("--workers", type=int, metavar="N", help="default 1")
-    ray.add_argument("--gpus-per-worker", type=int, metavar="N", help="default 1 where the cluster has GPUs")
-    ray.add_argument("--cpus-per-worker", type=int, metavar="N", help="default 1")
+    ray.add_argument("--workers", type=int, metavar="N", help="processes; default 1")
+    ray.add_argument(
+        "--gpus-per-worker", type=int, metavar="N", help="GPUs of each worker; default 1 where the cluster has some"
+    )
+    ray.add_argument("--cpus-per-worker", type=int, metavar="N", help="CPUs of each worker; default 1")
     add_settings(parser)
     parser.usage = (
         "cfgen-dist train ATLAS --out RUN [--config FILE|PRESET] [--resume]\n"
-        "         [--ray auto|local|ADDRESS --workers N [--gpus-per-worker N]] [--KEY VALUE ...]"
+        "         [--ray auto|local|ADDRESS --workers N [--gpus-per-worker N]]\n"
+        "         [--KEY VALUE ...]"
     )
 
 

@@ -4,7 +4,8 @@ import argparse
 
 from cfgen_dist.cli.settings import add_settings, given_settings
 from cfgen_dist.config import load_config, presets
-from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS
+from cfgen_dist.tuning.distributions import Distribution
+from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS, spaces
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,12 +16,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE|PRESET", help=f"the base: a YAML file, or one of {', '.join(presets())}"
     )
-    parser.add_argument("--space", metavar="FILE", help="YAML file with what to search; default: a packaged one")
     parser.add_argument("--scheduler", default="asha", metavar="NAME", help=f"{' or '.join(SCHEDULERS)}; default asha")
     parser.add_argument(
         "--objective", default="w2", metavar="NAME", help=f"of the flows: {', '.join(OBJECTIVES)}; default w2"
     )
     parser.add_argument("--resume", action="store_true", help="continue an interrupted search")
+    names = "; ".join(f"{name}: {field.description}" for name, field in Distribution.model_fields.items())
+    space = parser.add_argument_group("search space", f"It gives each key that is searched one distribution. {names}.")
+    space.add_argument("--space", metavar="FILE|NAME", help=f"YAML file, or one of {', '.join(spaces())}")
     ray = parser.add_argument_group("on a Ray cluster")
     ray.add_argument(
         "--ray", default="auto", metavar="auto|local|ADDRESS",
@@ -29,16 +32,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ray.add_argument(
         "--concurrent", type=int, metavar="N", help="trials at once; default: as many as there is room for"
     )
-    ray.add_argument("--workers-per-trial", type=int, default=1, metavar="N", help="processes of a trial; default 1")
-    ray.add_argument("--cpus-per-worker", type=int, default=1, metavar="N", help="default 1")
     ray.add_argument(
-        "--gpus-per-worker", type=float, metavar="X", help="fractions share one; default 1 where the cluster has GPUs"
+        "--workers-per-trial", dest="workers", type=int, default=1, metavar="N", help="processes of a trial; default 1"
+    )
+    ray.add_argument("--cpus-per-worker", type=int, default=1, metavar="N", help="CPUs of each process; default 1")
+    ray.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="X",
+        help="GPUs of each process, 0.5 for two on one; default 1 where the cluster has some",
     )
     add_settings(parser)
     parser.usage = (
-        "cfgen-dist tune ATLAS --out RUN [--trials N] [--ray auto|local|ADDRESS] [--concurrent N]\n"
-        "         [--resume] [--space FILE] [--config FILE|PRESET] [--scheduler asha|pbt]\n"
-        "         [--objective NAME] [--KEY VALUE ...]"
+        "cfgen-dist tune ATLAS --out RUN [--trials N] [--ray auto|local|ADDRESS]\n"
+        "         [--concurrent N] [--resume] [--space FILE] [--config FILE|PRESET]\n"
+        "         [--scheduler asha|pbt] [--objective NAME] [--KEY VALUE ...]"
     )
 
 
@@ -48,9 +56,9 @@ def run(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, given_settings(args))
     names = (
-        "trials", "space", "scheduler", "objective", "ray", "concurrent", "cpus_per_worker", "gpus_per_worker",
-        "resume",
+        "trials", "space", "scheduler", "objective", "ray", "concurrent", "workers", "cpus_per_worker",
+        "gpus_per_worker", "resume",
     )  # fmt: skip
     options = {name: getattr(args, name) for name in names}
-    tune(args.atlas, args.out, config=config, workers=args.workers_per_trial, **options)
+    tune(args.atlas, args.out, config=config, **options)
     print(f"{args.out}/best.yaml")

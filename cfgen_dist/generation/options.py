@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from cfgen_dist.generation.guidance import guidance_weights
+from cfgen_dist.generation.weights import guidance_weights
 from cfgen_dist.model.solvers import ADAPTIVE, SOLVERS
 from cfgen_dist.workers.options import WorkersOptions
 from data_loaders.errors import BadInput, nearest

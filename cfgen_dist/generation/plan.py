@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cfgen_dist.generation.guidance import is_joint, refuse_unseen, warn_of_dropped
 from cfgen_dist.generation.options import DEFAULTS, Sampling, check_settings, settle
 from cfgen_dist.generation.request import MOST_CELLS, combinations_of
+from cfgen_dist.generation.weights import is_joint, refuse_unseen, warn_of_dropped
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.types import Ints, PathLike

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from cfgen_dist.generation.guidance import guided_field
+from cfgen_dist.generation.weights import guided_field
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.model.solvers import integrate
 from data_loaders.seeds import Generation, generator

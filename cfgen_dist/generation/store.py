@@ -57,9 +57,9 @@ class Work:
     note: dict[str, Any]
     sample: Sampler = sample_shard
 
-    def write_part(self, model: CFGen, shard: int, ledger: Ledger) -> dict[str, Any]:
-        """Make a shard and commit it."""
-        return write_part(model, shard, self.plan, ledger, self.sample)
+    def write_to(self, ledger: Ledger) -> Callable[[CFGen, int], dict[str, Any]]:
+        """A function of (model, shard) that makes a shard and commits it; no more than it needs goes to workers."""
+        return partial(write_part, plan=self.plan, ledger=ledger, sample=self.sample)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def make_parts(work: Work, ledger: Ledger, pool: Pool) -> tuple[list[dict[str, A
     if missing and records:
         log.info("%s of %s shards are there already", f"{len(records):,}", f"{plan.n_shards:,}")
     with progress("generate", sum(map(plan.shard_cells, missing)), "cells") as advance:
-        for shard, record in pool(partial(work.write_part, ledger=ledger), missing, work.open_model):
+        for shard, record in pool(work.write_to(ledger), missing, work.open_model):
             records[shard] = record
             advance(record["cells"])
     return [records[shard] for shard in range(plan.n_shards)], len(missing)
@@ -159,8 +159,7 @@ def append_parts(
             part = read_part(ledger, shard, n_features)
             if part is None:
                 log.warning("shard %d in %s is damaged: made again", shard, ledger.folder)
-                write = partial(work.write_part, ledger=ledger)
-                ((_, again),) = map_threads(write, [shard], partial(model.to, work.plan.device))
+                ((_, again),) = map_threads(work.write_to(ledger), [shard], partial(model.to, work.plan.device))
                 part = read_part(ledger, shard, n_features) if again["sha256"] == record["sha256"] else None
                 if part is None:
                     raise OSError(

@@ -113,10 +113,10 @@ def plan(
     kinds = list(GPUS) if kind is None else [kind] if isinstance(kind, str) else list(kind)
     for name in kinds:
         if name.lower() not in GPUS:
-            raise BadInput(f"--kind: unknown GPU {name!r}, {nearest(name, GPUS)}")
+            raise BadInput(f"`kind`: unknown GPU {name!r}, {nearest(name, GPUS)}")
     for name, value in (("gpus", gpus), ("cells", cells), ("link", link)):
         if value is not None and not value > 0:
-            raise BadInput(f"--{name} is {value}, expected more than 0")
+            raise BadInput(f"`{name}` is {value}, expected more than 0")
     source = open_atlas(atlas)
     check_atlas(source)
     config = copy.deepcopy(config) if config else load_config()

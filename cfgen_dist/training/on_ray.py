@@ -169,8 +169,9 @@ def work_as_rank(work: dict[str, Any]) -> None:
         if rank() == 0:
             handler = logging.FileHandler(out / LOG)
             handler.setFormatter(logging.Formatter("%(message)s"))
-            log.addHandler(handler)
-            log.setLevel(logging.INFO)
+            for logger in (log, logging.getLogger("data_loaders")):
+                logger.addHandler(handler)
+                logger.setLevel(logging.INFO)
             log.info("%d workers started", world_size())
         run_stages(open_atlas(work["atlas"]), out, config)
     except Exception as error:

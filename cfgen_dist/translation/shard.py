@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from cfgen_dist.generation.guidance import guided_field, refuse_unseen, weight_of_each
 from cfgen_dist.generation.labels import check_attribute, check_genes, model_codes
 from cfgen_dist.generation.options import DEFAULTS, Sampling, settle
 from cfgen_dist.generation.plan import Sharded
 from cfgen_dist.generation.shard import Rows, stacked
+from cfgen_dist.generation.weights import guided_field, refuse_unseen, weight_of_each
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.model.solvers import integrate
 from data_loaders import Atlas, open_atlas

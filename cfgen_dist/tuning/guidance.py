@@ -1,13 +1,18 @@
 """Guidance strength and solver steps, searched on the finished model without training anything again."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
+from cfgen_dist.config import Config
 from cfgen_dist.training.flow import untrained_velocity
 from cfgen_dist.training.modalities import fitted_rows
 from cfgen_dist.training.stages import assemble, label_categories
+from cfgen_dist.tuning.distributions import Choice, Keys
 from cfgen_dist.tuning.objective import NOTED, ValidationCells
+from cfgen_dist.tuning.records import TrialRecord
 from cfgen_dist.tuning.trial import WEIGHTS, best_autoencoder, trial_config
 from data_loaders import open_atlas
 from data_loaders.files import write_whole
@@ -16,7 +21,9 @@ MOST_COVERAGE_LOST = 0.02
 SHOWN = (*NOTED, "coverage", "correlation_error", "auc_genes")
 
 
-def score_settings(run, best, grid, objective):
+def score_settings(
+    run: Path, best: TrialRecord, grid: dict[str, list[Any]], objective: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Score every guidance strength with every number of steps and choose.
 
     The lowest objective decides; among those within one standard error of it, the fewest steps, then the guidance
@@ -27,7 +34,7 @@ def score_settings(run, best, grid, objective):
     ----------
     run : Path
         The search's directory; the rows are kept in `sampling.json`.
-    best : dict
+    best : TrialRecord
         The best flow trial.
     grid : dict of str to list
         `sampling.guidance` and `sampling.steps`.
@@ -63,7 +70,7 @@ def score_settings(run, best, grid, objective):
     return rows, chosen
 
 
-def choose(rows, objective):
+def choose(rows: list[dict[str, Any]], objective: str) -> dict[str, Any]:
     """The row that `score_settings` describes."""
     diverse = max(row["coverage"] for row in rows) - MOST_COVERAGE_LOST
     allowed = [row for row in rows if row["coverage"] >= diverse]
@@ -72,11 +79,11 @@ def choose(rows, objective):
     return min(close, key=lambda row: (row["steps"], abs(row["guidance"] - 1), row[objective]))
 
 
-def grid_of(space, config):
-    """Values of both settings: the space's, with the base config's own among them."""
+def grid_of(keys: Keys, config: Config) -> dict[str, list[Any]]:
+    """Values of both settings: those of the space, with the base config's among them."""
     grid = {}
     for name in ("guidance", "steps"):
-        key, own = f"sampling.{name}", getattr(config.sampling, name)
-        values = space[key].values if key in space else ()
-        grid[key] = sorted({*values, own})
+        key, of_base = f"sampling.{name}", getattr(config.sampling, name)
+        tried = keys.get(key)
+        grid[key] = sorted({*(tried.values if isinstance(tried, Choice) else ()), of_base})
     return grid

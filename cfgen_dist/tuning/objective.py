@@ -3,10 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from cfgen_dist.evaluation import Reference
+from cfgen_dist.bundle import CFGen
+from cfgen_dist.config import Config
+from cfgen_dist.evaluation.reference import Reference
 from cfgen_dist.training.modalities import complete
 from data_loaders.errors import BadInput
+from data_loaders.reading.atlas import Atlas
 from data_loaders.seeds import Tuning, generator
+from data_loaders.types import Bools, Ints
 
 SETS = 3  # generated sets for one value
 MOST_CELLS = 3000  # validation cells to score against: beyond, the distances work on subsamples anyway
@@ -25,13 +29,12 @@ class ValidationCells:
         Settled.
     """
 
-    def __init__(self, atlas, config):
+    def __init__(self, atlas: Atlas, config: Config) -> None:
         rows = complete(atlas, config.modalities, atlas.rows(split="val"))
         if len(rows) > MOST_CELLS:
             rng = generator(config.seed, Tuning.VALIDATION)
             rows = np.sort(rng.choice(rows, MOST_CELLS, replace=False))
-        names = {name: np.asarray(atlas.categories(name)) for name in config.labels}
-        labels = pd.DataFrame({name: names[name][atlas.codes(name)[rows]] for name in config.labels}, index=rows)
+        labels = self._table(atlas, config, rows)
         # A combination that no training cell has cannot be asked of the model.
         known = self._seen(atlas, config, labels)
         rows, labels = rows[known], labels[known]
@@ -42,7 +45,9 @@ class ValidationCells:
         self.n = len(rows)
         self.table = labels.value_counts().rename("n").reset_index() if config.labels else None
 
-    def score(self, model, *, guidance=None, steps=None, structure=False):
+    def score(
+        self, model: CFGen, *, guidance: float | None = None, steps: int | None = None, structure: bool = False
+    ) -> tuple[dict[str, float], dict[str, float]]:
         """Metrics of generated cells with the labels of the validation cells.
 
         Every call draws the same noise, so that models differ by themselves and not by chance.
@@ -65,17 +70,24 @@ class ValidationCells:
         weights = None if guidance is None else dict.fromkeys(model.labels, guidance)
         scores = []
         for draw in range(SETS):
-            options = {"guidance": weights, "steps": steps, "seed": draw}
-            cells = model.generate(None if model.labels else self.n, labels=self.table, **options)
+            n = None if model.labels else self.n
+            cells = model.generate(n, labels=self.table, guidance=weights, steps=steps, seed=draw)
             types = cells.obs[next(iter(model.labels))].to_numpy(str) if model.labels else np.full(self.n, "all")
             scores.append(self.reference.score(cells.X, types, draw=draw, structure=structure))
-        scores = pd.DataFrame(scores)
-        return scores.mean().to_dict(), (scores.std() / np.sqrt(SETS)).to_dict()
+        table = pd.DataFrame(scores)
+        return table.mean().to_dict(), (table.std() / np.sqrt(SETS)).to_dict()
 
-    def _seen(self, atlas, config, labels):
+    def _seen(self, atlas: Atlas, config: Config, labels: pd.DataFrame) -> Bools:
+        """Which rows of `labels` hold a combination that training cells have."""
         if not config.labels:
             return np.ones(len(labels), bool)
         train = complete(atlas, config.modalities, atlas.rows(split="train"))
-        codes = {name: np.asarray(atlas.categories(name))[atlas.codes(name)[train]] for name in config.labels}
-        seen = pd.MultiIndex.from_frame(pd.DataFrame(codes))
+        seen = pd.MultiIndex.from_frame(self._table(atlas, config, train))
         return pd.MultiIndex.from_frame(labels).isin(seen)
+
+    @staticmethod
+    def _table(atlas: Atlas, config: Config, rows: Ints) -> pd.DataFrame:
+        """The labels of cells: a column for each of the model."""
+        names = config.labels or []
+        columns = {name: np.asarray(atlas.categories(name))[atlas.codes(name)[rows]] for name in names}
+        return pd.DataFrame(columns, index=rows)

@@ -11,16 +11,18 @@ import shutil
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 from cfgen_dist.training.on_ray import is_lost_peer
-from cfgen_dist.tuning.trial import REPORTS, TRIAL, clear, finish, read_reports, why, work
+from cfgen_dist.tuning.records import Report
+from cfgen_dist.tuning.trial import REPORTS, TRIAL, Send, clear, finish, read_reports, why, work
 from data_loaders.files import write_whole
 
 MOST_SILENCE = datetime.timedelta(minutes=10)  # before the workers of a trial give each other up
 SECONDS_TO_END = 30  # that the workers of a failed trial have to say why
 
 
-def run_trial(config):
+def run_trial(config: dict[str, Any]) -> None:
     """Do one trial; errors of the training are recorded, only a lost process is Tune's business.
 
     Parameters
@@ -33,15 +35,15 @@ def run_trial(config):
     from ray import tune
 
     run, stage = Path(config["run"]), config["stage"]
-    folder = Path(config["folder"]) if "folder" in config else _member(config, tune)
+    folder = Path(config["folder"]) if "folder" in config else _member(config)
     if "folders" in config:
         _take_over(folder, config["values"], tune.get_checkpoint())
-    arguments = {"run": run, "stage": stage, "values": config["values"], "folder": folder}
+    arguments: dict[str, Any] = {"run": run, "stage": stage, "values": config["values"], "folder": folder}
     arguments |= {"threads": config["cpus"], "save_every": config.get("interval")}
     arguments["accelerator"] = "gpu" if config["gpus"] else "cpu"
 
-    def send(report):
-        tune.report({key: report[key] for key in ("step", "objective")}, checkpoint=_checkpoint(folder, config, tune))
+    def send(report: Report) -> None:
+        tune.report({key: report[key] for key in ("step", "objective")}, checkpoint=_checkpoint(folder, config))
 
     try:
         last = _as_first_rank(arguments, send, config) if config["workers"] > 1 else work(**arguments, send=send)
@@ -56,15 +58,16 @@ def run_trial(config):
     tune.report({"objective": last["objective"]})
 
 
-def _as_first_rank(arguments, send, config):
+def _as_first_rank(arguments: dict[str, Any], send: Send, config: dict[str, Any]) -> dict[str, Any]:
     """Rank 0 of a process group whose other ranks run in the other bundles of this trial's placement group."""
     import ray
     import torch.distributed as dist
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    group, workers = ray.util.get_current_placement_group(), config["workers"]
+    group: Any = ray.util.get_current_placement_group()  # the trial's: Tune makes one for each
+    workers = config["workers"]
     resources = {"num_cpus": config["cpus"], "num_gpus": config["gpus"]}
-    others = [
+    others: list[Any] = [
         ray.remote(_Rank)
         .options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, bundle), **resources)
         .remote()
@@ -90,7 +93,7 @@ def _as_first_rank(arguments, send, config):
             ray.kill(actor)
 
 
-def _cause(error, work_of_others):
+def _cause(error: Exception, work_of_others: list[Any]) -> Exception:
     """What a trial of several ranks failed of: the others only notice that a rank is gone."""
     import ray
 
@@ -111,7 +114,14 @@ def _cause(error, work_of_others):
 class _Rank:
     """Any other rank."""
 
-    def work(self, arguments, address, number, workers, config):
+    def work(
+        self,
+        arguments: dict[str, Any],
+        address: tuple[str, int],
+        number: int,
+        workers: int,
+        config: dict[str, Any],
+    ) -> None:
         """The same work, nothing reported. An error ends the process too, so that the others notice it at once."""
         try:
             _join(address, number, workers, config)
@@ -121,7 +131,7 @@ class _Rank:
             raise
 
 
-def _join(address, number, workers, config):
+def _join(address: tuple[str, int], number: int, workers: int, config: dict[str, Any]) -> None:
     """Make this process a rank, for torch and for Lightning: one device each, as if it had a machine of its own."""
     import torch.distributed as dist
 
@@ -136,12 +146,14 @@ def _join(address, number, workers, config):
     )
 
 
-def _member(config, tune):
+def _member(config: dict[str, Any]) -> Path:
     """The folder of a member of a population: Tune numbers its trials in the order of `folders`."""
+    from ray import tune
+
     return Path(config["folders"][int(tune.get_context().get_trial_id().rpartition("_")[2])])
 
 
-def _take_over(folder, values, checkpoint):
+def _take_over(folder: Path, values: dict[str, Any], checkpoint: Any) -> None:
     """Start from the checkpoint that Tune gives a member, its own or that of another one, with the values it gives."""
     facts = json.loads((folder / TRIAL).read_text())
     write_whole(folder / TRIAL, lambda file: file.write(json.dumps(facts | {"values": values}).encode()))
@@ -159,8 +171,10 @@ def _take_over(folder, values, checkpoint):
         file.write(json.dumps(reports[-1] | {"step": step, "copied_from": donor}) + "\n")
 
 
-def _checkpoint(folder, config, tune):
+def _checkpoint(folder: Path, config: dict[str, Any]) -> Any:
     """For population-based training what another member may take over; otherwise nothing: the folder has it all."""
+    from ray import tune
+
     reports = read_reports(folder)
     if "folders" not in config or reports[-1]["step"] % config["interval"]:
         return None

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import warnings
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,18 +15,20 @@ from matplotlib.figure import Figure
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
-from cfgen_dist.tuning.space import Choice
+from cfgen_dist.tuning.distributions import Choice, Keys, Range
+from cfgen_dist.tuning.records import Report, TrialRecord
+from data_loaders.types import Floats
 
 BEST, BASE, OTHER, INK = "#d55e00", "#111111", "#9fb3c4", "#1c2530"
 FEWEST = 4  # trials with an objective, for importances
 
 
-def short(key):
+def short(key: str) -> str:
     """A dotted key without its group."""
     return key.partition(".")[2]
 
 
-def curves(reports, best, label, step_label):
+def curves(reports: dict[int, list[Report]], best: int, label: str, step_label: str) -> str:
     """Objective of every trial as it went.
 
     Parameters
@@ -58,12 +61,12 @@ def curves(reports, best, label, step_label):
     return _png(figure)
 
 
-def parallel_coordinates(records, keys, best, label):
+def parallel_coordinates(records: list[TrialRecord], keys: Keys, best: int, label: str) -> str:
     """One line a trial through its settings to its objective.
 
     Parameters
     ----------
-    records : list of dict
+    records : list of TrialRecord
         Trials with an objective.
     keys : dict
         Dotted key → distribution.
@@ -90,13 +93,13 @@ def parallel_coordinates(records, keys, best, label):
         colour, width, over, name = _style(records[i]["number"], best)
         plain = colour == OTHER
         points = np.column_stack([np.arange(lines.shape[1]), lines[i]])
-        colour = map_(0.85 * float(norm(objective[i]))) if plain else colour  # not the faint end
+        shade = map_(0.85 * float(norm(objective[i]))) if plain else colour  # not the faint end
         style = "solid" if records[i]["status"] == "done" else "dotted"
-        axes.add_collection(LineCollection([points], colors=[colour], lw=width, ls=style, zorder=over, label=name))
+        axes.add_collection(LineCollection([points], colors=[shade], lw=width, ls=style, zorder=over, label=name))
     for x, (_, ticks) in enumerate(columns):
         axes.axvline(x, color="#c5ced8", lw=0.8, zorder=0)
         for y, text in ticks:
-            place = {"textcoords": "offset points", "va": "center", "zorder": 9}
+            place: dict[str, Any] = {"textcoords": "offset points", "va": "center", "zorder": 9}
             box = {"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.75}
             axes.annotate(text, (x, y), (4, 0), fontsize=7.5, color=INK, bbox=box, **place)
     axes.set_xticks(range(len(columns)), [*(short(key) for key in keys), label], rotation=25, ha="right", fontsize=8.5)
@@ -106,7 +109,7 @@ def parallel_coordinates(records, keys, best, label):
     return _png(figure)
 
 
-def importances(records, keys, seed=0):
+def importances(records: list[TrialRecord], keys: Keys, seed: int = 0) -> dict[str, float]:
     """How much each setting mattered: permutation importance in a random forest fitted to the trials.
 
     The forest predicts the objective of each trial from its settings; the importance of one is by how much its error
@@ -132,7 +135,7 @@ def importances(records, keys, seed=0):
     return dict(sorted(zip(keys, shares.tolist(), strict=True), key=lambda item: -item[1]))
 
 
-def importance_bars(shares):
+def importance_bars(shares: dict[str, float]) -> str:
     """The importances as bars; PNG, base64."""
     figure = Figure(figsize=(6.2, 0.9 + 0.28 * len(shares)), layout="constrained")
     axes = figure.add_subplot()
@@ -146,7 +149,7 @@ def importance_bars(shares):
     return _png(figure)
 
 
-def _positions(values, distribution):
+def _positions(values: list[Any], distribution: Choice | Range) -> tuple[Floats, list[tuple[float, str]]]:
     """Places of values on an axis from 0 to 1, and its ticks (place, text)."""
     if isinstance(distribution, Choice):
         options = list(distribution.values)
@@ -158,20 +161,20 @@ def _positions(values, distribution):
     # the base's own value may lie outside, and be zero where the axis is logarithmic
     inside = [max(value, 1e-12) if distribution.log else value for value in values]
     low, high = scale(min(distribution.low, *inside)), scale(max(distribution.high, *inside))
-    ends = [
+    ends: list[tuple[float, str]] = [
         (0, _text(math.exp(low) if distribution.log else low)),
         (1, _text(math.exp(high) if distribution.log else high)),
     ]
     return np.array([(scale(value) - low) / (high - low) for value in inside]), ends
 
 
-def _text(value):
+def _text(value: Any) -> str:
     if isinstance(value, list):
         return "-".join(map(str, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _style(number, best):
+def _style(number: int, best: int) -> tuple[str, float, int, str | None]:
     if number == best:
         return BEST, 2.4, 6, f"best, trial {number}" + (", the base" if number == 0 else "")
     if number == 0:
@@ -179,7 +182,7 @@ def _style(number, best):
     return OTHER, 1.1, 2, None
 
 
-def _png(figure):
+def _png(figure: Figure) -> str:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=130)

@@ -3,10 +3,13 @@
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
+from cfgen_dist.config import Config
 from cfgen_dist.tuning import plots
+from cfgen_dist.tuning.records import Report, Request, TrialRecord
 from cfgen_dist.tuning.space import base_values, load_space
 from cfgen_dist.tuning.trial import read_reports
 from data_loaders.files import write_whole
@@ -19,17 +22,24 @@ SETTING_COLUMNS = {
 }  # fmt: skip
 
 
-def write_report(path, request, trials, bests, rows, chosen, config):
+def write_report(
+    path: Path,
+    request: Request,
+    trials: dict[str, list[TrialRecord]],
+    bests: dict[str, TrialRecord],
+    rows: list[dict[str, Any]],
+    chosen: dict[str, Any],
+    config: Config,
+) -> None:
     """Write the page.
 
     Parameters
     ----------
     path : Path
-    request : dict
-        See `cfgen_dist.tuning.run`.
-    trials : dict of str to list of dict
-        Stage → its trials, as `read_trials` gives them.
-    bests : dict of str to dict
+    request : Request
+    trials : dict of str to list of TrialRecord
+        Stage → its trials.
+    bests : dict of str to TrialRecord
         Stage → the best of them.
     rows : list of dict
         Scores of guidance strengths and solver steps.
@@ -57,34 +67,34 @@ def write_report(path, request, trials, bests, rows, chosen, config):
                 "few": len(told) < 10 * max(len(keys), 1),
             }
         )  # fmt: skip
-    own = base_values(("sampling.guidance", "sampling.steps"), config)
+    base_settings = base_values(("sampling.guidance", "sampling.steps"), config)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": _number, "short": plots.short}
     template = environment.from_string((files("cfgen_dist.tuning") / "report.html").read_text(encoding="utf-8"))
     page = template.render(
-        request=request, stages=stages, rows=rows, chosen=chosen, own=list(own.values()),
+        request=request, stages=stages, rows=rows, chosen=chosen, own=list(base_settings.values()),
         columns={key: title for key, title in SETTING_COLUMNS.items() if key in rows[0]},
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )  # fmt: skip
     write_whole(path, lambda file: file.write(page.encode()))
 
 
-def _reports(record):
+def _reports(record: TrialRecord) -> list[Report]:
     return [report for report in read_reports(Path(record["folder"])) if "copied_from" not in report]
 
 
-def _counts(records):
+def _counts(records: list[TrialRecord]) -> str:
     found = {status: sum(record["status"] == status for record in records) for status in ("done", "stopped", "failed")}
     words = {"done": "trained to the end", "stopped": "given up early", "failed": "failed"}
     return ", ".join(f"{n} {words[status]}" for status, n in found.items() if n)
 
 
-def _rank(record):
+def _rank(record: TrialRecord) -> tuple[bool, bool, float]:
     value = record["objective"]
     return record["status"] != "done", record["status"] == "failed", float("inf") if value is None else value
 
 
-def _number(value):
+def _number(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list):

@@ -7,28 +7,45 @@ import io
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from cfgen_dist.config import load_config, to_dict
+from cfgen_dist.config import Config, load_config, to_dict
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import identity
-from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS, as_json, base_values, check_changeable, load_space
+from cfgen_dist.tuning.distributions import Choice
+from cfgen_dist.tuning.records import Request, Resources, TrialRecord
+from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS, Space, as_json, base_values, check_changeable, load_space
 from cfgen_dist.workers.cluster import connect, is_local
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
 from data_loaders.reading.remote import is_remote
+from data_loaders.types import PathLike
 
 log = logging.getLogger("cfgen_dist")
 SPACES = {"asha": "default", "pbt": "pbt"}
 
 
 def tune(
-    atlas, out, trials=50, *, config=None, space=None, scheduler="asha", objective="w2", ray="auto", concurrent=None,
-    workers=1, cpus_per_worker=1, gpus_per_worker=None, resume=False,
-):  # fmt: skip
+    atlas: PathLike,
+    out: PathLike,
+    trials: int = 50,
+    *,
+    config: Config | None = None,
+    space: str | Path | dict[str, Any] | None = None,
+    scheduler: str = "asha",
+    objective: str = "w2",
+    ray: str = "auto",
+    concurrent: int | None = None,
+    workers: int = 1,
+    cpus_per_worker: int = 1,
+    gpus_per_worker: float | None = None,
+    resume: bool = False,
+) -> Config:
     """Search hyper-parameters and write `OUT/best.yaml`, which `cfgen-dist train --config` takes as it is.
 
     Three searches, one after the other: autoencoders by the negative log-likelihood of validation cells; flows, on the
@@ -84,51 +101,61 @@ def tune(
     settled = copy.deepcopy(config)
     settle(settled, source, here=False)
     given = space if space is not None else SPACES[scheduler]
-    space = load_space(given, settled)
+    searched = load_space(given, settled)
     if scheduler == "pbt":
-        check_changeable(space, "search space" if isinstance(given, dict) else f"search space {given}")
-    request = {
+        check_changeable(searched, "search space" if isinstance(given, dict) else f"search space {given}")
+    guidance = searched["sampling"].get("sampling.guidance")
+    weights = {settled.sampling.guidance}
+    if settled.labels and isinstance(guidance, Choice):
+        weights |= {*guidance.values}
+    request: Request = {
         "atlas": identity(source) | {"path": str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())},
-        "base": to_dict(config), "space": as_json(space), "trials": trials, "scheduler": scheduler,
+        "base": to_dict(config), "space": as_json(searched), "trials": trials, "scheduler": scheduler,
         "objective": objective, "seed": config.seed, "workers": workers,
+        "guidance": sorted(weights),
     }  # fmt: skip
     request = json.loads(json.dumps(request))
-    if settled.labels and "sampling.guidance" in space["sampling"]:
-        weights = {*space["sampling"]["sampling.guidance"].values, settled.sampling.guidance}
-    else:
-        weights = {settled.sampling.guidance}
-    request |= {"guidance": sorted(weights)}
     _check_directory(out, request, resume)
     with connect(ray, concurrent * workers * cpus_per_worker if concurrent else None):
-        resources = {"workers": workers, "cpus": cpus_per_worker, "gpus": _gpus(settled, gpus_per_worker)}
+        resources: Resources = {"workers": workers, "cpus": cpus_per_worker, "gpus": _gpus(settled, gpus_per_worker)}
         room = _room(resources, is_local(ray))
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "tune.json", lambda file: file.write(json.dumps(request, indent=1).encode()))
         concurrent = min(concurrent or room, room) if is_local(ray) else concurrent or room
-        _search(out, source, settled, space, request, resources, concurrent)
+        _search(out, settled, searched, request, resources, concurrent)
     return load_config(out / "best.yaml")
 
 
-def _search(out, atlas, settled, space, request, resources, concurrent):
+def _search(out: Path, settled: Config, space: Space, request: Request, resources: Resources, concurrent: int) -> None:
     """The three searches, each skipping what is there."""
     from cfgen_dist.tuning.guidance import grid_of
     from cfgen_dist.tuning.report import write_report
-    from cfgen_dist.tuning.search import best_trial, longest, read_trials, search
+    from cfgen_dist.tuning.search import Stage, most_reports, read_trials, search
     from cfgen_dist.tuning.table import Table
 
     table = Table(out, read_trials, request["objective"])
     shares = {"autoencoder": math.ceil(request["trials"] / 2), "flow": request["trials"] // 2}
-    bests = {}
+    bests: dict[str, TrialRecord] = {}
     try:
         for stage, n in shares.items():
             keys = space[stage]
             n = n if keys else 1
             table.start(stage, n)
-            search(
-                out, stage, keys, base_values(keys, settled),
-                request | {"trials": n, "longest": longest(stage, settled)}, resources, concurrent, table,
-            )  # fmt: skip
-            bests[stage] = best_trial(out / stage)
+            bests[stage] = search(
+                Stage(
+                    name=stage,
+                    run=out,
+                    keys=keys,
+                    base=base_values(keys, settled),
+                    trials=n,
+                    longest=most_reports(stage, settled),
+                    pbt=request["scheduler"] == "pbt",
+                    seed=request["seed"],
+                ),
+                resources,
+                concurrent,
+                table,
+            )
             if stage == "autoencoder":
                 _on_worker(encode_best, resources, str(out), bests[stage])
     finally:
@@ -154,7 +181,7 @@ def _search(out, atlas, settled, space, request, resources, concurrent):
     write_whole(out / "best.yaml", lambda file: file.write(text.encode()))  # last: with it the search is finished
 
 
-def _on_worker(function, resources, *arguments):
+def _on_worker(function: Callable[..., Any], resources: Resources, *arguments: Any) -> Any:
     """A function's result from a worker of the cluster; its error as it was there, without Ray's account of it."""
     import ray
 
@@ -165,14 +192,14 @@ def _on_worker(function, resources, *arguments):
         raise error.cause from None
 
 
-def encode_best(run, best):
+def encode_best(run: str, best: TrialRecord) -> None:
     """Encode the atlas by the best autoencoder, once for all flows.
 
     Parameters
     ----------
     run : str
         The search's directory.
-    best : dict
+    best : TrialRecord
         The best autoencoder trial.
     """
     import torch
@@ -181,25 +208,27 @@ def encode_best(run, best):
     from cfgen_dist.training.encode import encode
     from cfgen_dist.tuning.trial import WEIGHTS, best_autoencoder, trial_config
 
-    run = Path(run)
-    if not (run / "best_autoencoder.json").exists():
+    folder = Path(run)
+    if not (folder / "best_autoencoder.json").exists():
         state = load_file(f"{best['folder']}/{WEIGHTS}")
-        write_whole(run / "best_autoencoder.safetensors", lambda file: file.write(save(state)))
+        write_whole(folder / "best_autoencoder.safetensors", lambda file: file.write(save(state)))
         facts = json.dumps({"number": best["number"], "values": best["values"]})
-        write_whole(run / "best_autoencoder.json", lambda file: file.write(facts.encode()))
-    atlas = open_atlas(json.loads((run / "tune.json").read_text())["atlas"]["path"])
-    config = trial_config(run, "flow", {})
+        write_whole(folder / "best_autoencoder.json", lambda file: file.write(facts.encode()))
+    atlas = open_atlas(json.loads((folder / "tune.json").read_text())["atlas"]["path"])
+    config = trial_config(folder, "flow", {})
     gpu = torch.cuda.is_available() and config.accelerator != "cpu"
-    encode(atlas, best_autoencoder(run, atlas, config), run / "latents.zarr", "cuda" if gpu else "cpu")
+    encode(atlas, best_autoencoder(folder, atlas, config), folder / "latents.zarr", "cuda" if gpu else "cpu")
 
 
-def _score(run, best, grid, objective):
+def _score(
+    run: str, best: TrialRecord, grid: dict[str, list[Any]], objective: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from cfgen_dist.tuning.guidance import score_settings
 
     return score_settings(Path(run), best, grid, objective)
 
 
-def _check_directory(out, request, resume):
+def _check_directory(out: Path, request: Request, resume: bool) -> None:
     """See that there is no directory yet, or that the interrupted search in it is the same."""
     path = out / "tune.json"
     if not path.exists():
@@ -207,36 +236,44 @@ def _check_directory(out, request, resume):
             raise BadInput(f"{out} exists and is not a search: give a directory that does not exist")
         return
     if not resume:
-        raise BadInput(f"{out} holds a search already: --resume continues it, or give another directory")
+        raise BadInput(f"{out} holds a search already: `resume=True` continues it, or give another directory")
     saved = json.loads(path.read_text())
     if saved["atlas"]["fingerprint"] != request["atlas"]["fingerprint"]:
         raise BadInput(
             f"{out} searches on {saved['atlas']['path']}, whose cells differ from those of {request['atlas']['path']}"
         )
-    for key in request:
-        if key != "atlas" and saved[key] != request[key]:
-            few = isinstance(request[key], int | str)
-            found = f"{key} = {saved[key]}, not {request[key]}" if few else f"another {key}"
+    for key, value in request.items():
+        if key != "atlas" and saved[key] != value:
+            few = isinstance(value, int | str)
+            found = f"{key} = {saved[key]}, not {value}" if few else f"another {key}"
             raise BadInput(f"{out} was started with {found}: resume it without changes")
 
 
-def _check(trials, scheduler, objective, concurrent, workers, cpus, gpus):
+def _check(
+    trials: int,
+    scheduler: str,
+    objective: str,
+    concurrent: int | None,
+    workers: int,
+    cpus: int,
+    gpus: float | None,
+) -> None:
     for what, name, known in (("scheduler", scheduler, SCHEDULERS), ("objective", objective, OBJECTIVES)):
         if name not in known:
-            raise BadInput(f"{what}: unknown {name!r}, {nearest(name, known)}")
+            raise BadInput(f"`{what}`: unknown {name!r}, {nearest(name, known)}")
     least = 4 if scheduler == "pbt" else 2
     if trials < least:
-        raise BadInput(f"trials is {trials}, expected at least {least}: half for autoencoders, half for flows")
-    for name, value in (("concurrent", concurrent), ("workers-per-trial", workers), ("cpus-per-worker", cpus)):
+        raise BadInput(f"`trials` is {trials}, expected at least {least}: half for autoencoders, half for flows")
+    for name, value in (("concurrent", concurrent), ("workers", workers), ("cpus_per_worker", cpus)):
         if value is not None and value < 1:
-            raise BadInput(f"{name} is {value}, expected at least 1")
+            raise BadInput(f"`{name}` is {value}, expected at least 1")
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
-        raise BadInput(f"gpus-per-worker is {gpus:g}, expected a fraction of one, or a whole number")
+        raise BadInput(f"`gpus_per_worker` is {gpus:g}, expected a fraction of one, or a whole number")
     if gpus is not None and 0 < gpus < 1 and workers > 1:
-        raise BadInput(f"gpus-per-worker is {gpus:g} with {workers} workers a trial, expected whole GPUs for those")
+        raise BadInput(f"`gpus_per_worker` is {gpus:g} with {workers} workers a trial, expected whole GPUs for those")
 
 
-def _gpus(config, asked):
+def _gpus(config: Config, asked: float | None) -> float:
     import ray
 
     if asked is not None:
@@ -245,23 +282,23 @@ def _gpus(config, asked):
     return int(config.accelerator == "gpu" or (config.accelerator == "auto" and there >= 1))
 
 
-def _room(resources, local):
+def _room(resources: Resources, local: bool) -> int:
     """Trials that the cluster has room for; one that is not of this machine alone may grow, and have none yet."""
     import ray
 
     there, rooms = ray.cluster_resources(), []
-    for kind, each in (("CPU", resources["cpus"]), ("GPU", resources["gpus"])):
-        if each:
-            rooms.append(int(there.get(kind, 0) / (each * resources["workers"]) + 1e-9))  # 1 // 0.2 is 4
+    for kind, share in (("CPU", resources["cpus"]), ("GPU", resources["gpus"])):
+        if share:
+            rooms.append(int(there.get(kind, 0) / (share * resources["workers"]) + 1e-9))  # 1 // 0.2 is 4
             if not rooms[-1] and local:
-                need = f"{each * resources['workers']:g} {kind}"
+                need = f"{share * resources['workers']:g} {kind}"
                 raise BadInput(f"a trial needs {need}, but this machine's cluster has {there.get(kind, 0):g}")
     return max(min(rooms), 1)
 
 
-def _write_csv(path, trials, rows, objective):
+def _write_csv(path: Path, trials: dict[str, list[TrialRecord]], rows: list[dict[str, Any]], objective: str) -> None:
     """One line a trial of any stage; columns that a stage does not have stay empty."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for stage, records in trials.items():
         for record in records:
             facts = {key: record.get(key) for key in ("number", "status", "objective", "steps", "seconds", "why")}

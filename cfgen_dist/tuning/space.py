@@ -1,13 +1,15 @@
 """Search spaces: a YAML file of distributions, checked against the config tree before anything starts."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Iterable
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from cfgen_dist.config import load_config, settings, to_dict
+from cfgen_dist.config import Config, load_config, settings, to_dict
+from cfgen_dist.tuning.distributions import Choice, Range, read_distribution
 from data_loaders.errors import BadInput, nearest
 
 SCHEDULERS = ("asha", "pbt")
@@ -17,7 +19,6 @@ GROUPS = {  # group of the config -> the stage that searches it
     "autoencoder": "autoencoder", "modalities": "autoencoder", "flow": "flow", "size_factor": "flow",
     "sampling": "sampling",
 }  # fmt: skip
-DISTRIBUTIONS = ("choice", "uniform", "loguniform", "times")
 # Weights are copied from member to member and the stream's position with them: the rest must stay as it is.
 MAY_CHANGE_IN_TRAINING = {
     "autoencoder": (
@@ -27,29 +28,15 @@ MAY_CHANGE_IN_TRAINING = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One of some values."""
-
-    values: tuple
+Space = dict[str, dict[str, Choice | Range]]  # stage → dotted key of the config → what is tried
 
 
-@dataclass(frozen=True)
-class Range:
-    """A number from `low` to `high`, evenly or (`log`) evenly over orders of magnitude; `whole` numbers only."""
-
-    low: float
-    high: float
-    log: bool
-    whole: bool
-
-
-def spaces():
+def spaces() -> list[str]:
     """Names of the search spaces that come with the package."""
     return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
 
 
-def load_space(source, base):
+def load_space(source: str | Path | dict[str, Any], base: Config) -> Space:
     """Read and check a search space.
 
     Parameters
@@ -73,7 +60,7 @@ def load_space(source, base):
     values, where = (source, "search space") if isinstance(source, dict) else (_read(source), f"search space {source}")
     if not isinstance(values, dict):
         raise BadInput(f"{where}: holds a {type(values).__name__}, expected groups of keys: {', '.join(GROUPS)}")
-    space = {stage: {} for stage in STAGES}
+    space: Space = {stage: {} for stage in STAGES}
     known = settings()
     for group, keys in values.items():
         if group not in GROUPS:
@@ -84,7 +71,7 @@ def load_space(source, base):
             key = f"{group}.{name}"
             if key not in known:
                 raise BadInput(f"{where}: unknown key {key!r}, {nearest(key, known)}")
-            found = _distribution(key, given, known[key].kind, base, where)
+            found = _distribution(key, given, base, where)
             if found is not None:
                 space[GROUPS[group]][key] = found
     for key, distribution in space["sampling"].items():
@@ -95,7 +82,7 @@ def load_space(source, base):
     return space
 
 
-def check_changeable(space, where):
+def check_changeable(space: Space, where: str) -> None:
     """Refuse keys that population-based training cannot change; `where` names the space in the message."""
     for stage, names in MAY_CHANGE_IN_TRAINING.items():
         for key, distribution in space[stage].items():
@@ -106,65 +93,30 @@ def check_changeable(space, where):
                 raise BadInput(f"{where}: {key} is changed by factors in pbt, expected uniform or loguniform")
 
 
-def base_values(keys, base):
+def base_values(keys: Iterable[str], base: Config) -> dict[str, Any]:
     """The base config's own values of dotted keys."""
     return {key: _value(base, key) for key in keys}
 
 
-def as_json(space):
+def as_json(space: Space) -> dict[str, dict[str, Any]]:
     """The space as plain values that `load_space` reads back, to compare and to keep."""
-    groups = {}
+    groups: dict[str, dict[str, Any]] = {}
     for keys in space.values():
         for key, d in keys.items():
             group, _, name = key.partition(".")
-            plain = {"choice": list(d.values)} if isinstance(d, Choice) else {_kind(d): [d.low, d.high]}
+            if isinstance(d, Choice):
+                plain: dict[str, Any] = {"choice": list(d.values)}
+            else:
+                plain = {"loguniform" if d.log else "uniform": [d.low, d.high]}
             groups.setdefault(group, {})[name] = plain
     return groups
 
 
-def _kind(distribution):
-    return "loguniform" if distribution.log else "uniform"
-
-
-def to_optuna(keys):
-    """Dotted key → Optuna's distribution; choices as JSON text, since Optuna has no lists."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    found = {}
-    for key, d in keys.items():
-        if isinstance(d, Choice):
-            found[key] = CategoricalDistribution([json.dumps(value) for value in d.values])
-        else:
-            found[key] = (IntDistribution if d.whole else FloatDistribution)(d.low, d.high, log=d.log)
-    return found
-
-
-def encode(values, keys):
-    """Values as Optuna's parameters; None when one of them lies outside the space."""
-    encoded = {}
-    for key, d in keys.items():
-        value = values[key]
-        if isinstance(d, Choice):
-            if value not in d.values:
-                return None
-            encoded[key] = json.dumps(value)
-        else:
-            if value is None or not d.low <= value <= d.high:
-                return None
-            encoded[key] = value
-    return encoded
-
-
-def decode(params, keys):
-    """Optuna's parameters as values."""
-    return {key: json.loads(params[key]) if isinstance(d, Choice) else params[key] for key, d in keys.items()}
-
-
-def _folder():
+def _folder() -> Traversable:
     return resources.files("cfgen_dist.tuning").joinpath("spaces")
 
 
-def _read(source):
+def _read(source: str | Path) -> Any:
     path = Path(source)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -180,42 +132,28 @@ def _read(source):
         raise BadInput(f"search space {source} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _distribution(key, given, kind_of_value, base, where):
+def _distribution(key: str, given: Any, base: Config, where: str) -> Choice | Range | None:
     """The checked distribution of one key; None where only the base's own value is left."""
-    if not isinstance(given, dict) or len(given) != 1:
-        raise BadInput(f"{where}: {key} is {given!r}, expected one distribution such as {{choice: [values]}}")
-    ((kind, values),) = given.items()
-    if kind not in DISTRIBUTIONS:
-        raise BadInput(f"{where}: {key} has the unknown distribution {str(kind)!r}, {nearest(kind, DISTRIBUTIONS)}")
-    if not isinstance(values, list) or not values:
-        raise BadInput(f"{where}: {key} has {kind}: {values!r}, expected a list")
-    whole = kind_of_value == "integer"
-    if kind != "choice" and not (whole or kind_of_value == "number"):
-        raise BadInput(f"{where}: {key} is no number, expected choice, not {kind}")
+    whole = settings()[key].kind == "integer"
+    kind, values = read_distribution(key, given, where, numeric=whole or settings()[key].kind == "number")
+    if kind in ("uniform", "loguniform"):
+        low, high = (_checked(key, value, base, where) for value in values)
+        return Range(low, high, kind == "loguniform", whole)
     if kind == "times":
-        values = [_number(value, key, where) * _value(base, key) for value in values]
+        values = [value * _value(base, key) for value in values]
         values = [round(value) for value in values] if whole else values
-    elif key.endswith("covariate"):
-        values = [base.labels[0] if value == "auto" and base.labels else value for value in values if value != "auto"
-                  or base.labels]  # fmt: skip
-    if kind in ("choice", "times"):
-        checked = []
-        for value in values:
-            value = _checked(key, value, base, where)
-            if value not in checked:
-                checked.append(value)
-        return None if checked == [_value(base, key)] else Choice(tuple(checked))
-    if len(values) != 2:
-        raise BadInput(f"{where}: {key} has {kind}: {values!r}, expected [low, high]")
-    low, high = (_checked(key, _number(value, key, where), base, where) for value in values)
-    if not low < high:
-        raise BadInput(f"{where}: {key} has {kind}: {values!r}, expected low below high")
-    if kind == "loguniform" and low <= 0:
-        raise BadInput(f"{where}: {key} has loguniform: {values!r}, expected low above 0")
-    return Range(low, high, kind == "loguniform", whole)
+    elif key.endswith("covariate"):  # auto is the first label, and nothing where there is none
+        first = (base.labels or [])[:1]
+        values = [name for value in values for name in (first if value == "auto" else [value])]
+    checked: list[Any] = []
+    for value in values:
+        value = _checked(key, value, base, where)
+        if value not in checked:
+            checked.append(value)
+    return None if checked == [_value(base, key)] else Choice(tuple(checked))
 
 
-def _checked(key, value, base, where):
+def _checked(key: str, value: Any, base: Config, where: str) -> Any:
     """The value as the config tree holds it, or BadInput."""
     values = to_dict(base)
     *groups, name = key.split(".")
@@ -229,15 +167,8 @@ def _checked(key, value, base, where):
         raise BadInput(f"{where}: {str(error).removeprefix('config: ')}") from None
 
 
-def _number(value, key, where):
-    """A number, also where YAML reads 1e-3 as text."""
-    try:
-        return value if isinstance(value, int) and not isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        raise BadInput(f"{where}: {key} has {value!r}, expected a number") from None
-
-
-def _value(config, key):
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
     for part in key.split("."):
-        config = getattr(config, part)
-    return config
+        value = getattr(value, part)
+    return value

@@ -1,12 +1,19 @@
 """The trials as they go: a live table on a terminal, a line for each that ends otherwise."""
 
 import logging
+import math
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
+
+from cfgen_dist.tuning.records import TrialRecord
 
 log = logging.getLogger("cfgen_dist")
 SHOWN = 12  # rows: those that run, then the best
@@ -26,14 +33,16 @@ class Table(Callback):
         Of the flow, for the heading.
     """
 
-    def __init__(self, run, read, objective):
+    def __init__(self, run: Path, read: Callable[[Path], list[TrialRecord]], objective: str) -> None:
         self.run, self.read, self.titles = run, read, OBJECTIVE | {"flow": f"{objective} on validation cells"}
-        self.told, self.live, self.stage, self.total, self.heard = set(), None, None, 0, time.monotonic()
+        self.told: set[int] = set()
+        self.live: Live | None = None
+        self.stage, self.total, self.heard = "", 0, time.monotonic()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"live": None}  # Tune writes its callbacks into its snapshots
 
-    def start(self, stage, total):
+    def start(self, stage: str, total: int) -> None:
         """Begin with a stage of so many trials."""
         self.stage, self.total, self.heard = stage, total, time.monotonic()
         self.told = {record["number"] for record in self._records() if record["status"] != "unfinished"}
@@ -44,38 +53,40 @@ class Table(Callback):
             self.live = Live(self._drawn(), console=console, refresh_per_second=1)
             self.live.start()
 
-    def done(self, stage):
+    def done(self, stage: str) -> None:
         """End with the stage: leave the table, name the best."""
         self.stop()
         done = [record for record in self._records() if record["status"] == "done"]
         if done:
-            best = min(done, key=lambda record: record["objective"])
+            best = min(done, key=_objective)
             log.info("%s: trial %d is the best, %.4g %s", stage, best["number"], best["objective"], self.titles[stage])
 
-    def stop(self):
+    def stop(self) -> None:
         """Give the terminal back."""
         if self.live:
             self.live.update(self._drawn())
             self.live.stop()
             self.live = None
 
-    def on_trial_result(self, iteration, trials, trial, result, **info):
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
         """Show the new value."""
         self._show()
 
-    def on_trial_start(self, iteration, trials, trial, **info):
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show the new trial."""
         self._show()
 
-    def on_trial_complete(self, iteration, trials, trial, **info):
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show how it ended."""
         self._show()
 
-    def on_trial_error(self, iteration, trials, trial, **info):
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show that it was lost."""
         self._show()
 
-    def on_step_end(self, iteration, trials, **info):
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Say once a minute that there is no room for any trial."""
         if any(trial.status == "RUNNING" for trial in trials):
             self.heard = time.monotonic()
@@ -83,7 +94,7 @@ class Table(Callback):
             log.info("waiting for the cluster to have room for a trial")
             self.heard = time.monotonic()
 
-    def _show(self):
+    def _show(self) -> None:
         if self.live:
             self.live.update(self._drawn())
             return
@@ -92,10 +103,10 @@ class Table(Callback):
                 self.told.add(record["number"])
                 log.info("%s", self._line(record))
 
-    def _records(self):
+    def _records(self) -> list[TrialRecord]:
         return self.read(self.run / self.stage)
 
-    def _line(self, record):
+    def _line(self, record: TrialRecord) -> str:
         value = f", {record['objective']:.4g}" if record["objective"] is not None else ""
         reason = f" ({record['why']})" if record.get("why") else ""
         return (
@@ -103,7 +114,7 @@ class Table(Callback):
             f"{record['status']} after {record['steps']} reports, {record['seconds']:.0f} s{value}{reason}"
         )
 
-    def _drawn(self):
+    def _drawn(self) -> RichTable:
         records = self._records()
         finished = sum(record["status"] != "unfinished" for record in records)
         table = RichTable(title=f"{self.stage}: {finished} of {self.total} trials, {self.titles[self.stage]}")
@@ -112,7 +123,7 @@ class Table(Callback):
             table.add_column(name)
         running = [record for record in records if record["status"] == "unfinished"]
         rest = [record for record in records if record["status"] != "unfinished"]
-        rest.sort(key=lambda record: (record["status"] != "done", _or_infinity(record["objective"])))
+        rest.sort(key=lambda record: (record["status"] != "done", _objective(record)))
         for record in (running + rest)[:SHOWN]:
             status = "running" if record["status"] == "unfinished" else record["status"]
             value = "" if record["objective"] is None else f"{record['objective']:.5g}"
@@ -121,9 +132,9 @@ class Table(Callback):
         return table
 
 
-def _or_infinity(value):
-    return float("inf") if value is None else value
+def _objective(record: TrialRecord) -> float:
+    return math.inf if record["objective"] is None else record["objective"]
 
 
-def _short(value):
+def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -5,16 +5,25 @@ ended. A trial whose process dies goes on from its last checkpoint.
 """
 
 import copy
+import functools
 import json
 import math
 import shutil
 import time
+from collections.abc import Callable, Container, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from safetensors.torch import load_file, save
+from torch import Tensor
 
-from cfgen_dist.config import load_config
+from cfgen_dist.config import Config, load_config
+from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.multimodal import JointAutoencoder
+from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
 from cfgen_dist.training.checkpoints import LAST
 from cfgen_dist.training.flow import train_flow
@@ -23,20 +32,25 @@ from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import assemble, label_categories
 from cfgen_dist.tuning.objective import NOTED, ValidationCells
+from cfgen_dist.tuning.records import Report, Request
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
+from data_loaders.reading.atlas import Atlas
 
 WEIGHTS, RESULT, REPORTS, TRIAL = "weights.safetensors", "result.json", "reports.jsonl", "trial.json"
 REPORTS_OF_A_FLOW = 4  # at even shares of its steps
 SPARED = (WEIGHTS, RESULT, REPORTS, TRIAL)
+State = dict[str, Tensor]
+Send = Callable[[Report], None]  # gets every report
+Score = Callable[[Velocity], tuple[float, dict[str, float]]]  # objective and metrics of a network on the CPU
 
 
 class Diverged(ValueError):
     """The training left the numbers."""
 
 
-class Report(Callback):
+class Reporter(Callback):
     """Send the objective of a training as it goes.
 
     Parameters
@@ -49,98 +63,101 @@ class Report(Callback):
         Reports between checkpoints, for others to take over.
     """
 
-    def __init__(self, send, folder, save_every=None):
+    def __init__(self, send: Send, folder: Path, save_every: int | None = None) -> None:
         self.send, self.folder, self.save_every = send, folder, save_every
 
-    def save(self, step, trainer):
+    def save(self, step: int, trainer: Trainer) -> None:
         """Save a checkpoint for others when it is time; all ranks do so together."""
         if self.save_every and step % self.save_every == 0:
             trainer.save_checkpoint(self.folder / LAST)
 
-    def tell(self, step, objective, last=False, **more):
+    def tell(self, step: int, objective: float, metrics: Mapping[str, Any] | None = None, last: bool = False) -> None:
         """Keep one report and send it, unless it is the last; `Diverged` when the objective is no number."""
         if not math.isfinite(objective):
             raise Diverged(f"diverged: the objective is {objective} after report {step}")
         if rank():
             return
-        report = {"step": step, "objective": objective, "time": time.time(), **more}
+        report: Report = {"step": step, "objective": objective, "time": time.time(), **(metrics or {})}
         with open(self.folder / REPORTS, "a") as file:
             file.write(json.dumps(report) + "\n")
         if not last:  # the trial is done: nothing is left to decide
             self.send(report)
 
 
-class ReportLikelihood(Report, Checkpoint):
+class ReportLikelihood(Reporter, Checkpoint):
     """After each epoch the best held-out negative log-likelihood so far: these are the weights that are kept.
 
     A Checkpoint to Lightning, so it is called after those that save the best weights and count the epochs without
     better ones: a member of a population may be paused inside `send`, and goes on from what was saved before.
     """
 
-    def __init__(self, send, folder, save_every=None):
+    def __init__(self, send: Send, folder: Path, save_every: int | None = None) -> None:
         super().__init__(send, folder, save_every)
         self.best = math.inf
         for report in on_main(lambda: read_reports(folder)):
             # the best weights of another trial were not copied with its last ones
             self.best = math.inf if "copied_from" in report else min(self.best, report["objective"])
 
-    def on_train_epoch_end(self, trainer, module):
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Report."""
         value, epochs = float(trainer.callback_metrics["val_nll"]), trainer.current_epoch + 1
         self.best = min(self.best, value) if math.isfinite(value) else value
         self.save(epochs, trainer)
-        self.tell(epochs, self.best, last=trainer.should_stop or epochs == trainer.max_epochs, val_nll=value)
+        self.tell(epochs, self.best, {"val_nll": value}, last=trainer.should_stop or epochs == trainer.max_epochs)
 
 
-class ReportSamples(Report):
+class ReportSamples(Reporter):
     """At every quarter of the steps, the distance of generated to validation cells.
 
     Parameters
     ----------
     send, folder, save_every
-        As in `Report`.
+        As in `Reporter`.
     score : callable
         Takes the velocity network, on the CPU, returns the objective and a dict of metrics.
     """
 
-    def __init__(self, send, folder, score, save_every=None):
+    def __init__(self, send: Send, folder: Path, score: Score, save_every: int | None = None) -> None:
         super().__init__(send, folder, save_every)
         reports = on_main(lambda: read_reports(folder))
-        self.score, self.told, self.scored = score, reports[-1]["step"] if reports else 0, None
+        self.score, self.told = score, reports[-1]["step"] if reports else 0
+        self.scored: tuple[float, dict[str, float]] | None = None
 
-    def on_validation_epoch_end(self, trainer, module):
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Score at a new quarter, while the averaged weights are in place; the last is scored when all is done."""
         quarter = REPORTS_OF_A_FLOW * trainer.global_step // trainer.max_steps
         if self.told < quarter < REPORTS_OF_A_FLOW:
             # of a copy: cells are generated on the CPU, wherever the network is trained
-            self.told, self.scored = quarter, on_main(lambda: self.score(copy.deepcopy(module.velocity).cpu()))
+            velocity: Any = module.velocity
+            self.told, self.scored = quarter, on_main(lambda: self.score(copy.deepcopy(velocity).cpu()))
 
-    def on_validation_end(self, trainer, module):
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Report it, once the training's own weights are back for a checkpoint."""
         if self.scored:
             (value, metrics), self.scored = self.scored, None
             self.save(self.told, trainer)
-            self.tell(self.told, value, **metrics)
+            self.tell(self.told, value, metrics)
 
 
 class Settings(Callback):
     """Put the trial's own settings into an optimiser whose state is that of another trial."""
 
-    def on_train_start(self, trainer, module):
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Learning rates and weight decay as configured, moments as loaded."""
         (optimizer,) = trainer.optimizers
-        fresh = module.configure_optimizers()
+        fresh: Any = module.configure_optimizers()
         fresh = fresh["optimizer"] if isinstance(fresh, dict) else fresh
         for group, wanted in zip(optimizer.param_groups, fresh.param_groups, strict=True):
             group["weight_decay"] = wanted["weight_decay"]
             group["lr"] = group["initial_lr"] = wanted.get("initial_lr", wanted["lr"])
-        for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
+        schedules: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
+        for schedule in schedules:
             schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
             for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
                 group["lr"] = base * factor(schedule.last_epoch)
 
 
-def trial_config(run, stage, values):
+def trial_config(run: Path, stage: str, values: dict[str, Any]) -> Config:
     """The settled config of a trial: the base, the best autoencoder's settings for a flow, the trial's own values.
 
     Parameters
@@ -161,7 +178,16 @@ def trial_config(run, stage, values):
     return config
 
 
-def work(run, stage, values, folder, send, threads=1, accelerator="cpu", save_every=None):
+def work(
+    run: Path,
+    stage: str,
+    values: dict[str, Any],
+    folder: Path,
+    send: Send,
+    threads: int = 1,
+    accelerator: Literal["cpu", "gpu"] = "cpu",
+    save_every: int | None = None,
+) -> dict[str, Any]:
     """Train and judge one trial.
 
     Parameters
@@ -177,7 +203,7 @@ def work(run, stage, values, folder, send, threads=1, accelerator="cpu", save_ev
     accelerator : {"cpu", "gpu"}
         What the trial was given.
     save_every : int, optional
-        See `Report`.
+        See `Reporter`.
 
     Returns
     -------
@@ -185,59 +211,77 @@ def work(run, stage, values, folder, send, threads=1, accelerator="cpu", save_ev
         The last report.
     """
     torch.set_num_threads(threads)
-    request = json.loads((run / "tune.json").read_text())
+    request: Request = json.loads((run / "tune.json").read_text())
     atlas, config = open_atlas(request["atlas"]["path"]), trial_config(run, stage, values)
     config.accelerator = accelerator
-    settings = [Settings()] if save_every else []
-    if stage == "autoencoder":
-        report = ReportLikelihood(send, folder, save_every)
-        network = train_autoencoder(
-            atlas, config.autoencoder, config.modalities, RunSettings.of(config), folder, [report, *settings]
-        )
-        last = {"objective": report.best}
-    else:
-        cells = ValidationCells(atlas, config) if rank() == 0 else None
-        autoencoder = best_autoencoder(run, atlas, config)
-
-        def score(velocity):
-            if not all(value.isfinite().all() for value in velocity.state_dict().values()):
-                raise Diverged("diverged: the velocity network has weights that are not finite")
-            model = assemble(atlas, config, autoencoder, velocity, {})
-            weights = request["guidance"]
-            by_weight = {weight: cells.score(model, guidance=weight)[0] for weight in weights}
-            name = request["objective"]
-            metrics = {f"{name}@{weight:g}": by_weight[weight][name] for weight in weights}
-            best = min(weights, key=lambda weight: by_weight[weight][name])
-            return by_weight[best][name], metrics | {"guidance": best} | {key: by_weight[best][key] for key in NOTED}
-
-        report = ReportSamples(send, folder, score, save_every)
-        network = train_flow(
-            open_atlas(run / "latents.zarr"),
-            label_categories(atlas, config),
-            config.flow,
-            config.modalities,
-            RunSettings.of(config),
-            folder,
-            [report, *settings],
-        )
-        last = {}
-        if rank() == 0:
-            value, metrics = score(network)
-            last = {"objective": value, **metrics}
-            report.tell(REPORTS_OF_A_FLOW, value, last=True, **metrics)
+    train = _autoencoder if stage == "autoencoder" else _flow
+    state, last = train(run, atlas, config, request, folder, send, save_every)
     if rank() == 0:
-        write_whole(folder / WEIGHTS, lambda file: file.write(save(network.state_dict())))
+        write_whole(folder / WEIGHTS, lambda file: file.write(save(state)))
     return last
 
 
-def best_autoencoder(run, atlas, config):
+def _autoencoder(
+    run: Path, atlas: Atlas, config: Config, request: Request, folder: Path, send: Send, save_every: int | None
+) -> tuple[State, dict[str, Any]]:
+    """Train an autoencoder: its weights and its best held-out negative log-likelihood."""
+    report = ReportLikelihood(send, folder, save_every)
+    network = train_autoencoder(
+        atlas, config.autoencoder, config.modalities, RunSettings.of(config), folder, _callbacks(report)
+    )
+    return network.state_dict(), {"objective": report.best}
+
+
+def _flow(
+    run: Path, atlas: Atlas, config: Config, request: Request, folder: Path, send: Send, save_every: int | None
+) -> tuple[State, dict[str, Any]]:
+    """Train a flow on the best autoencoder's latents: its weights, and on rank 0 the last score."""
+    autoencoder = best_autoencoder(run, atlas, config)
+    cells = functools.cache(lambda: ValidationCells(atlas, config))
+    if rank() == 0:
+        cells()  # now: what is wrong with them is said before anything is trained
+
+    def score(velocity: Velocity) -> tuple[float, dict[str, float]]:
+        if not all(value.isfinite().all() for value in velocity.state_dict().values()):
+            raise Diverged("diverged: the velocity network has weights that are not finite")
+        model = assemble(atlas, config, autoencoder, velocity, {})
+        weights, name = request["guidance"], request["objective"]
+        by_weight = {weight: cells().score(model, guidance=weight)[0] for weight in weights}
+        metrics = {f"{name}@{weight:g}": by_weight[weight][name] for weight in weights}
+        best = min(weights, key=lambda weight: by_weight[weight][name])
+        return by_weight[best][name], metrics | {"guidance": best} | {key: by_weight[best][key] for key in NOTED}
+
+    report = ReportSamples(send, folder, score, save_every)
+    network = train_flow(
+        open_atlas(run / "latents.zarr"),
+        label_categories(atlas, config),
+        config.flow,
+        config.modalities,
+        RunSettings.of(config),
+        folder,
+        _callbacks(report),
+    )
+    last: dict[str, Any] = {}
+    if rank() == 0:
+        value, metrics = score(network)
+        last = {"objective": value, **metrics}
+        report.tell(REPORTS_OF_A_FLOW, value, metrics, last=True)
+    return network.state_dict(), last
+
+
+def _callbacks(report: Reporter) -> list[Callback]:
+    """The reporter, and for a member of a population what gives it its own settings."""
+    return [report, Settings()] if report.save_every else [report]
+
+
+def best_autoencoder(run: Path, atlas: Atlas, config: Config) -> Autoencoder | JointAutoencoder:
     """The best autoencoder of the search, in eval mode."""
     autoencoder = untrained_autoencoder(atlas, config.autoencoder, config.modalities)
     autoencoder.load_state_dict(load_file(run / "best_autoencoder.safetensors"))
     return autoencoder.eval()
 
 
-def finish(folder, status, **facts):
+def finish(folder: Path, status: str, **facts: Any) -> dict[str, Any]:
     """Write how a trial ended, `done`, `stopped` or `failed`, and remove its checkpoints."""
     result = {"status": status, "finished": time.time(), **facts}
     write_whole(folder / RESULT, lambda file: file.write(json.dumps(result, indent=1).encode()))
@@ -245,7 +289,7 @@ def finish(folder, status, **facts):
     return result
 
 
-def clear(folder, spared=SPARED):
+def clear(folder: Path, spared: Container[str] = SPARED) -> None:
     """Remove what a finished trial no longer needs."""
     for entry in folder.iterdir():
         if entry.name in spared:
@@ -256,9 +300,10 @@ def clear(folder, spared=SPARED):
             entry.unlink(missing_ok=True)
 
 
-def read_reports(folder):
+def read_reports(folder: Path) -> list[Report]:
     """The reports of a trial; a line cut short by a kill is left out."""
-    path, reports = folder / REPORTS, []
+    path = folder / REPORTS
+    reports: list[Report] = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             reports.append(json.loads(line))
@@ -267,7 +312,7 @@ def read_reports(folder):
     return reports
 
 
-def why(error):
+def why(error: BaseException) -> str:
     """An exception in one line."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, Diverged | BadInput) else f"{type(error).__name__}: {text}"

@@ -1,6 +1,5 @@
 """Be connected to a Ray cluster: join one, or start one in this machine."""
 
-import logging
 import os
 import secrets
 import shutil
@@ -15,7 +14,6 @@ from typing import Any
 
 from data_loaders.errors import BadInput
 
-log = logging.getLogger("cfgen_dist")
 OBJECT_STORE = 128 << 20  # bytes: only small results pass through it
 
 

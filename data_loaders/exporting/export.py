@@ -14,12 +14,15 @@ from data_loaders.exporting.mudata import write_h5mu
 from data_loaders.exporting.soma import write_soma
 from data_loaders.files import begin_output, finish_output, refuse_existing
 from data_loaders.progress import progress
+from data_loaders.reading.chunks import DiskArray
+from data_loaders.reading.reader import DiskGroup
+from data_loaders.types import PathLike
 
 SLICE = 1 << 22  # values copied at a time
 FORMATS = ("h5ad", "h5mu", "soma")
 
 
-def export(store, out, *, to="h5ad"):
+def export(store: PathLike, out: PathLike, *, to: str = "h5ad") -> None:
     """Write a store, real or generated, as a file that other tools read.
 
     Counts are copied in slices, so memory does not grow with them; tables (obs, var, uns) are held while written.
@@ -42,27 +45,27 @@ def export(store, out, *, to="h5ad"):
         takes. A disk that runs full later, for other reasons, can still crash HDF5.
     """
     if to not in FORMATS:
-        raise BadInput(f"--to {to}: {nearest(to, FORMATS)}")
-    out = refuse_existing(out)
+        raise BadInput(f"`to={to!r}`: {nearest(to, FORMATS)}")
+    place = refuse_existing(out)
     try:
         source = zarr.open_group(store, mode="r")
         source["X"], source["obs"], source["var"]
     except (FileNotFoundError, KeyError, ValueError, OSError) as error:
         raise BadInput(f"{store}: no AnnData-Zarr store there ({' '.join(str(error).split())})") from error
-    folder = begin_output(out)
-    built = folder / out.name
+    folder = begin_output(place)
+    built = folder / place.name
     if to == "soma":
         try:
             write_soma(store, built)
-            finish_output(built, out)
+            finish_output(built, place)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return
     try:
-        _refuse_full_disk(store, folder, out)
+        _refuse_full_disk(store, folder, place)
         if to == "h5mu":
             write_h5mu(source, built, str(store), _copy)
-            finish_output(built, out)
+            finish_output(built, place)
             return
         with h5py.File(built, "w") as target:
             target.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
@@ -70,13 +73,13 @@ def export(store, out, *, to="h5ad"):
             for name in ("obs", "var", "uns", "varm", "obsm", "layers", "obsp", "varp"):
                 if name in source:
                     _copy(source, target, name)
-        finish_output(built, out)
+        finish_output(built, place)
     finally:
         for leftover in (built, folder):
             _remove(leftover)
 
 
-def _refuse_full_disk(store, folder, out):
+def _refuse_full_disk(store: PathLike, folder: Path, out: Path) -> None:
     """Refuse to begin without room for about the size of the store: HDF5 crashes Python when a disk runs full."""
     needed = sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file())
     free = shutil.disk_usage(folder).free
@@ -84,13 +87,13 @@ def _refuse_full_disk(store, folder, out):
         raise BadInput(f"{out}: no space left on device: {free:,} bytes are free, expected about {needed:,}")
 
 
-def _copy(source, target, key, name=None):
+def _copy(source: DiskGroup, target: DiskGroup, key: str, name: str | None = None) -> None:
     """Copy an element, as `name`: sparse matrices and large arrays in slices, groups one by one, the rest whole."""
     element, name = source[key], name or key
     kind = element.attrs.get("encoding-type", "")
     if kind in ("csr_matrix", "csc_matrix"):
         group = target.create_group(name)
-        group.attrs.update({key: element.attrs[key] for key in ("encoding-type", "encoding-version")})
+        group.attrs.update({name: element.attrs[name] for name in ("encoding-type", "encoding-version")})
         group.attrs["shape"] = np.array(element.attrs["shape"])
         for part in ("data", "indices", "indptr"):
             _copy_array(element[part], group, part, wide=part == "indices", description=f"{name}/{part}")
@@ -106,7 +109,7 @@ def _copy(source, target, key, name=None):
         write_elem(target, name, read_elem(element))
 
 
-def _copy_array(array, group, name, *, wide, description):
+def _copy_array(array: DiskArray, group: DiskGroup, name: str, *, wide: bool, description: str) -> DiskArray:
     """Copy a Zarr array into an HDF5 dataset. `wide`: column numbers as int32 or int64, the types that scipy has."""
     dtype = array.dtype
     if wide:
@@ -125,7 +128,7 @@ def _copy_array(array, group, name, *, wide, description):
     return dataset
 
 
-def _remove(path):
+def _remove(path: Path) -> None:
     if Path(path).is_dir():
         os.rmdir(path)
     elif Path(path).exists():

@@ -6,18 +6,30 @@ and rows that come in pieces (CSC, Matrix Market) or in another order than they 
 """
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numcodecs import Blosc
 from scipy.sparse import csr_matrix
 
 from data_loaders.statistics.csr import scatter_rows
+from data_loaders.types import Ints, PathLike
 
 BUCKET_VALUES = 1 << 23  # about 200 MB while a bucket is put together and written
 MOST_BUCKETS = 1024
 _CODEC = Blosc(cname="lz4", clevel=1, shuffle=Blosc.SHUFFLE)
-_TYPES = (np.int64, np.int32, np.uint32, np.uint32)  # rows, values per row, columns, counts
+_TYPES: tuple[type[np.integer[Any]], ...] = (np.int64, np.int32, np.uint32, np.uint32)  # of the arrays of a frame
+
+
+class Frame(NamedTuple):
+    """Some rows of a bucket, as they were set aside."""
+
+    rows: Ints  # (n,)
+    lengths: Ints  # values per row (n,)
+    columns: Ints  # (nnz,)
+    counts: Ints  # (nnz,)
 
 
 class Spill:
@@ -34,12 +46,13 @@ class Spill:
     n_columns : int
     """
 
-    def __init__(self, folder, position, n_values, n_columns):
+    def __init__(self, folder: PathLike, position: Ints, n_values: int, n_columns: int) -> None:
         self.folder, self.position, self.n_columns = Path(folder), position, n_columns
         self.n_buckets = int(np.clip(-(-n_values // BUCKET_VALUES), 1, min(MOST_BUCKETS, max(len(position), 1))))
         self._bounds = np.linspace(0, len(position), self.n_buckets + 1).astype(np.int64)
+        self._inverse: Ints | None = None
 
-    def encode(self, rows, block):
+    def encode(self, rows: Ints, block: csr_matrix) -> list[tuple[int, bytes]]:
         """Cut a block (CSR, sorted columns, uint32) up: a list of (bucket, bytes). Safe in threads."""
         bucket = np.searchsorted(self._bounds, self.position[rows], side="right") - 1
         order = np.argsort(bucket, kind="stable")
@@ -51,49 +64,56 @@ class Spill:
             lengths = np.diff(block.indptr[start : stop + 1])
             if entries.start == entries.stop:
                 continue  # rows without counts need no words
-            arrays = (rows[order[start:stop]], lengths, block.indices[entries], block.data[entries])
-            parts = [_CODEC.encode(np.ascontiguousarray(a, t)) for a, t in zip(arrays, _TYPES, strict=True)]
+            frame = Frame(rows[order[start:stop]], lengths, block.indices[entries], block.data[entries])
+            parts = [
+                _CODEC.encode(np.ascontiguousarray(array, kind)) for array, kind in zip(frame, _TYPES, strict=True)
+            ]
             pieces.append((int(number), struct.pack("<4q", *map(len, parts)) + b"".join(parts)))
         return pieces
 
-    def write(self, pieces):
+    def write(self, pieces: list[tuple[int, bytes]]) -> None:
         """Add encoded pieces to their buckets; from one thread."""
         for number, piece in pieces:
             with open(self._file(number), "ab") as file:
                 file.write(piece)
 
-    def frames(self, number):
-        """Yield the pieces of a bucket as (rows, values per row, columns, counts)."""
+    def frames(self, number: int) -> Iterator[Frame]:
+        """Yield the pieces of a bucket."""
         if not self._file(number).exists():
             return
         with open(self._file(number), "rb") as file:
             while header := file.read(32):
                 parts = [file.read(length) for length in struct.unpack("<4q", header)]
-                yield tuple(np.frombuffer(_CODEC.decode(p), t) for p, t in zip(parts, _TYPES, strict=True))
+                yield Frame(*(_decoded(part, kind) for part, kind in zip(parts, _TYPES, strict=True)))
 
-    def assemble(self, number):
+    def assemble(self, number: int) -> tuple[Ints, csr_matrix]:
         """Rows of a bucket in the order of the atlas, int64 (n,), and their counts, CSR (n, n_columns)."""
         low, high = self._bounds[number : number + 2]
         frames = list(self.frames(number))
         sizes = np.zeros(high - low, np.int64)
-        for rows, lengths, _, _ in frames:
-            np.add.at(sizes, self.position[rows] - low, lengths)
+        for frame in frames:
+            np.add.at(sizes, self.position[frame.rows] - low, frame.lengths)
         indptr = np.append(0, np.cumsum(sizes))
         columns, counts = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.uint32)
         cursor = indptr[:-1].copy()
         while frames:
-            rows, lengths, *entries = frames.pop(0)
-            scatter_rows(self.position[rows] - low, lengths, *entries, cursor, columns, counts)
+            frame = frames.pop(0)
+            places = self.position[frame.rows] - low
+            scatter_rows(places, frame.lengths, frame.columns, frame.counts, cursor, columns, counts)
         block = csr_matrix((counts, columns, indptr), shape=(high - low, self.n_columns))
         block.sort_indices()  # for rows that came in pieces
         return self._row_at()[low:high], block
 
-    def _row_at(self):
-        """The inverse of `position`."""
-        if not hasattr(self, "_inverse"):
+    def _row_at(self) -> Ints:
+        """The inverse of `position`, int64 (n_rows,)."""
+        if self._inverse is None:
             self._inverse = np.empty_like(self.position)
             self._inverse[self.position] = np.arange(len(self.position))
         return self._inverse
 
-    def _file(self, number):
+    def _file(self, number: int) -> Path:
         return self.folder / f"{number:05d}"
+
+
+def _decoded(part: bytes, kind: type[np.integer[Any]]) -> Ints:
+    return np.frombuffer(_CODEC.decode(part), kind)

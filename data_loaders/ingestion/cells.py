@@ -1,18 +1,23 @@
 """The obs columns of several sources as one table: names made unique, labels checked, simple columns kept."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.sources.source import Source
+from data_loaders.types import Array
 
 OURS = ("split", "size_factor", "source", "source_row")
 TAKEN = ("_index", "split", "size_factor", "source_row", "shard", "is_generated", "n", "row")  # atlases, label tables
 MOST_CATEGORIES = 100  # that a column may have when most of them are single cells
 
 
-def merge_obs(sources, labels, also=()):
+def merge_obs(
+    sources: Sequence[Source], labels: Sequence[str], also: Sequence[str] = ()
+) -> tuple[pd.DataFrame, list[str]]:
     """One obs table over all cells of all sources, in their order.
 
     Parameters
@@ -68,18 +73,18 @@ def merge_obs(sources, labels, also=()):
     return merged, notes
 
 
-def source_keys(sources):
+def source_keys(sources: Sequence[Source]) -> list[str]:
     """A short name for each source: the file name without its ending, or the path where those are not unique."""
     stems = [Path(source.path).absolute().name for source in sources]
     stems = [stem.removesuffix(".h5ad").removesuffix(".h5").removesuffix(".zarr") for stem in stems]
     return stems if len(set(stems)) == len(stems) else [source.path for source in sources]
 
 
-def _as_label(table, name, source):
+def _as_label(table: pd.DataFrame, name: str, source: Source) -> pd.Series:
     """A label column as categorical text without unused categories."""
     if name not in table:
         known = [column for column in table if column not in OURS]
-        others = nearest(name, known) if known else "it has none, --obs TABLE adds those of a table"
+        others = nearest(name, known) if known else "it has none, `obs_files=TABLE` adds those of a table"
         raise BadInput(f"{source.path}: no obs column {name!r}; {others}")
     column = table[name]
     missing = column.isna() | (column.astype(object) == "")
@@ -100,7 +105,7 @@ def _as_label(table, name, source):
     return column.cat.rename_categories([str(value) for value in column.cat.categories])
 
 
-def _refuse_measurement(name, column, paths):
+def _refuse_measurement(name: str, column: pd.Series, paths: str) -> None:
     """Refuse a label whose categories are mostly single cells: whole-number measurements and cell names."""
     cells = np.bincount(column.codes, minlength=len(column.categories))
     single = int((cells == 1).sum())
@@ -111,10 +116,11 @@ def _refuse_measurement(name, column, paths):
         )
 
 
-def _concatenate(tables, wanted):
-    """Rows of all tables; the columns that all have, in simple types; the names of the others."""
+def _concatenate(tables: list[pd.DataFrame], wanted: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of all tables, with the columns that all have, in simple types; and the names of the other columns."""
     names = list(dict.fromkeys(name for table in tables for name in table))
-    columns, lost = {}, []
+    columns: dict[str, Array | pd.Categorical] = {}
+    lost = []
     for name in names:
         parts = [table[name] for table in tables if name in table]
         usable = len(parts) == len(tables) and "/" not in name and name != "_index"  # names that a store cannot have
@@ -129,7 +135,7 @@ def _concatenate(tables, wanted):
     return pd.DataFrame({name: columns[name] for name in order}, index=index), lost
 
 
-def _joined(parts):
+def _joined(parts: list[pd.Series]) -> Array | pd.Categorical | None:
     """One column of the parts: categories, bool, number or text as an array; None if it is of none of these types."""
     if all(isinstance(part.dtype, pd.CategoricalDtype) for part in parts):
         texts = [part.cat.rename_categories([str(value) for value in part.cat.categories]) for part in parts]

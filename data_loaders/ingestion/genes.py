@@ -1,14 +1,17 @@
 """Which genes an atlas has: the genes of several sources joined, or those of a list."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.sources.source import Source
+from data_loaders.types import Ints, PathLike
 
 
-def join_genes(sources, join=None):
+def join_genes(sources: Sequence[Source], join: str | None = None) -> pd.DataFrame:
     """The genes of several sources in one order.
 
     Parameters
@@ -37,7 +40,7 @@ def join_genes(sources, join=None):
             some = ", ".join(repr(str(name)) for name in [*missing[:2], *new[:2]])
             raise BadInput(
                 f"{source.path}: lacks {len(missing):,} genes of {first.path} and has {len(new):,} others ({some}); "
-                "expected the same genes, or --join inner or --join outer"
+                "expected the same genes, or `join='inner'` or `join='outer'`"
             )
         shared = genes[genes.isin(source.var.index)]
         genes = shared if join == "inner" else genes.append(source.var.index[~source.var.index.isin(genes)])
@@ -49,7 +52,7 @@ def join_genes(sources, join=None):
     return simple_columns(var)
 
 
-def simple_columns(table):
+def simple_columns(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a gene table that are numbers, bools, text or categories."""
     keep = {}
     for name in table:
@@ -65,14 +68,14 @@ def simple_columns(table):
     return pd.DataFrame(keep, index=table.index)
 
 
-def column_map(source, genes):
+def column_map(source: Source, genes: pd.Index) -> Ints:
     """Column of each feature of a source among `genes`, int64 (features,); -1 for those that are not there."""
     columns = np.full(source.matrix.shape[1], -1, np.int64)
     columns[source.features] = genes.get_indexer(source.var.index)
     return columns
 
 
-def read_gene_list(path, genes):
+def read_gene_list(path: PathLike, genes: pd.Index) -> Ints:
     """Positions among `genes` of the names in a text file, one a line, in the file's order.
 
     Raises
@@ -86,7 +89,7 @@ def read_gene_list(path, genes):
         raise BadInput(f"{path}: cannot be read as a list of genes ({error}); expected hvg:N or a text file") from error
     if not names:
         raise BadInput(f"{path}: no gene names in it; expected one a line")
-    positions = genes.get_indexer(names)
+    positions: Ints = genes.get_indexer(names)
     if (positions < 0).any():
         unknown = names[int(np.flatnonzero(positions < 0)[0])]
         raise BadInput(
@@ -99,7 +102,7 @@ def read_gene_list(path, genes):
     return positions
 
 
-def parse_hvg(text):
+def parse_hvg(text: str) -> int | None:
     """N of "hvg:N", or None for anything else.
 
     Raises
@@ -111,5 +114,5 @@ def parse_hvg(text):
         return None
     number = text.removeprefix("hvg:")
     if not number.isdigit() or int(number) < 1:
-        raise BadInput(f"--genes {text}: expected hvg:N with N a whole number above 0, or a text file of genes")
+        raise BadInput(f"`genes={text!r}`: expected hvg:N with N a whole number above 0, or a text file of genes")
     return int(number)

@@ -9,8 +9,12 @@ Memory: one block of the source and one bucket, beside the obs table. Disk: abou
 only while this runs.
 """
 
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,37 +23,49 @@ from data_loaders.errors import BadInput, nearest
 from data_loaders.files import refuse_existing, temporary_folder
 from data_loaders.ingestion.buckets import Spill
 from data_loaders.ingestion.cells import merge_obs
-from data_loaders.ingestion.gather import gather
+from data_loaders.ingestion.gather import Gathered, gather
 from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
-from data_loaders.ingestion.modalities import MAIN, match_cells, sources_by_modality
+from data_loaders.ingestion.modalities import MAIN, Paths, match_cells, sources_by_modality
 from data_loaders.ingestion.splits import holdout_split, random_split
 from data_loaders.progress import progress
 from data_loaders.seeds import Ingestion, check_seed, generator
 from data_loaders.sources.open import open_source
+from data_loaders.sources.source import Options, Source
+from data_loaders.types import Bools, Ints, PathLike
 from data_loaders.writing.writer import AtlasWriter
 
 
+@dataclass(frozen=True)
+class Splitting:
+    """How cells are split: the arguments of `ingest` of these names."""
+
+    test_fraction: float
+    holdout: tuple[str, float] | None
+    val_fraction: float
+    seed: int
+
+
 def ingest(
-    sources,
-    out,
+    sources: Paths | Mapping[str, Paths],
+    out: PathLike,
     *,
-    labels=(),
-    min_cells=20,
-    genes=None,
-    test_fraction=0.2,
-    holdout=None,
-    val_fraction=0.1,
-    layer=None,
-    raw=False,
-    join=None,
-    cells="same",
-    obs_files=None,
-    drop_empty=False,
-    keep_order=False,
-    measurement=None,
-    obs_filter=None,
-    seed=0,
-):
+    labels: Sequence[str] = (),
+    min_cells: int = 20,
+    genes: PathLike | None = None,
+    test_fraction: float = 0.2,
+    holdout: tuple[str, float] | None = None,
+    val_fraction: float = 0.1,
+    layer: str | None = None,
+    raw: bool = False,
+    join: str | None = None,
+    cells: str = "same",
+    obs_files: Paths | None = None,
+    drop_empty: bool = False,
+    keep_order: bool = False,
+    measurement: str | None = None,
+    obs_filter: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Write an atlas from one or many sources of counts.
 
     Parameters
@@ -110,50 +126,52 @@ def ingest(
     paths = sources_by_modality(sources)
     refuse_existing(out)
     check_seed(seed)
-    _check_options(paths, min_cells, test_fraction, val_fraction, holdout, join)
+    how_to_split = Splitting(test_fraction, holdout, val_fraction, seed)
+    _check_options(paths, min_cells, how_to_split, join)
     genes = None if genes is None else str(genes)
     n_hvg = parse_hvg(genes) if genes else None
     with ExitStack() as files:
         folder = files.enter_context(temporary_folder(beside=out))
-        chosen = {"layer": layer, "raw": raw, "measurement": measurement, "obs_filter": obs_filter}
-        opened = _open(files, paths[MAIN], chosen, obs_files)
-        others = {name: _open(files, paths[name], {}, None) for name in paths if name != MAIN}
-        for source in (source for part in others.values() for source in part):
-            source.choices = ""  # --layer and --raw choose within rna
+        opened = _open(files, paths[MAIN], Options(layer, raw, measurement, obs_filter), obs_files)
+        others = {name: _open(files, paths[name], Options(), None) for name in paths if name != MAIN}
+        every = [*opened, *(source for part in others.values() for source in part)]
+        for source in every[len(opened) :]:
+            source.choices = ""  # `layer` and `raw` choose within rna
         var = join_genes(opened, join)
         listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
         obs, notes = merge_obs(opened, labels, also=[holdout[0]] if holdout else [])
         if holdout and len(obs[holdout[0]].cat.categories) < 2:
-            raise BadInput(f"--holdout {holdout[0]}: the column has a single category; expected two or more")
+            raise BadInput(f"`holdout` names {holdout[0]!r}: the column has a single category; expected two or more")
 
         rng = generator(seed, Ingestion.SHUFFLE)
         position = np.arange(len(obs)) if keep_order else rng.permutation(len(obs))
         # The same number for all modalities: then their buckets hold the same cells.
-        n_values = sum(source.matrix.n_values for source in [*opened, *(s for part in others.values() for s in part)])
+        n_values = sum(source.matrix.n_values for source in every)
         ends = np.cumsum([len(source.obs) for source in opened])
         rows_of = [np.arange(end - len(source.obs), end) for source, end in zip(opened, ends, strict=True)]
         rna = gather(
             opened, rows_of, var, Spill(folder, position, n_values, len(var)),
             min_cells=min_cells, n_hvg=n_hvg, listed=listed,
         )  # fmt: skip
+        notes += rna.notes
         kept_cells = rna.totals > 0
         _refuse_empty(kept_cells, obs, opened, drop_empty)
         gathered = {}
         for name, part in others.items():
-            rows_of, measured, found = match_cells(name, part, opened, cells)
-            notes += found
+            matched = match_cells(name, part, opened, cells)
+            notes += matched.notes
             features = join_genes(part, join)
-            own = folder / name
-            own.mkdir()
+            buckets = folder / name
+            buckets.mkdir()
             gathered[name] = gather(
-                part, rows_of, features, Spill(own, position, n_values, len(features)),
+                part, matched.rows_of, features, Spill(buckets, position, n_values, len(features)),
                 min_cells=min_cells, what=f"feature of modality {name!r}",
             )  # fmt: skip
             if cells != "rna":
-                kept_cells = kept_cells & measured
+                kept_cells = kept_cells & matched.measured
                 _refuse_empty((gathered[name].totals > 0) | ~kept_cells, obs, opened, drop_empty, f"{name} ")
                 kept_cells = kept_cells & (gathered[name].totals > 0)
-        held_out = _split(obs, kept_cells, labels, test_fraction, holdout, val_fraction, seed)
+        held_out = _split(obs, kept_cells, labels, how_to_split)
         options = {
             "labels": list(labels),
             "min_cells": min_cells,
@@ -168,48 +186,40 @@ def ingest(
             **({"holdout": list(holdout), "held_out": held_out} if holdout else {"test_fraction": test_fraction}),
         }
         provenance = {
-            "sources": [
-                {"path": s.path, "counts": s.counts_from, "n_cells": len(s.obs), "n_genes": len(s.var)}
-                for part in [opened, *others.values()]
-                for s in part
-            ],
+            "sources": [_described(source) for source in every],
             "options": options,
-            "dropped": {
-                "empty_cells": int((rna.totals == 0).sum()),
-                **({"cells_without_all_modalities": int((~kept_cells & (rna.totals > 0)).sum())} if others else {}),
-                "genes_below_min_cells": rna.dropped()[0],
-                "genes_not_chosen": rna.dropped()[1],
-                **{f"{name}_features_below_min_cells": part.dropped()[0] for name, part in gathered.items()},
-            },
-            "notes": [note for part in [opened, *others.values()] for s in part for note in s.notes]
-            + notes
-            + rna.notes,
+            "dropped": _dropped(rna, gathered, kept_cells),
+            "notes": [note for source in every for note in source.notes] + notes,
             "statistics": "var mean and variance and the size-factor law are over the training cells; n_cells over all",
         }
         return _write(out, rna, gathered, obs, kept_cells, labels, provenance)
 
 
-def _check_options(paths, min_cells, test_fraction, val_fraction, holdout, join):
+def _check_options(paths: Mapping[str, Sequence[PathLike]], min_cells: int, split: Splitting, join: str | None) -> None:
+    """Refuse options that make no atlas, before anything is read."""
     if not paths[MAIN]:
         raise BadInput("no sources; expected at least one")
     if min_cells < 0:
-        raise BadInput(f"--min-cells {min_cells}: expected 0 or more")
-    fractions = {"--test-fraction": test_fraction, "--val-fraction": val_fraction}
-    for name, value in fractions.items():
-        if not 0 <= value < 1:
-            raise BadInput(f"{name} {value}: expected a share of at least 0 and below 1")
-    if holdout and not 0 < holdout[1] < 1:
-        raise BadInput(f"--holdout {holdout[0]}={holdout[1]}: expected a share above 0 and below 1")
+        raise BadInput(f"`min_cells={min_cells}`: expected 0 or more")
+    for name in ("test_fraction", "val_fraction"):
+        if not 0 <= (value := getattr(split, name)) < 1:
+            raise BadInput(f"`{name}={value}`: expected a share of at least 0 and below 1")
+    if split.holdout and not 0 < split.holdout[1] < 1:
+        column, share = split.holdout
+        raise BadInput(f"`holdout` has {share} for {column!r}: expected a share above 0 and below 1")
     if join not in (None, "inner", "outer"):
-        raise BadInput(f"--join {join}: {nearest(join, ['inner', 'outer'])}")
+        raise BadInput(f"`join={join!r}`: {nearest(join, ['inner', 'outer'])}")
 
 
-def _open(files, paths, chosen, obs_files):
-    tables = [obs_files] if isinstance(obs_files, str | Path) else list(obs_files or [None])
+def _open(files: ExitStack, paths: Sequence[PathLike], options: Options, obs_files: Paths | None) -> list[Source]:
+    """Open the sources of one modality; they are closed with `files`."""
+    tables: list[PathLike | None] = [None]
+    if obs_files:
+        tables = [obs_files] if isinstance(obs_files, str | os.PathLike) else list(obs_files)
     if len(tables) == 1:
         tables *= len(paths)
     if len(tables) != len(paths):
-        raise BadInput(f"--obs: {len(tables)} tables for {len(paths)} sources; expected one, or one for each")
+        raise BadInput(f"`obs_files`: {len(tables)} tables for {len(paths)} sources; expected one, or one for each")
     seen = set()
     for path in paths:
         if (place := Path(path).resolve()) in seen:
@@ -217,42 +227,73 @@ def _open(files, paths, chosen, obs_files):
         seen.add(place)
     opened = []
     for path, table in zip(paths, tables, strict=True):
-        opened.append(open_source(path, obs_file=table, **chosen))
+        opened.append(open_source(path, options, obs_file=table))
         files.callback(opened[-1].close)
     return opened
 
 
-def _refuse_empty(kept_cells, obs, opened, drop_empty, of=""):
-    n_empty = int((~kept_cells).sum())
-    if n_empty == len(kept_cells):
+def _refuse_empty(
+    has_counts: Bools, obs: pd.DataFrame, opened: Sequence[Source], drop_empty: bool, of: str = ""
+) -> None:
+    """Refuse cells without counts unless they may be dropped; `of` names the modality, with a space, but rna."""
+    n_empty = int((~has_counts).sum())
+    if n_empty == len(has_counts):
         raise BadInput(f"{opened[0].path}: no cell has {of}counts in the chosen genes")
     if n_empty and not drop_empty:
-        row = int(np.flatnonzero(~kept_cells)[0])
+        row = int(np.flatnonzero(~has_counts)[0])
         ends = np.cumsum([len(source.obs) for source in opened])
         source = opened[int(np.searchsorted(ends, row, side="right"))]
         raise BadInput(
             f"{source.path}: cell {str(obs.index[row])!r} has no {of}counts in the chosen genes, one of {n_empty:,} "
-            "such cells; --drop-empty leaves them out"
+            "such cells; `drop_empty=True` leaves them out"
         )
 
 
-def _split(obs, kept_cells, labels, test_fraction, holdout, val_fraction, seed):
+def _split(obs: pd.DataFrame, kept_cells: Bools, labels: Sequence[str], how: Splitting) -> list[str]:
     """Add the split column; returns the names held out."""
     cells = obs[kept_cells]
-    strata = cells[labels[0]].cat.codes.to_numpy() if labels else np.zeros(len(cells), np.int8)
-    held_out = []
-    if holdout:
-        groups = cells[holdout[0]].cat.remove_unused_categories().array
-        split, held_out = holdout_split(groups, holdout[1], strata, val_fraction=val_fraction, seed=seed)
+    strata: Ints = cells[labels[0]].cat.codes.to_numpy() if labels else np.zeros(len(cells), np.int8)
+    held_out: list[str] = []
+    if how.holdout:
+        column, share = how.holdout
+        groups = cells[column].cat.remove_unused_categories().array
+        split, held_out = holdout_split(groups, share, strata, val_fraction=how.val_fraction, seed=how.seed)
     else:
-        split = random_split(strata, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
+        split = random_split(strata, test_fraction=how.test_fraction, val_fraction=how.val_fraction, seed=how.seed)
     codes = np.full(len(obs), -1, np.int8)
     codes[kept_cells] = split.codes
     obs["split"] = pd.Categorical.from_codes(codes, dtype=split.dtype)
     return held_out
 
 
-def _write(out, rna, others, obs, kept_cells, labels, provenance):
+def _described(source: Source) -> dict[str, Any]:
+    """The card's entry on a source."""
+    n_cells, n_genes = len(source.obs), len(source.var)
+    return {"path": source.path, "counts": source.counts_from, "n_cells": n_cells, "n_genes": n_genes}
+
+
+def _dropped(rna: Gathered, others: Mapping[str, Gathered], kept_cells: Bools) -> dict[str, int]:
+    """The card's entry on what was left out."""
+    too_rare, not_chosen = rna.dropped()
+    incomplete = int((~kept_cells & (rna.totals > 0)).sum())
+    return {
+        "empty_cells": int((rna.totals == 0).sum()),
+        **({"cells_without_all_modalities": incomplete} if others else {}),
+        "genes_below_min_cells": too_rare,
+        "genes_not_chosen": not_chosen,
+        **{f"{name}_features_below_min_cells": part.too_rare for name, part in others.items()},
+    }
+
+
+def _write(
+    out: PathLike,
+    rna: Gathered,
+    others: Mapping[str, Gathered],
+    obs: pd.DataFrame,
+    kept_cells: Bools,
+    labels: Sequence[str],
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
     """Write the buckets in order."""
     for name in labels:
         used = obs[name][kept_cells].cat.remove_unused_categories().cat.categories

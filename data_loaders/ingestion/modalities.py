@@ -4,21 +4,44 @@ The sources of `rna` make the table of cells. Source i of another modality has t
 by name, so that barcodes may repeat between sources.
 """
 
+import os
 import re
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from data_loaders.errors import BadInput, nearest
 from data_loaders.sources.mudata import h5mu_modalities
+from data_loaders.sources.source import Source
+from data_loaders.types import Bools, Ints, PathLike
 
 MAIN = "rna"
 CELLS = ("same", "shared", "rna")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 TAKEN = ("latent", "X_pca", "X_umap")
 
+Paths = PathLike | Sequence[PathLike]  # one or many
 
-def sources_by_modality(sources):
+
+class Matched(NamedTuple):
+    """Which cell each row of a modality is.
+
+    Attributes
+    ----------
+    rows_of : list of int64 arrays
+        Cell of each row of each source, -1 for rows whose cell is not in rna.
+    measured : bool (n_cells,)
+        Which cells have the modality.
+    notes : list of str
+    """
+
+    rows_of: list[Ints]
+    measured: Bools
+    notes: list[str]
+
+
+def sources_by_modality(sources: Paths | Mapping[str, Paths]) -> dict[str, list[PathLike]]:
     """The paths of every modality.
 
     Parameters
@@ -28,7 +51,7 @@ def sources_by_modality(sources):
 
     Returns
     -------
-    dict of str to list of str
+    dict of str to list of paths
         `rna` first.
 
     Raises
@@ -36,7 +59,7 @@ def sources_by_modality(sources):
     BadInput
         No modality is called rna, their numbers of sources differ, or h5mu files stand beside others.
     """
-    if isinstance(sources, dict):
+    if isinstance(sources, Mapping):
         named = {str(name): _listed(paths) for name, paths in sources.items()}
     else:
         paths = _listed(sources)
@@ -45,7 +68,7 @@ def sources_by_modality(sources):
             return {MAIN: paths}
         if len(whole) < len(paths):
             other = next(path for path in paths if path not in whole)
-            raise BadInput(f"{other}: beside h5mu files; expected h5mu files only, or --modality NAME=PATH for each")
+            raise BadInput(f"{other}: beside h5mu files; expected h5mu files only, or every source by name, rna=PATH")
         contents = {str(path): h5mu_modalities(path) for path in whole}
         if len(contents) < len(whole):
             twice = next(path for path in contents if list(map(str, whole)).count(path) > 1)
@@ -58,7 +81,7 @@ def sources_by_modality(sources):
     if MAIN not in named:
         raise BadInput(
             f"modalities {', '.join(named)}: none is called {MAIN!r}, the one that size factors and labels come from; "
-            f"name it by --modality {MAIN}=PATH (FILE.h5mu:NAME for one modality of a file)"
+            f"name its source, {MAIN}=PATH (FILE.h5mu:NAME for one modality of a file)"
         )
     for name, paths in named.items():
         if not NAME.fullmatch(name) or name in TAKEN:
@@ -71,11 +94,11 @@ def sources_by_modality(sources):
     return {MAIN: named.pop(MAIN)} | named
 
 
-def _listed(paths):
-    return [paths] if isinstance(paths, str | Path) else list(paths)
+def _listed(paths: Paths) -> list[PathLike]:
+    return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
 
 
-def match_cells(name, sources, firsts, cells):
+def match_cells(name: str, sources: Sequence[Source], firsts: Sequence[Source], cells: str) -> Matched:
     """Which cell each row of a modality is.
 
     Parameters
@@ -90,10 +113,7 @@ def match_cells(name, sources, firsts, cells):
 
     Returns
     -------
-    rows_of : list of int64 arrays
-        Cell of each row of each source, -1 for rows that are no cell of rna.
-    measured : bool (n_cells,)
-    notes : list of str
+    Matched
 
     Raises
     ------
@@ -101,7 +121,7 @@ def match_cells(name, sources, firsts, cells):
         Cells differ and `cells` is "same", no cell is shared, or `cells` is none of these.
     """
     if cells not in CELLS:
-        raise BadInput(f"--cells {cells}: {nearest(cells, CELLS)}")
+        raise BadInput(f"`cells={cells!r}`: {nearest(cells, CELLS)}")
     rows_of, notes, offset = [], [], 0
     measured = np.zeros(sum(len(first.obs) for first in firsts), bool)
     for source, first in zip(sources, firsts, strict=True):
@@ -118,12 +138,12 @@ def match_cells(name, sources, firsts, cells):
             found += f" and has {extra:,} others"
             if cells == "same":
                 raise BadInput(
-                    f"{found}; expected the same cells; --cells shared keeps those that both have, --cells rna also "
-                    f"those without {name}"
+                    f"{found}; expected the same cells; `cells='shared'` keeps those that both have, "
+                    f"`cells='rna'` also those without {name}"
                 )
-            notes.append(f"{found}; --cells {cells} was asked for")
+            notes.append(f"{found}; {'all cells of rna' if cells == MAIN else 'the shared cells'} are kept")
         row_of = np.where(row_of >= 0, row_of + offset, -1)
         measured[row_of[row_of >= 0]] = True
         rows_of.append(row_of)
         offset += len(first.obs)
-    return rows_of, measured, notes
+    return Matched(rows_of, measured, notes)

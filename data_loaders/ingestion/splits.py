@@ -5,13 +5,15 @@ import pandas as pd
 
 from data_loaders.card import SPLITS
 from data_loaders.seeds import Ingestion, generator
+from data_loaders.types import Bools, Ints
 
 
-def random_split(strata, *, test_fraction, val_fraction, seed):
+def random_split(strata: Ints, *, test_fraction: float, val_fraction: float, seed: int) -> pd.Categorical:
     """Split cells at random within each stratum.
 
     Of a stratum of n cells `round(n * test_fraction)` are test cells and `round(m * val_fraction)` of the m others are
-    validation cells; but one cell always stays to train on, so a type seen once is never only tested.
+    validation cells; but at least one cell is a training cell, so that no type is only
+    tested on.
 
     Parameters
     ----------
@@ -32,7 +34,9 @@ def random_split(strata, *, test_fraction, val_fraction, seed):
     return _categorical(test, val)
 
 
-def holdout_split(groups, fraction, strata, *, val_fraction, seed):
+def holdout_split(
+    groups: pd.Categorical, fraction: float, strata: Ints, *, val_fraction: float, seed: int
+) -> tuple[pd.Categorical, list[str]]:
     """Hold whole groups (donors) out as test cells; validation cells are drawn from the others as in `random_split`.
 
     `round(n_groups * fraction)` groups, at least one and not all, are held out.
@@ -57,7 +61,7 @@ def holdout_split(groups, fraction, strata, *, val_fraction, seed):
     return _categorical(test, val), [str(groups.categories[code]) for code in held]
 
 
-def _draw(strata, candidates, fraction, rng):
+def _draw(strata: Ints, candidates: Bools, fraction: float, rng: np.random.Generator) -> Bools:
     """Mark a fraction of the candidates of each stratum, never all of them."""
     rows = np.flatnonzero(candidates)
     rows = rows[np.lexsort((rng.random(len(rows)), strata[rows]))]  # by stratum, in random order within
@@ -68,5 +72,6 @@ def _draw(strata, candidates, fraction, rng):
     return marked
 
 
-def _categorical(test, val):
+def _categorical(test: Bools, val: Bools) -> pd.Categorical:
+    """The split as categories."""
     return pd.Categorical.from_codes(np.where(test, 2, np.where(val, 1, 0)), categories=SPLITS)

@@ -2,16 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import h5py
+import pandas as pd
 import zarr
 from anndata.io import read_elem
 
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput, readable
+from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.chunks import ZarrChunks, open_chunks
-from data_loaders.reading.files import LocalBytes
-from data_loaders.reading.reader import INCOMPLETE, matrix_reader, read_whole
+from data_loaders.reading.reader import INCOMPLETE, CsrReader, DenseReader, DiskGroup, matrix_reader, read_whole
+from data_loaders.reading.store import Column
+from data_loaders.types import Array, PathLike
 
 
 class AnnDataStore:
@@ -42,12 +46,13 @@ class AnnDataStore:
         When parts of the store are missing or do not fit each other.
     """
 
-    def __init__(self, root, source, name, layer=None):
+    def __init__(self, root: DiskGroup, source: ByteSource | None, name: str, layer: str | None = None) -> None:
         self.root, self.source, self.name = root, source, name
+        self.readers: dict[str, CsrReader | DenseReader] = {}
         with readable(name):
             self._open(layer)
 
-    def _open(self, layer):
+    def _open(self, layer: str | None) -> None:
         """Find the columns and matrices, and see whether they fit each other."""
         root, source, name = self.root, self.source, self.name
         if "X" not in root and layer is None:
@@ -70,7 +75,7 @@ class AnnDataStore:
         self.is_shuffled = card is not None and json.loads(str(card)).get("options", {}).get("in_order") is False
         self._check_lengths()
 
-    def obs(self, column):
+    def obs(self, column: str) -> Column:
         """Values of an obs column: array, or pandas Categorical.
 
         Raises
@@ -78,36 +83,38 @@ class AnnDataStore:
         BadInput
             When the column is damaged.
         """
-        return self._read(f"obs/{column}")
+        values: Column = self._read(f"obs/{column}")
+        return values
 
-    def obs_names(self):
+    def obs_names(self) -> Array:
         """Names of the cells, array (n_cells,); read anew each time, they are large."""
-        return self._read(f"obs/{self.root['obs'].attrs['_index']}")
+        names: Array = self._read(f"obs/{self.root['obs'].attrs['_index']}")
+        return names
 
-    def is_categorical(self, column):
+    def is_categorical(self, column: str) -> bool:
         """Whether an obs column is stored as codes and categories."""
         with readable(f"{self.name}: obs/{column}"):
-            return self.root[f"obs/{column}"].attrs.get("encoding-type") == "categorical"
+            return bool(self.root[f"obs/{column}"].attrs.get("encoding-type") == "categorical")
 
-    def var(self):
+    def var(self) -> pd.DataFrame:
         """The var table, its index the gene names."""
         return self._read("var")
 
-    def features(self, modality):
+    def features(self, modality: str) -> pd.DataFrame | None:
         """The table of the features of a modality beside the first, or None where the store has none."""
         key = f"uns/features/{modality}"
         return self._read(key) if modality in ((self.root.get("uns") or {}).get("features") or {}) else None
 
-    def uns(self, key):
+    def uns(self, key: str) -> Any:
         """An entry of uns, or None."""
         return self._read(f"uns/{key}") if key in (self.root.get("uns") or {}) else None
 
-    def _read(self, path):
+    def _read(self, path: str) -> Any:
         with readable(f"{self.name}: {path}"):
             element = self.root[path]
             parts = [element[key] for key in element] if isinstance(element, zarr.Group) else [element]
         if isinstance(element, zarr.Array) and element.dtype.kind in "iuf" and element.fill_value != 0:
-            # as our own numbers are; anndata would hold the encoded shards beside them
+            # numbers as our own stores keep them; anndata would hold the encoded shards in memory beside them
             return read_whole(open_chunks(element, self.source, f"{self.name}: {path}"), threads=1)
         for part in parts:
             # a fill value of 0 may stand for a chunk of zeros; any other was chosen to stand for nothing
@@ -121,7 +128,7 @@ class AnnDataStore:
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise BadInput(f"{self.name}: {path} cannot be read ({_one_line(error)}); {INCOMPLETE}") from error
 
-    def _check_lengths(self):
+    def _check_lengths(self) -> None:
         obs = self.root["obs"]
         for name in [obs.attrs["_index"], *self.obs_columns]:
             if name not in obs:
@@ -138,7 +145,7 @@ class AnnDataStore:
                 raise BadInput(f"{self.name}: modality {name!r} has {len(reader)} rows, X {self.n_cells}; {INCOMPLETE}")
 
 
-def open_root(path):
+def open_root(path: PathLike) -> tuple[DiskGroup, LocalBytes | None]:
     """Open a local path.
 
     Returns
@@ -163,7 +170,7 @@ def open_root(path):
     return open_zarr(str(path), path), source
 
 
-def open_zarr(name, where):
+def open_zarr(name: str, where: Any) -> zarr.Group:
     """The root group of a Zarr store, `where` a path or a Zarr store object."""
     try:
         root = zarr.open(where, mode="r")
@@ -174,5 +181,5 @@ def open_zarr(name, where):
     return root
 
 
-def _one_line(error):
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]

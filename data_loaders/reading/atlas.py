@@ -1,29 +1,42 @@
-"""`Atlas`: a store of cells seen from the outside. Small columns in memory, counts read by rows."""
+"""`Atlas`: a store of cells as users see it. Small columns in memory, counts read by rows."""
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.reading.rows import SparseRows
+from data_loaders.reading.store import Column, Reader, Rows, Store
+from data_loaders.types import Array, Floats, Ints, PathLike
 
 NOT_LABELS = ("split", "shard", "is_generated")
 
 
-def open_atlas(path, *, layer=None, join="same", storage=None, **soma):
+def open_atlas(
+    path: PathLike | Sequence[PathLike],
+    *,
+    layer: str | None = None,
+    join: str = "same",
+    storage: dict[str, Any] | None = None,
+    **soma: Any,
+) -> "Atlas":
     """Open a store of cells for reading.
 
     Parameters
     ----------
     path : path-like, URL, or list of them
         An atlas store, any other AnnData-Zarr store (v2 or v3), a folder of such stores, an h5ad file, or a TileDB-SOMA
-        experiment; several are one atlas, their cells behind each other.
+        experiment. Several become one atlas, the cells of one store after those of another.
     layer : str, optional
         Counts from this layer in place of X.
     join : str
-        What to do about the genes of several stores: `same` (they must be), `inner`, `outer`.
+        The genes of several stores: `same` (all must have the same ones), `inner` (those that all have), `outer` (those
+        that any has).
     storage : dict, optional
         Options of the object store when `path` is a URL, see `data_loaders.reading.remote.open_remote`.
     **soma
@@ -41,14 +54,16 @@ def open_atlas(path, *, layer=None, join="same", storage=None, **soma):
     """
     from data_loaders.reading.joined_store import JoinedStore
 
-    paths = path if isinstance(path, list | tuple) else [path]
+    paths: Sequence[PathLike] = path if isinstance(path, list | tuple) else [path]  # type: ignore[list-item]
     if not paths:
         raise BadInput("no path given; expected at least one store")
-    stores = [store for each in paths for store in _open_stores(each, layer, storage, soma)]
+    stores = [store for one in paths for store in _open_stores(one, layer, storage, soma)]
     return Atlas(stores[0] if len(stores) == 1 else JoinedStore(stores, join))
 
 
-def _open_stores(path, layer, storage, soma):
+def _open_stores(
+    path: PathLike, layer: str | None, storage: dict[str, Any] | None, soma: dict[str, Any]
+) -> Sequence[Store]:
     """The stores at a path: one, or those of a folder of stores."""
     from data_loaders.reading.anndata_store import AnnDataStore, open_root
     from data_loaders.reading.remote import is_remote, open_remote
@@ -57,7 +72,7 @@ def _open_stores(path, layer, storage, soma):
     if is_soma(path):
         return [SomaStore(path, layer=layer, **soma)]
     if soma:
-        raise BadInput(f"{path}: {', '.join(soma)} given, but it is no SOMA experiment")
+        raise BadInput(f"{path}: {', '.join(f'`{name}`' for name in soma)} given, but it is no SOMA experiment")
     root, source = open_remote(str(path), storage) if is_remote(path) else open_root(path)
     if root.attrs.get("encoding-type") != "anndata" and "X" not in root and hasattr(root, "groups"):
         inside = {name: group for name, group in root.groups() if group.attrs.get("encoding-type") == "anndata"}
@@ -84,32 +99,32 @@ class Atlas:
         `rna` first; (`latent`,) for a store of latents.
     """
 
-    def __init__(self, store):
+    def __init__(self, store: Store) -> None:
         self._store = store
         self.name = store.name
         self.n_cells = store.n_cells
         self.modalities = tuple(store.readers)
         self.obs_columns = list(store.obs_columns)
         self.n_genes = store.readers[self.modalities[0]].n_features
-        self._columns = {}
+        self._columns: dict[str, tuple[Ints, list[str]]] = {}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.n_cells
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Atlas({self.name!r}: {self.n_cells:,} cells x {self.n_genes:,} genes, labels {', '.join(self.labels)})"
 
     @cached_property
-    def var(self):
+    def var(self) -> pd.DataFrame:
         """The var table, indexed by gene."""
         return self._store.var()
 
     @property
-    def genes(self):
+    def genes(self) -> pd.Index:
         """Gene names, pandas Index (n_genes,)."""
         return self.var.index
 
-    def features(self, modality):
+    def features(self, modality: str) -> pd.DataFrame:
         """The table of the features of a modality, indexed by name: `var` for the first one.
 
         Raises
@@ -125,47 +140,47 @@ class Atlas:
         return table
 
     @cached_property
-    def card(self):
+    def card(self) -> dict[str, Any] | None:
         """The atlas card, a dict (see `data_loaders.card`); None in a store that this project did not write."""
         text = self._store.uns("atlas_card")
         return None if text is None else json.loads(str(text))
 
     @cached_property
-    def labels(self):
+    def labels(self) -> list[str]:
         """Names of the label columns: those of the card, else every categorical obs column but the split."""
         if self.card is not None:
             return list(self.card["labels"])
         names = [name for name in self.obs_columns if name not in NOT_LABELS]
         return [name for name in names if self._store.is_categorical(name)]
 
-    def categories(self, label):
+    def categories(self, label: str) -> list[str]:
         """Categories of an obs column, list of str, in the order of their codes."""
         return self._categorical(label)[1]
 
-    def codes(self, label):
+    def codes(self, label: str) -> Ints:
         """Category code of every cell, int32 (n_cells,); -1 where the value is missing."""
         return self.small_codes(label).astype(np.int32)
 
-    def small_codes(self, label):
+    def small_codes(self, label: str) -> Ints:
         """As `codes`, in the smallest integer type; not copied."""
         return self._categorical(label)[0]
 
-    def obs(self, column):
+    def obs(self, column: str) -> Column:
         """Any obs column as it is stored: array or pandas Categorical, (n_cells,)."""
         self._check_column(column)
         return self._store.obs(column)
 
-    def obs_names(self):
+    def obs_names(self) -> Array:
         """Names of the cells (n_cells,)."""
         return self._store.obs_names()
 
     @cached_property
-    def has_size_factor(self):
+    def has_size_factor(self) -> bool:
         """Whether the store has the column `size_factor`; without it, size factors come from reading all counts."""
         return "size_factor" in self.obs_columns
 
     @cached_property
-    def size_factor(self):
+    def size_factor(self) -> Floats:
         """Sum of the counts of each cell, float32 (n_cells,)."""
         if self.has_size_factor:
             return np.asarray(self._store.obs("size_factor"), np.float32)
@@ -176,7 +191,7 @@ class Atlas:
         ]
         return np.concatenate(parts or [np.empty(0)]).astype(np.float32)
 
-    def rows(self, split=None, **labels):
+    def rows(self, split: str | None = None, **labels: Any) -> Ints:
         """Rows of a split and of chosen categories.
 
         Parameters
@@ -205,7 +220,7 @@ class Atlas:
             keep &= np.isin(codes, numbers)
         return np.flatnonzero(keep)
 
-    def read(self, rows, modality=None):
+    def read(self, rows: Ints, modality: str | None = None) -> Rows:
         """Read cells.
 
         Parameters
@@ -232,7 +247,14 @@ class Atlas:
             raise BadInput(f"rows run from {rows.min()} to {rows.max()}; {self.name} has rows 0 to {self.n_cells - 1}")
         return self.reader(modality).read(rows.astype(np.int64, copy=False))
 
-    def reader(self, modality=None):
+    def read_sparse(self, rows: Ints, modality: str | None = None) -> SparseRows:
+        """As `read`, of a sparse matrix; `BadInput` for a dense one."""
+        counts = self.read(rows, modality)
+        if not isinstance(counts, SparseRows):
+            raise BadInput(f"{self.name}: its {modality or self.modalities[0]} is dense; expected sparse counts")
+        return counts
+
+    def reader(self, modality: str | None = None) -> Reader:
         """The reader behind `read`: `read(rows)`, `row_bytes`, `n_features`."""
         modality = modality or self.modalities[0]
         if modality not in self._store.readers:
@@ -240,19 +262,19 @@ class Atlas:
         return self._store.readers[modality]
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Text that differs between stores of different cells or orders; part of a stream's state."""
         if self.card is not None and "fingerprint" in self.card:
-            return self.card["fingerprint"]
+            return str(self.card["fingerprint"])
         shapes = [f"{name}:{len(reader)}x{reader.n_features}" for name, reader in self._store.readers.items()]
         return ";".join([*shapes, *map(str, self.genes[:2]), *map(str, self.genes[-2:])])
 
     @property
-    def is_shuffled(self):
+    def is_shuffled(self) -> bool:
         """Whether the cells were put in random order when the store was written."""
         return self._store.is_shuffled
 
-    def _categorical(self, name):
+    def _categorical(self, name: str) -> tuple[Ints, list[str]]:
         """(codes, categories) of an obs column, kept."""
         if name not in self._columns:
             self._check_column(name)
@@ -262,11 +284,11 @@ class Atlas:
             self._columns[name] = (values.codes, [str(category) for category in values.categories])
         return self._columns[name]
 
-    def _check_column(self, name):
+    def _check_column(self, name: str) -> None:
         if name not in self.obs_columns:
             raise BadInput(f"{self.name}: no obs column {name!r}; {nearest(name, self.obs_columns)}")
 
-    def _category(self, name, category, categories):
+    def _category(self, name: str, category: str, categories: list[str]) -> int:
         if category not in categories:
             raise BadInput(
                 f"{self.name}: obs column {name!r} has no category {category!r}; {nearest(category, categories)}"

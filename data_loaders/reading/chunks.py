@@ -6,6 +6,8 @@ would be silent zeros. So is a chunk that does not decode, has a wrong checksum,
 
 import struct
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import google_crc32c
 import numcodecs
@@ -14,15 +16,27 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from data_loaders.errors import BadInput
+from data_loaders.reading.byte_ranges import ByteSource
+from data_loaders.types import Array, Ints
 
 BLOSC_HEADER = 16  # bytes
 CRC_WITH_ITSELF = 0x48674BC7  # the CRC-32C of any bytes followed by their CRC-32C
 ABSENT = 2**64 - 1  # offset of a chunk that was never written, in the index of a shard
-_buffer = threading.local()
 VIRTUAL_CHUNK_BYTES = 1 << 19  # of arrays that are read by slices
+DiskArray: TypeAlias = Any  # zarr.Array or h5py.Dataset, which are used alike
+_buffer = threading.local()
 
 
-def open_chunks(array, source, name):
+class Layout(NamedTuple):
+    """How the bytes of a Zarr array become numbers."""
+
+    shard_len: int | None  # rows of a shard; None: each chunk is a file
+    chunk_len: int
+    compressor: Any  # of numcodecs, or None
+    has_checksum: bool
+
+
+def open_chunks(array: DiskArray, source: ByteSource | None, name: str) -> "Chunks":
     """The chunks of an array along its first axis.
 
     Parameters
@@ -42,33 +56,35 @@ def open_chunks(array, source, name):
     if source is not None and isinstance(array, zarr.Array):
         layout = _layout(array)
         if layout is not None:
-            return ZarrChunks(array, source, name, *layout)
+            return ZarrChunks(array, source, name, layout)
     return SlicedArray(array, name)
 
 
 class ZarrChunks:
     """Chunks of a Zarr array whose codecs are bytes, then any compressor of numcodecs, then perhaps a CRC-32C."""
 
-    def __init__(self, array, source, name, shard_len, chunk_len, compressor, has_checksum):
-        self.name, self.dtype, self.n = name, array.dtype, array.shape[0]
+    def __init__(self, array: zarr.Array[Any], source: ByteSource, name: str, layout: Layout) -> None:
+        shard_len, chunk_len, self._compressor, self._has_checksum = layout
+        self.name, self.dtype, self.n = name, np.dtype(array.dtype), array.shape[0]
         self.source, self.chunk_len = source, chunk_len
         self._tail = tuple(array.shape[1:])
         self._chunk_bytes = chunk_len * int(np.prod(self._tail)) * self.dtype.itemsize
-        self._chunks_per_shard = None if shard_len is None else shard_len // chunk_len
-        self._compressor, self._has_checksum = compressor, has_checksum
-        self._metadata, self._path = array.metadata, array.path
+        self._chunks_per_shard = 0 if shard_len is None else shard_len // chunk_len  # 0: each chunk is a file
+        self._metadata: Any = array.metadata  # of format 2 or 3
+        self._path = array.path
         self._fill_value = array.fill_value
-        self.zeros_expected = lambda start, stop: False  # whether the values of a range may all be zero
-        self._indexes = {}  # shard -> (chunks, 2) offset and length
+        # whether the values of a range may all be zero
+        self.zeros_expected: Callable[[int, int], bool] = lambda start, stop: False
+        self._indexes: dict[int, Ints] = {}  # shard -> (chunks, 2) offset and length
         self._lock = threading.Lock()
 
-    def run_limit(self, first):
+    def run_limit(self, first: int) -> int:
         """End of the chunks that one request can read, starting at chunk `first`."""
-        if self._chunks_per_shard is None:
+        if self._chunks_per_shard == 0:
             return first + 1
         return (first // self._chunks_per_shard + 1) * self._chunks_per_shard
 
-    def read(self, first, stop):
+    def read(self, first: int, stop: int) -> Array:
         """Values of the chunks [first, stop), all in one shard: array, valid until this thread reads again.
 
         Raises
@@ -86,9 +102,9 @@ class ZarrChunks:
                 self._decode(encoded, out, first + i)
         return target.view(self.dtype).reshape(-1, *self._tail)[:n]
 
-    def expect(self, first, stop):
+    def expect(self, first: int, stop: int) -> None:
         """Announce that the chunks [first, stop), all in one shard, will be read."""
-        if self._chunks_per_shard is None or not hasattr(self.source, "expect"):
+        if self._chunks_per_shard == 0 or not self.source.fetches_ahead:
             return
         shard, inner = divmod(first, self._chunks_per_shard)
         try:
@@ -99,40 +115,40 @@ class ZarrChunks:
         if len(spans):
             self.source.expect(self._key(shard), int(spans[:, 0].min()), int(spans.sum(1).max()))
 
-    def missing(self):
+    def missing(self) -> list[int]:
         """Numbers of the chunks that are not there, a list."""
         return [chunk for chunk in range(-(-self.n // self.chunk_len)) if not self._exists(chunk)]
 
-    def _exists(self, chunk):
+    def _exists(self, chunk: int) -> bool:
         try:
-            if self._chunks_per_shard is None:
+            if self._chunks_per_shard == 0:
                 return self.source.size(self._key(chunk)) > 0
             shard, inner = divmod(chunk, self._chunks_per_shard)
             return int(self._index(shard)[inner, 0]) != ABSENT
         except FileNotFoundError:
             return False
 
-    def _encoded(self, first, stop):
+    def _encoded(self, first: int, stop: int) -> Iterator[bytes | memoryview | None]:
         """Encoded bytes of each chunk, by one request if they lie together; None for a chunk that means zeros."""
-        if self._chunks_per_shard is None:
+        if self._chunks_per_shard == 0:
             for chunk in range(first, stop):
                 key = self._key(chunk)
                 try:
                     yield self.source.read(key, 0, self.source.size(key))
                 except FileNotFoundError:
-                    yield self._absent(chunk)
+                    yield self._zeros(chunk)
             return
         shard, inner = divmod(first, self._chunks_per_shard)
         try:
             index = self._index(shard)
         except FileNotFoundError:
-            yield from (self._absent(chunk) for chunk in range(first, stop))
+            yield from (self._zeros(chunk) for chunk in range(first, stop))
             return
         spans = index[inner : inner + stop - first]
         if (spans[:, 0] == ABSENT).any():
             for chunk, (offset, length) in zip(range(first, stop), spans.tolist(), strict=True):
                 absent = offset == ABSENT
-                yield self._absent(chunk) if absent else self.source.read(self._key(shard), offset, offset + length)
+                yield self._zeros(chunk) if absent else self.source.read(self._key(shard), offset, offset + length)
             return
         low, high = int(spans[:, 0].min()), int(spans.sum(1).max())
         if high - low <= 2 * int(spans[:, 1].sum()):  # chunks of a shard may lie in any order
@@ -143,7 +159,7 @@ class ZarrChunks:
             for offset, length in spans.tolist():
                 yield self.source.read(self._key(shard), offset, offset + length)
 
-    def _decode(self, encoded, out, chunk):
+    def _decode(self, encoded: bytes | memoryview, out: Array, chunk: int) -> None:
         """Decode one chunk into `out`, uint8."""
         if self._has_checksum:
             if google_crc32c.value(bytes(encoded)) != CRC_WITH_ITSELF:
@@ -162,12 +178,12 @@ class ZarrChunks:
         if size != len(out):
             raise self._error(chunk, f"holds {size} bytes, expected {len(out)}")
 
-    def _key(self, number):
+    def _key(self, number: int) -> str:
         """Key of a file, a shard or an unsharded chunk."""
         coordinates = (number,) + (0,) * len(self._tail)
         return "/".join(part for part in (self._path, self._metadata.encode_chunk_key(coordinates)) if part)
 
-    def _index(self, shard):
+    def _index(self, shard: int) -> Ints:
         """Offset and length of each chunk of a shard, uint64 (chunks, 2); read once."""
         index = self._indexes.get(shard)
         if index is None:
@@ -186,54 +202,60 @@ class ZarrChunks:
                 self._indexes[shard] = index
         return index
 
-    def _absent(self, chunk):
-        """None if a chunk that was not written stands for zeros, else an error."""
+    def _zeros(self, chunk: int) -> bytes | None:
+        """None for a chunk that was not written and stands for zeros; an error if it does not."""
         start = chunk * self.chunk_len
         if self._fill_value == 0 and self.zeros_expected(start, min(start + self.chunk_len, self.n)):
-            return
+            return None
         raise self._error(chunk, "is missing")
 
-    def _error(self, chunk, what):
+    def _error(self, chunk: int, what: str) -> BadInput:
         return BadInput(f"{self.name}: chunk {chunk} {what}; the store is damaged or still being written")
 
 
 class SlicedArray:
     """Any array that gives slices along its first axis, one thread at a time: HDF5, and Zarr with unusual codecs."""
 
-    def __init__(self, array, name):
+    def __init__(self, array: DiskArray, name: str) -> None:
         self.name, self.dtype, self.n = name, array.dtype, array.shape[0]
         self._array = array
         row_bytes = int(np.prod(array.shape[1:])) * self.dtype.itemsize
         self.chunk_len = max(1, VIRTUAL_CHUNK_BYTES // max(row_bytes, 1))
         self._lock = threading.Lock()
 
-    def run_limit(self, first):
+    def run_limit(self, first: int) -> int:
         """As in ZarrChunks: no limit."""
         return first + (1 << 30)
 
-    def expect(self, first, stop):
+    def expect(self, first: int, stop: int) -> None:
         """As in ZarrChunks: nothing can be fetched ahead."""
 
-    def read(self, first, stop):
+    def read(self, first: int, stop: int) -> Array:
         """Values of the virtual chunks [first, stop)."""
         try:
             with self._lock:
-                return self._array[first * self.chunk_len : min(stop * self.chunk_len, self.n)]
+                values: Array = self._array[first * self.chunk_len : min(stop * self.chunk_len, self.n)]
+                return values
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise BadInput(f"{self.name}: chunk {first} cannot be read ({error}); the file is damaged") from error
 
 
-def _scratch(size):
+def _scratch(size: int) -> Array:
     """`size` bytes of this thread's buffer. Taking fresh memory for every run costs as much as decoding it."""
     if len(getattr(_buffer, "bytes", ())) < size:
         _buffer.bytes = np.empty(size, np.uint8)
-    return _buffer.bytes[:size]
+    scratch: Array = _buffer.bytes[:size]
+    return scratch
 
 
-def _decode_blosc(encoded, out):
+Chunks = ZarrChunks | SlicedArray
+
+
+def _decode_blosc(encoded: bytes | memoryview, out: Array) -> int:
     """Decode into `out` if the size is right, and return the size. Blosc itself would read on beyond a cut end."""
     if len(encoded) < BLOSC_HEADER:
         raise ValueError(f"cut short after {len(encoded)} bytes")
+    size: int
     size, _, encoded_size = struct.unpack_from("<III", encoded, 4)
     if encoded_size != len(encoded):
         raise ValueError(f"cut short: {len(encoded)} of {encoded_size} bytes")
@@ -242,13 +264,13 @@ def _decode_blosc(encoded, out):
     return size
 
 
-def _layout(array):
-    """(shard length or None, chunk length, compressor or None, has checksum); None where this reader cannot do it."""
-    metadata = array.metadata
+def _layout(array: zarr.Array[Any]) -> Layout | None:
+    """The layout of an array; None where this reader cannot read it."""
+    metadata: Any = array.metadata
     if metadata.zarr_format == 2:
         if metadata.filters or metadata.order != "C" or array.chunks[1:] != array.shape[1:]:
             return None
-        return (None, array.chunks[0], metadata.compressor, False) if _is_native(array.dtype) else None
+        return Layout(None, array.chunks[0], metadata.compressor, False) if _is_native(array.dtype) else None
     shard_len, codecs, chunk_shape = None, metadata.codecs, metadata.chunk_grid.chunk_shape
     if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
         sharding = codecs[0]
@@ -274,15 +296,15 @@ def _layout(array):
         compressor = _compressor(codecs[0].to_dict())
         if compressor is None:
             return None
-    return shard_len, chunk_shape[0], compressor, has_checksum
+    return Layout(shard_len, chunk_shape[0], compressor, has_checksum)
 
 
-def _compressor(codec):
+def _compressor(codec: dict[str, Any]) -> Any:
     """The numcodecs decoder of a Zarr v3 codec, or None."""
     decoders = {"blosc": numcodecs.Blosc, "zstd": numcodecs.Zstd, "gzip": numcodecs.GZip}
     kind = decoders.get(codec["name"])
     return None if kind is None else kind()
 
 
-def _is_native(dtype):
+def _is_native(dtype: Any) -> bool:
     return dtype.kind in "iufb" and dtype.isnative

@@ -1,5 +1,8 @@
 """Several stores as one: cells one store after the other, genes matched by name."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -7,12 +10,16 @@ from data_loaders.errors import BadInput
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.reader import CsrReader, WideCounts
 from data_loaders.reading.rows import SparseRows, offsets
+from data_loaders.reading.store import Column, Store
+from data_loaders.types import Array, Ints
 
 JOINS = ("same", "inner", "outer")
 
 
 class JoinedStore:
-    """Stores behind each other. The genes of X are matched by name, other modalities by position.
+    """Stores as one, the cells of one after those of another.
+
+    The genes of X are matched by name, other modalities by position.
 
     Parameters
     ----------
@@ -28,9 +35,9 @@ class JoinedStore:
         When genes differ and `join` does not say what to do, no gene is common, or a store is dense.
     """
 
-    def __init__(self, stores, join="same"):
+    def __init__(self, stores: Sequence[Store], join: str = "same") -> None:
         if join not in JOINS:
-            raise BadInput(f"join is {join!r}; expected one of {', '.join(JOINS)}")
+            raise BadInput(f"`join={join!r}`: expected one of {', '.join(JOINS)}")
         self._stores = stores
         self.name = f"{stores[0].name} and {len(stores) - 1} more"
         self._ends = np.cumsum([store.n_cells for store in stores])
@@ -39,9 +46,8 @@ class JoinedStore:
         # a random order inside each store is none over all, but annbatch deals the cells of all over its stores
         self.is_shuffled = all(store.is_shuffled and store.uns("atlas_card") is None for store in stores)
         modality = next(iter(stores[0].readers))
+        readers = _sparse_readers(stores, modality)
         for store in stores:
-            if not isinstance(store.readers.get(modality), CsrReader):
-                raise BadInput(f"{store.name}: no sparse matrix as modality {modality!r}; only such stores are joined")
             if list(store.readers) != list(stores[0].readers):
                 raise BadInput(
                     f"{store.name}: modalities {', '.join(store.readers)}, but {', '.join(stores[0].readers)} in "
@@ -50,44 +56,43 @@ class JoinedStore:
         genes = [store.var().index for store in stores]
         self._genes = _join_genes(genes, join, [store.name for store in stores])
         maps = [None if index.equals(self._genes) else self._genes.get_indexer(index) for index in genes]
-        readers = [store.readers[modality] for store in stores]
         self.readers = {modality: JoinedReader(readers, maps, len(self._genes))}
         for name in list(stores[0].readers)[1:]:
-            readers = [store.readers[name] for store in stores]
+            readers = _sparse_readers(stores, name)
             widths = {reader.n_features for reader in readers}
             if len(widths) > 1:
                 raise BadInput(f"{self.name}: modality {name!r} has {sorted(widths)} columns; expected the same number")
             self.readers[name] = JoinedReader(readers, [None] * len(readers), widths.pop())
 
-    def obs(self, column):
+    def obs(self, column: str) -> Column:
         """Values of an obs column of all stores."""
         parts = [store.obs(column) for store in self._stores]
         if all(isinstance(part, pd.Categorical) for part in parts):
             return pd.api.types.union_categoricals(parts, ignore_order=True)
         return np.concatenate([np.asarray(part) for part in parts])
 
-    def obs_names(self):
+    def obs_names(self) -> Array:
         """Names of all cells (n_cells,)."""
         return np.concatenate([np.asarray(store.obs_names()) for store in self._stores])
 
-    def is_categorical(self, column):
+    def is_categorical(self, column: str) -> bool:
         """Whether all stores hold the column as codes and categories."""
         return all(store.is_categorical(column) for store in self._stores)
 
-    def var(self):
+    def var(self) -> pd.DataFrame:
         """The joined genes; no other column of var is the same in all stores."""
         return pd.DataFrame(index=self._genes)
 
-    def features(self, modality):
+    def features(self, modality: str) -> pd.DataFrame | None:
         """The features of a modality as the first store names them: they are matched by position."""
         return self._stores[0].features(modality)
 
-    def uns(self, key):
+    def uns(self, key: str) -> None:
         """None: each store has its own."""
 
 
 class JoinedReader:
-    """Rows of several CSR matrices behind each other.
+    """Rows of several CSR matrices, the rows of one after those of another.
 
     Parameters
     ----------
@@ -97,20 +102,24 @@ class JoinedReader:
     n_features : int
     """
 
-    def __init__(self, readers, maps, n_features):
+    block_rows: int | None = None
+
+    def __init__(self, readers: Sequence[CsrReader], maps: Sequence[Ints | None], n_features: int) -> None:
         self._readers, self.n_features = readers, n_features
         self._maps, self._buffers = maps, Buffers()
         self._starts = offsets([len(reader) for reader in readers])
-        self._dtypes = [np.result_type(*types) for types in zip(*(reader.dtypes for reader in readers), strict=True)]
+        self._dtypes: list[np.dtype[Any]] = [
+            np.result_type(*types) for types in zip(*(reader.dtypes for reader in readers), strict=True)
+        ]
         if n_features > 1 << 16:
             self._dtypes[1] = np.dtype(np.uint32)
-        self.row_bytes = sum(len(r) * r.row_bytes for r in readers) / max(len(self), 1)
+        self.row_bytes: float = sum(len(reader) * reader.row_bytes for reader in readers) / max(len(self), 1)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def read(self, rows):
-        """Read rows, int64 (B,), any order: SparseRows."""
+    def read(self, rows: Ints) -> SparseRows:
+        """Read rows, int64 (B,), any order."""
         from data_loaders.reading.kernels import map_columns
 
         owner = np.searchsorted(self._starts, rows, side="right") - 1
@@ -129,15 +138,27 @@ class JoinedReader:
             try:
                 reader.fill(rows[mine[number]] - self._starts[number], targets, data, indices)
             except WideCounts:
-                self._dtypes[0] = np.result_type(self._dtypes[0], *(each.widen() for each in self._readers))
+                self._dtypes[0] = np.result_type(self._dtypes[0], *(one.widen() for one in self._readers))
                 return self.read(rows)
-            if self._maps[number] is not None:
-                kept[mine[number]] = map_columns(data, indices, targets, lengths[mine[number]], self._maps[number])
+            columns = self._maps[number]
+            if columns is not None:
+                kept[mine[number]] = map_columns(data, indices, targets, lengths[mine[number]], columns)
         whole = SparseRows(data, indices, indptr, self.n_features)
         return whole if np.array_equal(kept, np.diff(indptr)) else _compacted(whole, kept)
 
 
-def _compacted(rows, kept):
+def _sparse_readers(stores: Sequence[Store], modality: str) -> list[CsrReader]:
+    """The reader of a modality in each store."""
+    readers = []
+    for store in stores:
+        reader = store.readers.get(modality)
+        if not isinstance(reader, CsrReader):
+            raise BadInput(f"{store.name}: no sparse matrix as modality {modality!r}; only such stores are joined")
+        readers.append(reader)
+    return readers
+
+
+def _compacted(rows: SparseRows, kept: Ints) -> SparseRows:
     """The first `kept` (B,) counts of each row."""
     from data_loaders.reading.kernels import gather_rows
 
@@ -147,14 +168,16 @@ def _compacted(rows, kept):
     return SparseRows(data, indices, indptr, rows.n_features)
 
 
-def _join_genes(genes, join, names):
+def _join_genes(genes: Sequence[pd.Index], join: str, names: Sequence[str]) -> pd.Index:
     """The joined gene names, a pandas Index."""
     joined = genes[0]
     for index, name in zip(genes[1:], names[1:], strict=True):
         if join == "same" and not index.equals(joined):
             odd = next(iter(index.difference(joined)), None) or next(iter(joined.difference(index)), None)
             what = f"gene {odd!r} is in one only" if odd is not None else "the same genes are in another order"
-            raise BadInput(f"{name}: its genes differ from those of {names[0]} ({what}); give join='inner' or 'outer'")
+            raise BadInput(
+                f"{name}: its genes differ from those of {names[0]} ({what}); give `join='inner'` or `join='outer'`"
+            )
         if join == "inner":
             joined = joined[joined.isin(index)]
         elif join == "outer":

@@ -7,9 +7,13 @@ code, five times as fast.
 import numba
 import numpy as np
 
+from data_loaders.types import Array, Floats, Ints
+
 
 @numba.njit(nogil=True, cache=True)
-def gather_rows(data, indices, indptr, rows, out_data, out_indices, out_indptr):
+def gather_rows(
+    data: Array, indices: Ints, indptr: Ints, rows: Ints, out_data: Array, out_indices: Ints, out_indptr: Ints
+) -> None:
     """Copy `rows` of a CSR matrix, in that order, to the CSR matrix `out` whose row offsets are known."""
     for i in range(len(rows)):
         start, stop = indptr[rows[i]], indptr[rows[i]] + out_indptr[i + 1] - out_indptr[i]
@@ -22,7 +26,7 @@ def gather_rows(data, indices, indptr, rows, out_data, out_indices, out_indptr):
 
 
 @numba.njit(nogil=True, cache=True)
-def densify(data, indices, indptr, out):
+def densify(data: Array, indices: Ints, indptr: Ints, out: Floats) -> None:
     """Write CSR rows as the dense rows `out` (n, n_features); a row is zeroed and filled while it is in the cache."""
     for i in range(len(indptr) - 1):
         row = out[i]
@@ -33,7 +37,7 @@ def densify(data, indices, indptr, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def sum_rows(data, indptr):
+def sum_rows(data: Array, indptr: Ints) -> Floats:
     """Sum of every row, float64 (n,)."""
     out = np.zeros(len(indptr) - 1)
     for i in range(len(out)):
@@ -42,7 +46,7 @@ def sum_rows(data, indptr):
 
 
 @numba.njit(nogil=True, cache=True)
-def scatter_pieces(values, base, starts, stops, targets, out, limit):
+def scatter_pieces(values: Array, base: int, starts: Ints, stops: Ints, targets: Ints, out: Array, limit: int) -> bool:
     """Copy pieces of a one-dimensional array from a part of it to where they belong.
 
     Parameters
@@ -77,7 +81,7 @@ def scatter_pieces(values, base, starts, stops, targets, out, limit):
 
 
 @numba.njit(nogil=True, cache=True)
-def scatter_counts(values, base, starts, stops, targets, out):
+def scatter_counts(values: Array, base: int, starts: Ints, stops: Ints, targets: Ints, out: Ints) -> bool:
     """As `scatter_pieces`, of counts kept in a wide type, to `out`, uint16.
 
     Returns
@@ -100,7 +104,7 @@ def scatter_counts(values, base, starts, stops, targets, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def map_columns(data, indices, starts, lengths, columns):
+def map_columns(data: Array, indices: Ints, starts: Ints, lengths: Ints, columns: Ints) -> Ints:
     """Rename the columns of rows in place and close the gaps that dropped ones (-1) leave.
 
     Returns
@@ -122,7 +126,7 @@ def map_columns(data, indices, starts, lengths, columns):
 
 
 @numba.njit(nogil=True, cache=True)
-def count_triples(rows, first, positions, lengths):
+def count_triples(rows: Ints, first: int, positions: Ints, lengths: Ints) -> None:
     """Add to `lengths` how many triples each row has; row `first + i` is at `positions[i]`."""
     start = 0
     while start < len(rows):  # by stretches of the same row, which are long
@@ -134,7 +138,17 @@ def count_triples(rows, first, positions, lengths):
 
 
 @numba.njit(nogil=True, cache=True)
-def place_triples(rows, columns, values, first, positions, new_columns, ends, out_indices, out_data):
+def place_triples(
+    rows: Ints,
+    columns: Ints,
+    values: Array,
+    first: int,
+    positions: Ints,
+    new_columns: Ints,
+    ends: Ints,
+    out_indices: Ints,
+    out_data: Array,
+) -> None:
     """Append (row, column, value) triples to their rows; `ends` is where each row ends so far, and moves on."""
     start = 0
     while start < len(rows):

@@ -6,21 +6,26 @@ every piece of a row from there straight to its final place in the result. Nothi
 only thing that grows; beside it a thread holds one run (1 MiB decoded, and its encoded bytes).
 """
 
+from typing import Any, TypeAlias
+
 import numpy as np
 import zarr
 
 from data_loaders.errors import BadInput
 from data_loaders.parallel import run_all
 from data_loaders.reading.buffers import Buffers
-from data_loaders.reading.chunks import open_chunks
+from data_loaders.reading.byte_ranges import ByteSource
+from data_loaders.reading.chunks import Chunks, DiskArray, ZarrChunks, open_chunks
 from data_loaders.reading.rows import DenseRows, SparseRows, offsets
+from data_loaders.types import Array, Ints
 
 NARROW = np.dtype(np.uint16)  # counts in wider types are narrowed to it while they all fit
 SLICE = 1 << 16  # rows checked at once
 INCOMPLETE = "the store is damaged or still being written"
+DiskGroup: TypeAlias = Any  # zarr.Group or h5py.Group, which are used alike
 
 
-def matrix_reader(element, source, name):
+def matrix_reader(element: DiskGroup | DiskArray, source: ByteSource | None, name: str) -> "CsrReader | DenseReader":
     """The reader of an AnnData matrix.
 
     Parameters
@@ -56,11 +61,13 @@ class CsrReader:
 
     Notes
     -----
-    Stores of others keep counts as float32 or int64. Whole numbers up to 65,535 are returned as uint16, all of them or,
-    from the first read on that meets another value, none.
+    Stores that other programs wrote keep counts as float32 or int64. They are returned as uint16 while all that were
+    read are whole numbers up to 65,535; from the first read that meets another value on, in the type of the store.
     """
 
-    def __init__(self, group, source, name):
+    block_rows: int | None = None
+
+    def __init__(self, group: DiskGroup, source: ByteSource | None, name: str) -> None:
         self.name = name
         for part in ("data", "indices", "indptr"):
             if part not in group:
@@ -73,12 +80,14 @@ class CsrReader:
         self._buffers = Buffers()
         self.indptr = read_whole(parts["indptr"], self._threads).astype(np.int64, copy=False)
         self._check(n)
-        self._indices.zeros_expected = self._one_a_row
-        self._index_dtype = np.dtype(np.uint16 if self.n_features <= 1 << 16 else np.uint32)
-        self._count_dtype = self._narrowest()
-        self.row_bytes = self.indptr[-1] / max(n, 1) * (self._count_dtype.itemsize + self._index_dtype.itemsize) + 8
+        if isinstance(self._indices, ZarrChunks):
+            self._indices.zeros_expected = self._one_a_row
+        self._index_dtype: np.dtype[Any] = np.dtype(np.uint16 if self.n_features <= 1 << 16 else np.uint32)
+        self._count_dtype: np.dtype[Any] = self._narrowest()
+        value_bytes = self._count_dtype.itemsize + self._index_dtype.itemsize
+        self.row_bytes: float = self.indptr[-1] / max(n, 1) * value_bytes + 8
 
-    def _check(self, n):
+    def _check(self, n: int) -> None:
         indptr, nnz = self.indptr, self._data.n
         if len(indptr) != n + 1 or indptr[0] != 0 or not all(self._are_lengths(start) for start in range(0, n, SLICE)):
             raise BadInput(f"{self.name}/indptr does not describe {n} rows; {INCOMPLETE}")
@@ -87,38 +96,38 @@ class CsrReader:
                 f"{self.name}: indptr ends at {indptr[-1]}, data at {nnz}, indices at {self._indices.n}; {INCOMPLETE}"
             )
 
-    def _are_lengths(self, start):
-        """Whether the rows from `start` on have possible lengths; a slice at a time, as n numbers more would show."""
+    def _are_lengths(self, start: int) -> bool:
+        """Whether the rows from `start` on have possible lengths; a slice at a time, to need no memory for all n."""
         lengths = np.diff(self.indptr[start : start + SLICE + 1])
         return bool(0 <= lengths.min() <= lengths.max() <= self.n_features)
 
-    def _narrowest(self):
+    def _narrowest(self) -> np.dtype[Any]:
         """uint16 for wide counts, judged by the first chunk; the type of the store where that will not do."""
         if self._data.dtype.itemsize <= NARROW.itemsize or self._data.n == 0:
             return self._data.dtype
         first = self._data.read(0, 1)
         return NARROW if np.array_equal(np.clip(first, 0, 65535).astype(NARROW), first) else self._data.dtype
 
-    def _one_a_row(self, start, stop):
-        """Whether values [start, stop) are of as many rows: only then can all of them be in column 0."""
+    def _one_a_row(self, start: int, stop: int) -> bool:
+        """Whether no two of the values [start, stop) are in one row: only then can all of them be in column 0."""
         owners = np.searchsorted(self.indptr, np.arange(start, stop), side="right")
         return bool((np.diff(owners) > 0).all())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indptr) - 1
 
     @property
-    def dtypes(self):
+    def dtypes(self) -> tuple[np.dtype[Any], np.dtype[Any]]:
         """Types of the counts and of the columns, as `read` returns them."""
         return self._count_dtype, self._index_dtype
 
-    def widen(self):
+    def widen(self) -> np.dtype[Any]:
         """Return counts in the type of the store from now on, and that type."""
         self._count_dtype = self._data.dtype
         return self._count_dtype
 
-    def read(self, rows):
-        """Read rows, int64 (B,), any order: SparseRows.
+    def read(self, rows: Ints) -> SparseRows:
+        """Read rows, int64 (B,), any order.
 
         Raises
         ------
@@ -134,7 +143,7 @@ class CsrReader:
             return self.read(rows)
         return SparseRows(data, indices, indptr, self.n_features)
 
-    def fill(self, rows, targets, data, indices):
+    def fill(self, rows: Ints, targets: Ints, data: Array, indices: Ints) -> None:
         """Read rows to where `targets` (B,) says that each begins in `data` and `indices`.
 
         Raises
@@ -149,7 +158,7 @@ class CsrReader:
         order = order[starts[order] < stops[order]]
         starts, stops, targets = starts[order], stops[order], targets[order]
 
-        def load(chunks, out, limit, first, stop, low, high):
+        def load(chunks: Chunks, out: Array, limit: int, first: int, stop: int, low: int, high: int) -> None:
             values = chunks.read(first, stop)
             base = first * chunks.chunk_len
             where = starts[low:high], stops[low:high], targets[low:high]
@@ -159,7 +168,7 @@ class CsrReader:
             elif scatter_pieces(values, base, *where, out, limit):
                 raise BadInput(f"{chunks.name}: chunks {first} to {stop - 1} name columns beyond {limit}; {INCOMPLETE}")
 
-        tasks = []
+        tasks: list[tuple[Chunks, Array, int, int, int, int, int]] = []
         for chunks, out, limit in ((self._data, data, 0), (self._indices, indices, self.n_features)):
             tasks += [(chunks, out, limit, *run) for run in plan_runs(chunks, starts, stops, self._run_bytes)]
         for chunks, _, _, first, stop, _, _ in tasks:
@@ -174,18 +183,20 @@ class WideCounts(Exception):
 class DenseReader:
     """Rows of a dense matrix (n, n_features)."""
 
-    def __init__(self, array, source, name):
+    block_rows: int | None = None
+
+    def __init__(self, array: DiskArray, source: ByteSource | None, name: str) -> None:
         self._chunks = open_chunks(array, source, name)
-        self._n, self.n_features = array.shape
-        self.row_bytes = self.n_features * array.dtype.itemsize
+        self._n, self.n_features = (int(size) for size in array.shape)
+        self.row_bytes: float = self.n_features * array.dtype.itemsize
         self._run_bytes = max(1, source.run_bytes if source is not None else 1 << 22)
         self._threads = source.threads if source is not None and isinstance(array, zarr.Array) else 1
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._n
 
-    def read(self, rows):
-        """Read rows, int64 (B,), any order: DenseRows.
+    def read(self, rows: Ints) -> DenseRows:
+        """Read rows, int64 (B,), any order.
 
         Raises
         ------
@@ -196,7 +207,7 @@ class DenseReader:
         order = np.argsort(rows, kind="stable")
         rows = rows[order]
 
-        def load(first, stop, low, high):
+        def load(first: int, stop: int, low: int, high: int) -> None:
             values = self._chunks.read(first, stop)
             out[order[low:high]] = values[rows[low:high] - first * self._chunks.chunk_len]
 
@@ -206,7 +217,7 @@ class DenseReader:
         return DenseRows(out)
 
 
-def plan_runs(chunks, starts, stops, run_bytes):
+def plan_runs(chunks: Chunks, starts: Ints, stops: Ints, run_bytes: int) -> list[tuple[int, int, int, int]]:
     """Group the chunks that hold some pieces into runs of one request each.
 
     Parameters
@@ -241,11 +252,11 @@ def plan_runs(chunks, starts, stops, run_bytes):
     return [(*run, a, b) for run, a, b in zip(runs, low.tolist(), high.tolist(), strict=True)]
 
 
-def read_whole(chunks, threads):
+def read_whole(chunks: Chunks, threads: int) -> Array:
     """All values of a one-dimensional array, and no second copy of them."""
     values = np.empty(chunks.n, chunks.dtype)
 
-    def load(first, stop):
+    def load(first: int, stop: int) -> None:
         part = chunks.read(first, stop)
         values[first * chunks.chunk_len :][: len(part)] = part
 

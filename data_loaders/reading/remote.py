@@ -1,22 +1,30 @@
 """Stores in object storage (`s3://`, `gs://`, `az://`, `http://`), read by ranges through obstore."""
 
+from __future__ import annotations
+
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from data_loaders.errors import BadInput
+from data_loaders.types import PathLike
 
-RETRY = {
+if TYPE_CHECKING:
+    import zarr
+    from obstore.store import ObjectStore as Bucket
+
+RETRY: Any = {
     "max_retries": 8,
     "retry_timeout": timedelta(minutes=3),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
 
 
-def is_remote(path):
+def is_remote(path: PathLike) -> bool:
     """Whether a path names an object store."""
     return "://" in str(path) and not str(path).startswith("file://")
 
 
-def open_remote(url, options=None):
+def open_remote(url: str, options: dict[str, Any] | None = None) -> tuple[zarr.Group, RemoteBytes]:
     """Open a Zarr store in object storage.
 
     Parameters
@@ -48,7 +56,7 @@ def open_remote(url, options=None):
     options = dict(options or {})
     client = {"allow_http": True} if str(options.get("endpoint", "")).startswith("http://") else {}
     try:
-        bucket = from_url(url, config=options, client_options=client, retry_config=RETRY)
+        bucket: Any = from_url(url, config=options, client_options=client, retry_config=RETRY)  # type: ignore[call-overload]
     except Exception as error:  # obstore has one class for each service
         raise BadInput(f"{url}: cannot be opened ({error})") from error
     return open_zarr(url, ObjectStore(bucket, read_only=True)), RemoteBytes(bucket, url)
@@ -64,15 +72,17 @@ class RemoteBytes:
 
     run_bytes = 8 << 20  # one request costs a round trip: ask for more at once than from a disk
     threads = 16
+    fetches_ahead = False
 
-    def __init__(self, store, name):
-        self.name, self._store, self._seen = name, store, {}
+    def __init__(self, store: Bucket, name: str) -> None:
+        self.name, self._store = name, store
+        self._seen: dict[str, Any] = {}  # key -> what obstore says of the object
 
-    def size(self, key):
+    def size(self, key: str) -> int:
         """Bytes in an object; FileNotFoundError when there is none."""
-        return self._about(key)["size"]
+        return int(self._about(key)["size"])
 
-    def read(self, key, start, stop):
+    def read(self, key: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of an object."""
         import obstore
 
@@ -80,7 +90,7 @@ class RemoteBytes:
         stop = min(stop, about["size"])
         if stop <= start:
             return b""
-        options = {"range": (start, stop), "if_match": about["e_tag"]}
+        options: Any = {"range": (start, stop), "if_match": about["e_tag"]}
         try:
             return bytes(obstore.get(self._store, key, options=options).bytes())
         except obstore.exceptions.PreconditionError as error:
@@ -90,7 +100,10 @@ class RemoteBytes:
         except Exception as error:
             raise BadInput(f"{self.name}/{key}: cannot be read after {RETRY['max_retries']} tries ({error})") from error
 
-    def _about(self, key):
+    def expect(self, key: str, start: int, stop: int) -> None:
+        """Nothing can be fetched ahead."""
+
+    def _about(self, key: str) -> Any:
         import obstore
 
         if key not in self._seen:

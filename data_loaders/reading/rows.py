@@ -1,12 +1,24 @@
 """Some rows of a matrix in memory: `SparseRows` for counts, `DenseRows` for latents, used alike."""
 
+from __future__ import annotations
+
 import itertools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from data_loaders.parallel import CORES, run_all
 from data_loaders.reading.buffers import Buffers
+from data_loaders.types import Floats, Ints
+
+if TYPE_CHECKING:
+    import torch
+    from scipy import sparse
+
+ArrayOrTensor: TypeAlias = Any  # a NumPy array as a reader returns it; a torch tensor after `.to(device)`
+Device: TypeAlias = "str | torch.device"
 
 DENSE_BYTES = 16 << 20  # dense rows that are worth a thread
 _buffers = Buffers()
@@ -32,25 +44,25 @@ class SparseRows:
     The arrays are NumPy arrays as a reader returns them, and torch tensors after `.to(device)`.
     """
 
-    data: object
-    indices: object
-    indptr: object
+    data: ArrayOrTensor
+    indices: ArrayOrTensor
+    indptr: ArrayOrTensor
     n_features: int
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indptr) - 1
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
         return len(self), self.n_features
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of the three arrays."""
-        return self.data.nbytes + self.indices.nbytes + self.indptr.nbytes
+        return int(self.data.nbytes + self.indices.nbytes + self.indptr.nbytes)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice) -> SparseRows:
         """Consecutive rows, `rows` a slice with step 1; no counts are copied."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
@@ -59,7 +71,7 @@ class SparseRows:
         first, last = int(indptr[0]), int(indptr[-1])
         return SparseRows(self.data[first:last], self.indices[first:last], indptr - first, self.n_features)
 
-    def take(self, rows):
+    def take(self, rows: Ints) -> SparseRows:
         """Any rows in any order, repeated where `rows` repeats; copied."""
         from data_loaders.reading.kernels import gather_rows
 
@@ -68,34 +80,36 @@ class SparseRows:
         gather_rows(self.data, self.indices, self.indptr, rows, data, indices, indptr)
         return SparseRows(data, indices, indptr, self.n_features)
 
-    def row_sums(self):
+    def row_sums(self) -> Floats:
         """Sum of the counts of each row, float64 (B,)."""
         from data_loaders.reading.kernels import sum_rows
 
         return sum_rows(np.asarray(self.data), np.asarray(self.indptr))
 
-    def to_scipy(self):
+    def to_scipy(self) -> sparse.csr_matrix:
         """`scipy.sparse.csr_matrix` (B, n_features) of the same counts; columns become int32."""
         import scipy.sparse
 
         indices = np.asarray(self.indices).astype(np.int32)
         return scipy.sparse.csr_matrix((np.asarray(self.data), indices, np.asarray(self.indptr)), shape=self.shape)
 
-    def to(self, device, non_blocking=True):
+    def to(self, device: Device, non_blocking: bool = True) -> SparseRows:
         """The same rows as torch tensors on `device`: what crosses the bus is sparse and small."""
-        moved = (as_tensor(part, device, non_blocking) for part in (self.data, self.indices, self.indptr))
-        return SparseRows(*moved, self.n_features)
+        data, indices, indptr = (
+            as_tensor(part, device, non_blocking) for part in (self.data, self.indices, self.indptr)
+        )
+        return SparseRows(data, indices, indptr, self.n_features)
 
-    def to_dense(self, device=None):
+    def to_dense(self, device: Device | None = None) -> torch.Tensor:
         """float32 tensor (B, n_features), densified on `device` (default: where the rows are)."""
         import torch
 
-        device = torch.device(device or getattr(self.data, "device", "cpu"))
-        if device.type == "cpu":
+        target = torch.device(device or _device_of(self.data))
+        if target.type == "cpu":
             return torch.from_numpy(self._densified())
-        return _densified_on_device(self.to(device))
+        return _densified_on_device(self.to(target))
 
-    def _densified(self):
+    def _densified(self) -> npt.NDArray[np.float32]:
         """float32 array (B, n_features), by as many threads as it is worth."""
         from data_loaders.reading.kernels import densify
 
@@ -112,70 +126,79 @@ class SparseRows:
 class DenseRows:
     """Rows of a dense matrix, `values` (B, n_features): a NumPy array, or a torch tensor after `.to(device)`."""
 
-    values: object
+    values: ArrayOrTensor
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.values)
 
     @property
-    def n_features(self):
+    def n_features(self) -> int:
         """Number of columns."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
-        return tuple(self.values.shape)
+        return len(self), self.n_features
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of the values."""
-        return self.values.nbytes
+        return int(self.values.nbytes)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice) -> DenseRows:
         return DenseRows(self.values[rows])
 
-    def take(self, rows):
+    def take(self, rows: Ints) -> DenseRows:
         """Any rows in any order; copied."""
         return DenseRows(self.values.take(rows, axis=0))
 
-    def to_scipy(self):
+    def to_scipy(self) -> sparse.csr_matrix:
         """`scipy.sparse.csr_matrix` (B, n_features) of the values that are not zero."""
         import scipy.sparse
 
         return scipy.sparse.csr_matrix(np.asarray(self.values))
 
-    def row_sums(self):
+    def row_sums(self) -> Floats:
         """Sum of each row, float64 (B,)."""
-        return np.asarray(self.values).sum(1, dtype=np.float64)
+        sums: Floats = np.asarray(self.values).sum(1, dtype=np.float64)
+        return sums
 
-    def to(self, device, non_blocking=True):
+    def to(self, device: Device, non_blocking: bool = True) -> DenseRows:
         """The same rows as a torch tensor on `device`."""
         return DenseRows(as_tensor(self.values, device, non_blocking))
 
-    def to_dense(self, device=None):
+    def to_dense(self, device: Device | None = None) -> torch.Tensor:
         """float32 tensor (B, n_features) on `device` (default: where the rows are)."""
-        return as_tensor(self.values, device or getattr(self.values, "device", "cpu"), True).float()
+        return as_tensor(self.values, device or _device_of(self.values), True).float()
 
 
-def offsets(lengths):
+def _device_of(values: ArrayOrTensor) -> Device:
+    """Where an array or tensor is."""
+    device: Device = getattr(values, "device", "cpu")
+    return device
+
+
+def offsets(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Row offsets, int64 (n + 1,), of rows of these lengths (n,)."""
+    lengths = np.asarray(lengths)
     out = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=out[1:])
     return out
 
 
-def _densified_on_device(rows):
+def _densified_on_device(rows: SparseRows) -> torch.Tensor:
     """float32 tensor (B, n_features) of SparseRows that are tensors, by operations of their device."""
     import torch
 
     start = torch.arange(len(rows), device=rows.data.device) * rows.n_features
     flat = torch.repeat_interleave(start, rows.indptr.diff(), output_size=len(rows.data)) + rows.indices.long()
     dense = torch.zeros(len(rows) * rows.n_features, device=rows.data.device)
-    return dense.index_copy_(0, flat, rows.data.float()).view(rows.shape)
+    dense.index_copy_(0, flat, rows.data.float())
+    return dense.view(rows.shape)
 
 
-def as_tensor(values, device, non_blocking):
+def as_tensor(values: ArrayOrTensor, device: Device, non_blocking: bool) -> torch.Tensor:
     """`values` (array or tensor) as a tensor on `device`, through pinned memory when that is a GPU."""
     import torch
 
@@ -184,4 +207,5 @@ def as_tensor(values, device, non_blocking):
         values = torch.from_numpy(values)
     if device.type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()  # a copy that the GPU fetches while the host goes on
-    return values.to(device, non_blocking=non_blocking)
+    moved: torch.Tensor = values.to(device, non_blocking=non_blocking)
+    return moved

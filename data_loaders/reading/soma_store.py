@@ -1,18 +1,23 @@
 """TileDB-SOMA experiments read in place: no conversion, cells in SOMA's row order."""
 
 import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data_loaders.errors import DAMAGED, BadInput, nearest
 from data_loaders.parallel import run_all
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.rows import SparseRows, offsets
+from data_loaders.reading.store import Column
+from data_loaders.types import Array, Ints, PathLike
 
 CONFIG = {
-    "soma.init_buffer_bytes": 1 << 25,  # one column of a result: 2,048 rows of 2,048 counts; fuller ones take turns
+    "soma.init_buffer_bytes": 1 << 25,  # a column of a result: 2,048 rows of 2,048 counts; more comes in several tables
     "sm.mem.total_budget": 300_000_000,  # of one query; a tenth of TileDB's own limit, at the same speed
 }
 RUNS_AT_ONCE = 2  # TileDB has threads of its own: while it decodes one run, another is sorted into rows
@@ -20,13 +25,13 @@ RUNS_KEPT = 2
 RUN_ROWS = 2048  # rows of one query: the extent of SOMA's tiles, which are decoded whole
 
 
-def is_soma(path):
+def is_soma(path: PathLike) -> bool:
     """Whether a local folder is a TileDB group."""
     return Path(str(path)).is_dir() and (Path(str(path)) / "__group").is_dir()
 
 
 @contextmanager
-def sound(name):
+def sound(name: str) -> Iterator[None]:
     """Turn what tiledbsoma raises on damaged files into `BadInput`: its own errors, plain ones, and those of Arrow."""
     import pyarrow
     import tiledbsoma
@@ -65,7 +70,16 @@ class SomaStore:
         not one, or no cell passes it.
     """
 
-    def __init__(self, uri, *, measurement=None, layer=None, obs_filter=None, obs_columns=None, config=None):
+    def __init__(
+        self,
+        uri: PathLike,
+        *,
+        measurement: str | None = None,
+        layer: str | None = None,
+        obs_filter: str | None = None,
+        obs_columns: Sequence[str] | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
         self.name = str(uri)
         try:
             import tiledbsoma
@@ -86,7 +100,7 @@ class SomaStore:
 
     is_shuffled = False
 
-    def _open(self, measurement, layer, obs_columns):
+    def _open(self, measurement: str | None, layer: str | None, obs_columns: Sequence[str] | None) -> None:
         """Choose what is read and see how large it is."""
         import tiledbsoma
 
@@ -119,47 +133,51 @@ class SomaStore:
             matrix = self._measurement.X[layer]
             self.readers = {"rna": SomaReader(matrix, ids, np.sort(var_ids), self.n_all, name)}
 
-    def obs(self, column):
+    def obs(self, column: str) -> Column:
         """Values of an obs column: array, or pandas Categorical."""
-        return self._read_obs([column])[column].iloc[self._order].array
+        values: Column = self._read_obs([column])[column].iloc[self._order].array
+        return values
 
-    def obs_table(self):
+    def obs_table(self) -> pd.DataFrame:
         """All obs columns of the atlas as a table, its index the names of the cells."""
         table = self._read_obs(self.obs_columns).iloc[self._order]
         table.index = self.obs_names().astype(str)
         return table.drop(columns="obs_id", errors="ignore")
 
-    def obs_names(self):
+    def obs_names(self) -> Array:
         """Names of the cells, where obs has them as `obs_id`, else their join ids."""
         names = self._experiment.obs.schema.names
         return np.asarray(self._read_obs(["obs_id" if "obs_id" in names else "soma_joinid"]).iloc[self._order, 0])
 
-    def is_categorical(self, column):
+    def is_categorical(self, column: str) -> bool:
         """Whether an obs column is stored as codes and categories."""
         return str(self._experiment.obs.schema.field(column).type).startswith("dictionary")
 
-    def var(self):
+    def var(self) -> pd.DataFrame:
         """The var table in the order of the join ids, its index the gene names (`var_id` or the join ids)."""
         with sound(f"{self.name}: var"):
             var = self._measurement.var.read().concat().to_pandas().sort_values("soma_joinid")
         names = var.pop("var_id" if "var_id" in var else "soma_joinid")
         return var.drop(columns="soma_joinid", errors="ignore").set_index(names.astype(str).to_numpy())
 
-    def uns(self, key):
+    def features(self, modality: str) -> None:
+        """None: a measurement is read as one modality, whose features are `var`."""
+
+    def uns(self, key: str) -> Any:
         """An entry of the measurement's uns that is text, or None."""
         uns = self._measurement.get("uns")
         return None if uns is None else uns.metadata.get(key)
 
-    def close(self):
+    def close(self) -> None:
         """Close the experiment."""
         self._experiment.close()
 
-    def _read_obs(self, columns):
+    def _read_obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Obs columns of the cells that pass the filter, pandas DataFrame, in the order SOMA gives them."""
         with sound(f"{self.name}: obs"):
             return self._query(columns)
 
-    def _query(self, columns):
+    def _query(self, columns: Sequence[str]) -> pd.DataFrame:
         return self._experiment.obs.read(column_names=columns, value_filter=self._filter).concat().to_pandas()
 
 
@@ -172,38 +190,38 @@ class SomaReader:
         Neighbouring rows that are cheap to read together.
     """
 
-    block_rows = RUN_ROWS
+    block_rows: int | None = RUN_ROWS
 
-    def __init__(self, matrix, ids, var_ids, n_all, name):
+    def __init__(self, matrix: Any, ids: Ints, var_ids: Ints, n_all: int, name: str) -> None:
         self.name, self._matrix, self._ids, self._buffers = name, matrix, ids, Buffers()
-        self._kept = {}  # number of a run -> SparseRows
+        self._kept: dict[int, SparseRows] = {}  # number of a run -> SparseRows
         self._run_buffers = Buffers(keep=32)
         self.n_features = len(var_ids)
         self._dtype = matrix.schema.field("soma_data").type.to_pandas_dtype()
         self._index_dtype = np.uint16 if self.n_features <= 1 << 16 else np.uint32
-        self._new_columns = np.zeros(int(var_ids.max(initial=-1)) + 1, self._index_dtype)
+        self._new_columns: Ints = np.zeros(int(var_ids.max(initial=-1)) + 1, self._index_dtype)
         self._new_columns[var_ids] = np.arange(len(var_ids))
         self.n_values = matrix.nnz  # of all cells, those that the filter leaves out too
         value_bytes = np.dtype(self._dtype).itemsize + np.dtype(self._index_dtype).itemsize
         self.row_bytes = self.n_values / max(n_all, 1) * value_bytes
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._ids)
 
-    def run_edges(self):
+    def run_edges(self) -> list[int]:
         """First row of every run, a list: rows up to the next one are read by one query."""
         return [0, *(np.flatnonzero(np.diff(self._ids // RUN_ROWS)) + 1).tolist()]
 
-    def read(self, rows):
-        """Read rows, int64 (B,), any order: SparseRows."""
+    def read(self, rows: Ints) -> SparseRows:
+        """Read rows, int64 (B,), any order."""
         from data_loaders.reading.kernels import scatter_pieces
 
         unique, back = np.unique(rows, return_inverse=True)
         cuts = [0, *(np.flatnonzero(np.diff(self._ids[unique] // RUN_ROWS)) + 1).tolist(), len(unique)]
         runs = [unique[start:stop] for start, stop in itertools.pairwise(cuts) if start < stop]
-        pieces = [None] * len(runs)
+        pieces: list[Any] = [None] * len(runs)  # filled by threads
 
-        def load(number):
+        def load(number: int) -> None:
             pieces[number] = self._run(runs[number])
 
         run_all(load, [(number,) for number in range(len(runs))], RUNS_AT_ONCE)
@@ -221,7 +239,7 @@ class SomaReader:
                 scatter_pieces(piece.indices, 0, *where, indices, 0)
         return SparseRows(data, indices, indptr, self.n_features)
 
-    def _run(self, rows):
+    def _run(self, rows: Ints) -> tuple[SparseRows, Ints]:
         """Sorted rows of one run: a SparseRows that holds them, and where they are in it."""
         number = self._ids[rows[0]] // RUN_ROWS
         first, stop = np.searchsorted(self._ids, [number * RUN_ROWS, (number + 1) * RUN_ROWS])
@@ -236,7 +254,7 @@ class SomaReader:
                     self._kept.pop(next(iter(self._kept)), None)
         return piece, rows - first
 
-    def _read_run(self, ids):
+    def _read_run(self, ids: Ints) -> SparseRows:
         """Rows of sorted join ids that lie near each other: SparseRows."""
         from data_loaders.reading.kernels import count_triples, place_triples
 
@@ -264,7 +282,7 @@ class SomaReader:
         return SparseRows(data, indices, indptr, self.n_features)
 
 
-def _choose(what, name, known, usual):
+def _choose(what: str, name: str | None, known: list[str], usual: str) -> str:
     """`name` if it exists, or the only or usual one."""
     if name is None:
         if len(known) == 1:
@@ -277,5 +295,5 @@ def _choose(what, name, known, usual):
     return name
 
 
-def _one_line(error):
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]

@@ -8,10 +8,12 @@ depends on the donor; programme scores z are standard normal; and
 Programmes act within types, so genes are correlated inside a type. Cells are made in fixed blocks, each from its own
 random stream: cell i is the same whatever the number of workers.
 
-The negative binomial is drawn as what it is in law, a compound Poisson: theta log(1 + mu/theta) expected events of
+The negative binomial is drawn as a compound Poisson, which is the same law: theta log(1 + mu/theta) expected events of
 logarithmic size with parameter mu/(theta + mu). Events of all genes of a cell are one Poisson process along the genes,
 so random numbers are drawn per count and not per gene.
 """
+
+from typing import Any, TypedDict
 
 import numba
 import numpy as np
@@ -23,7 +25,9 @@ from data_loaders.ingestion.splits import random_split
 from data_loaders.parallel import ordered_map
 from data_loaders.progress import progress
 from data_loaders.seeds import Simulation, check_seed, generator
+from data_loaders.simulation.bisection import bisect
 from data_loaders.simulation.peaks import draw_peaks, make_peak_truth, peak_table
+from data_loaders.types import Array, Floats, Ints, PathLike
 from data_loaders.uniforms import uniform_to_one
 from data_loaders.writing.writer import AtlasWriter
 
@@ -33,7 +37,31 @@ N_PROGRAMMES = 8
 DEPTH_SD = 0.4  # of log depth within a donor
 
 
-def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, seed=0, in_order=False):
+class Truth(TypedDict):
+    """The parameters of an atlas."""
+
+    theta: Floats  # float32 (G,), inverse dispersions
+    type_log_profile: Floats  # float32 (G, types)
+    donor_log_effect: Floats  # float32 (G, donors)
+    programme_loadings: Floats  # float32 (G, programmes)
+    type_share: Floats  # (types,), sums to 1
+    donor_share: Floats  # (donors,), sums to 1
+    mean_log_depth: Floats  # (donors,)
+    sd_log_depth: float
+
+
+def simulate(
+    out: PathLike,
+    *,
+    cells: int,
+    genes: int,
+    types: int = 8,
+    donors: int = 4,
+    peaks: int = 0,
+    density: float = 0.07,
+    seed: int = 0,
+    in_order: bool = False,
+) -> dict[str, Any]:
     """Write a synthetic atlas.
 
     Parameters
@@ -66,14 +94,14 @@ def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, see
     """
     for name, value in {"cells": cells, "genes": genes, "types": types, "donors": donors}.items():
         if value < 1:
-            raise BadInput(f"--{name} {value}: expected at least 1")
+            raise BadInput(f"`{name}={value}`: expected at least 1")
     if peaks < 0:
-        raise BadInput(f"--peaks {peaks}: expected 0 or more")
+        raise BadInput(f"`peaks={peaks}`: expected 0 or more")
     check_seed(seed)
     if not 0 < density <= 0.5:
-        raise BadInput(f"--density {density}: expected a share above 0 and at most 0.5")
+        raise BadInput(f"`density={density}`: expected a share above 0 and at most 0.5")
     if max(types, donors) > cells:
-        raise BadInput(f"--cells {cells}: expected at least as many as types ({types}) and donors ({donors})")
+        raise BadInput(f"`cells={cells}`: expected at least as many as types ({types}) and donors ({donors})")
     truth = make_truth(genes, types, donors, density, seed)
     type_of, donor_of = (
         generator(seed, Simulation.LABELS, column).choice(len(share), size=cells, p=share).astype(np.int16)
@@ -88,12 +116,12 @@ def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, see
         "split": split,
     }
 
-    def block(number):
+    def block(number: int) -> tuple[csr_matrix, pd.DataFrame, dict[str, csr_matrix]]:
         rows = slice(number * BLOCK, min((number + 1) * BLOCK, cells))
         counts, depth = make_cells(truth, type_of[rows], donor_of[rows], seed, number)
         obs = {name: column[rows] for name, column in columns.items()} | {"depth": depth}
         scores = _scores(_stream(seed, number), len(depth))  # those that the counts were drawn with
-        others = {"atac": draw_peaks(of_peaks, type_of[rows], scores, seed, number)} if peaks else {}
+        others = {"atac": draw_peaks(of_peaks, type_of[rows], scores, seed, number)} if of_peaks else {}
         return counts, pd.DataFrame(obs, index=[f"cell_{i:08d}" for i in range(rows.start, rows.stop)]), others
 
     var = pd.DataFrame({"theta": truth["theta"]}, index=[f"gene_{g:05d}" for g in range(genes)])
@@ -102,7 +130,7 @@ def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, see
     options = {"cells": cells, "genes": genes, "types": types, "donors": donors, "density": density, "seed": seed}
     options |= {"peaks": peaks} if peaks else {}
     of_peaks = make_peak_truth(peaks, types, N_PROGRAMMES, density, seed) if peaks else None
-    modalities = {"atac": peak_table(of_peaks)} if peaks else None
+    modalities = {"atac": peak_table(of_peaks)} if of_peaks else None
     with AtlasWriter(out, var, labels=["cell_type", "donor"], varm=varm, modalities=modalities) as writer:
         with progress("simulate", cells, "cells") as advance:
             for counts, obs, others in ordered_map(block, range(-(-cells // BLOCK))):
@@ -114,8 +142,8 @@ def simulate(out, *, cells, genes, types=8, donors=4, peaks=0, density=0.07, see
         )
 
 
-def make_truth(genes, types, donors, density, seed):
-    """Draw the parameters of an atlas: a dict of arrays, float32 where they are per gene."""
+def make_truth(genes: int, types: int, donors: int, density: float, seed: int) -> Truth:
+    """Draw the parameters of an atlas."""
     rng = generator(seed, Simulation.TRUTH)
     base = rng.normal(0.0, 1.7, genes)
     markers = rng.normal(0.0, 1.5, (genes, types)) * (rng.random((genes, types)) < 0.1)
@@ -124,7 +152,7 @@ def make_truth(genes, types, donors, density, seed):
     theta = np.exp(rng.normal(np.log(4.0), 0.7, genes))
     type_share = 1.0 / np.arange(1, types + 1)
     donor_share = rng.uniform(0.5, 1.5, donors)
-    truth = {
+    truth: Truth = {
         "theta": theta.astype(np.float32),
         "type_log_profile": (base[:, None] + markers).astype(np.float32),
         "donor_log_effect": batch.astype(np.float32),
@@ -138,13 +166,12 @@ def make_truth(genes, types, donors, density, seed):
     return truth
 
 
-def make_cells(truth, type_of, donor_of, seed, number):
+def make_cells(truth: Truth, type_of: Ints, donor_of: Ints, seed: int, number: int) -> tuple[csr_matrix, Floats]:
     """Draw one block of cells.
 
     Parameters
     ----------
-    truth : dict
-        From `make_truth`.
+    truth : Truth
     type_of, donor_of : int (n,)
         n <= BLOCK; the draws of a cell do not depend on how many follow it.
     seed, number : int
@@ -180,17 +207,17 @@ def make_cells(truth, type_of, donor_of, seed, number):
     return vstack(strips, format="csr"), depth
 
 
-def _stream(seed, number):
+def _stream(seed: int, number: int) -> np.random.Generator:
     """The random numbers of a block."""
     return generator(seed, Simulation.CELLS, number)
 
 
-def _scores(rng, n):
+def _scores(rng: np.random.Generator, n: int) -> Floats:
     """Programme scores (n, programmes) of a block's first n cells, the first numbers of its stream."""
     return rng.standard_normal((BLOCK, N_PROGRAMMES))[:n].astype(np.float32)
 
 
-def _centre_for(density, truth, rng):
+def _centre_for(density: float, truth: Truth, rng: np.random.Generator) -> float:
     """What to add to the mean log depths for an expected share `density` of non-zeros: bisection on sample cells."""
     n = 256
     kinds = rng.choice(len(truth["type_share"]), n, p=truth["type_share"])
@@ -200,16 +227,18 @@ def _centre_for(density, truth, rng):
     share = np.exp(logits - logits.max(1, keepdims=True))
     share /= share.sum(1, keepdims=True)
     spread = np.exp(truth["mean_log_depth"][donors, None] + DEPTH_SD * rng.standard_normal((n, 1)))
-    low, high = -10.0, 30.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        nonzero = -np.expm1(-truth["theta"] * np.log1p(np.exp(middle) * spread * share / truth["theta"]))
-        low, high = (middle, high) if nonzero.mean() < density else (low, middle)
-    return middle
+
+    def is_too_low(log_depth: float) -> bool:
+        nonzero = -np.expm1(-truth["theta"] * np.log1p(np.exp(log_depth) * spread * share / truth["theta"]))
+        return bool(nonzero.mean() < density)
+
+    return bisect(-10.0, 30.0, is_too_low)
 
 
 @numba.njit(nogil=True, cache=True)
-def _log_rates(profile, batch, loadings, type_of, donor_of, scores, out):
+def _log_rates(
+    profile: Floats, batch: Floats, loadings: Floats, type_of: Ints, donor_of: Ints, scores: Floats, out: Floats
+) -> None:
     """Log expression (n, G) before normalisation, each row on its own so that it does not depend on its neighbours."""
     for row in range(len(type_of)):
         out[row] = profile[type_of[row]] + batch[donor_of[row]]
@@ -218,7 +247,7 @@ def _log_rates(profile, batch, loadings, type_of, donor_of, scores, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def _draw_counts(mean, events, theta, seeds):
+def _draw_counts(mean: Floats, events: Floats, theta: Floats, seeds: Ints) -> tuple[Ints, Ints, Ints]:
     """Draw the counts of a block: `mean` and expected `events` (n, G), `theta` (G,), one seed per cell."""
     n, n_genes = mean.shape
     expected = 0.0
@@ -276,7 +305,7 @@ def _draw_counts(mean, events, theta, seeds):
 
 
 @numba.njit(nogil=True, cache=True)
-def _grown(array, capacity):
+def _grown(array: Array, capacity: int) -> Array:
     larger = np.empty(capacity, array.dtype)
     larger[: len(array)] = array
     return larger

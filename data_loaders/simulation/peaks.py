@@ -5,17 +5,28 @@
 with the cell's own programme scores z, so that peaks and genes of a cell go together.
 """
 
+from typing import TypedDict
+
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
 from data_loaders.seeds import Simulation, generator
+from data_loaders.simulation.bisection import bisect
+from data_loaders.types import Floats, Ints
 
 STRIP = 64  # cells drawn together: their dense probabilities stay small
 
 
-def make_peak_truth(peaks, types, programmes, density, seed):
-    """Draw the parameters: `type_logit` (P, types) and `programme_loadings` (P, programmes), float32.
+class PeakTruth(TypedDict):
+    """The parameters of the peaks."""
+
+    type_logit: Floats  # float32 (P, types)
+    programme_loadings: Floats  # float32 (P, programmes)
+
+
+def make_peak_truth(peaks: int, types: int, programmes: int, density: float, seed: int) -> PeakTruth:
+    """Draw the parameters.
 
     `density` is the expected share of open peaks over types in equal parts.
     """
@@ -24,30 +35,28 @@ def make_peak_truth(peaks, types, programmes, density, seed):
     logit = logit + rng.normal(0.0, 2.0, (peaks, types)) * (rng.random((peaks, types)) < 0.1)
     loadings = rng.normal(0.0, 0.4, (peaks, programmes)) * (rng.random((peaks, programmes)) < 0.2)
     spread = rng.standard_normal((32, programmes)) @ loadings.T
-    low, high = -30.0, 30.0
-    for _ in range(50):  # bisection on sample cells of every type
-        middle = (low + high) / 2
-        share = np.mean([_open(logit[:, k] + middle + spread).mean() for k in range(types)])
-        low, high = (middle, high) if share < density else (low, middle)
+
+    def is_too_low(base: float) -> bool:  # on sample cells of every type
+        return bool(np.mean([_open(logit[:, k] + base + spread).mean() for k in range(types)]) < density)
+
     return {
-        "type_logit": (logit + middle).astype(np.float32),
+        "type_logit": (logit + bisect(-30.0, 30.0, is_too_low)).astype(np.float32),
         "programme_loadings": loadings.astype(np.float32),
     }
 
 
-def peak_table(truth):
+def peak_table(truth: PeakTruth) -> pd.DataFrame:
     """The table of the peaks, with their parameters."""
     columns = {f"logit_type_{k}": column for k, column in enumerate(truth["type_logit"].T)}
     return pd.DataFrame(columns, index=[f"peak_{p:05d}" for p in range(len(truth["type_logit"]))])
 
 
-def draw_peaks(truth, type_of, scores, seed, number):
+def draw_peaks(truth: PeakTruth, type_of: Ints, scores: Floats, seed: int, number: int) -> csr_matrix:
     """Draw the open peaks of one block of cells, CSR (n, P) of ones, int32.
 
     Parameters
     ----------
-    truth : dict
-        From `make_peak_truth`.
+    truth : PeakTruth
     type_of : int (n,)
     scores : float (n, programmes)
         The cells' programme scores.
@@ -63,12 +72,13 @@ def draw_peaks(truth, type_of, scores, seed, number):
         nothing = ~is_open.any(axis=1)  # a row without counts would be a cell that was not measured
         is_open[nothing, share.argmax(axis=1)[nothing]] = True
         columns += [np.flatnonzero(row) for row in is_open]
-    indptr = np.concatenate([[0], np.cumsum([len(each) for each in columns])])
+    indptr = np.concatenate([[0], np.cumsum([len(column) for column in columns])])
     indices = np.concatenate(columns)
     return csr_matrix(
         (np.ones(len(indices), np.int32), indices, indptr), shape=(len(columns), len(truth["type_logit"]))
     )
 
 
-def _open(logit):
+def _open(logit: Floats) -> Floats:
+    """Probability of being open."""
     return 1.0 / (1.0 + np.exp(-logit))

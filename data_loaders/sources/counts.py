@@ -1,14 +1,17 @@
 """What counts are: whole numbers, zero or more. Everything else is refused with its place and its likely cause."""
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from data_loaders.errors import BadInput
+from data_loaders.sources.source import Source
+from data_loaders.types import Array, Ints
 
 LARGEST = np.iinfo(np.uint32).max
 LOG_CEILING = 20.0  # log1p of any depth stays below; normalised but unlogged values usually do not
 
 
-def fault(values):
+def fault(values: Array) -> str | None:
     """What keeps values from being counts, in words; None if nothing does."""
     if values.dtype.kind not in "biuf":
         return f"values of type {values.dtype}"
@@ -27,7 +30,7 @@ def fault(values):
     return None
 
 
-def as_counts(block, rows, source):
+def as_counts(block: csr_matrix, rows: Ints, source: Source) -> csr_matrix:
     """Check a block and return it as counts: CSR, uint32 values, sorted columns, no stored zeros.
 
     Parameters
@@ -48,8 +51,8 @@ def as_counts(block, rows, source):
         bad = ~np.isfinite(values) | (values < 0) | (values != np.rint(values)) | (values > LARGEST)
         at = int(np.flatnonzero(bad)[0])
         cell = source.obs.index[rows[np.searchsorted(block.indptr, at, side="right") - 1]]
-        gene = source.var.index[source.features == block.indices[at]]
-        gene = f"gene {str(gene[0])!r}" if len(gene) else f"feature {block.indices[at]}"
+        named = source.var.index[source.features == block.indices[at]]
+        gene = f"gene {str(named[0])!r}" if len(named) else f"feature {block.indices[at]}"
         another = f"; name another matrix by {source.choices}" if source.choices else ""
         raise BadInput(
             f"{source.matrix.name}: {problem}, the first in cell {str(cell)!r}, {gene}: {values[at]:.6g}; "

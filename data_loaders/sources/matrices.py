@@ -1,12 +1,14 @@
 """Count matrices as they lie in files, read as blocks of bounded size: CSR, CSC, dense, and Matrix Market text.
 
-Each class has `name` (file and element, for messages), `shape` (cells, features), `n_values` (an upper bound of the
-stored values) and `blocks()`, which yields `(rows, csr)`: the cells' numbers, int64 (n,), and their values
+Each class is a `sources.source.Matrix`. Its blocks are `(rows, csr)`: the cells' numbers, int64 (n,), and their values
 (n, features). A cell may come in several blocks, each with other features: that is how CSC and Matrix Market files are
 read in one pass.
 """
 
 import gzip
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,8 @@ import zarr
 from scipy.sparse import coo_matrix, csr_matrix
 
 from data_loaders.errors import DAMAGED, BadInput, readable
+from data_loaders.sources.source import Block, Group, Matrix
+from data_loaders.types import Array, Ints, PathLike
 
 BLOCK_VALUES = 1 << 22  # values read at a time
 
@@ -28,12 +32,13 @@ class CompressedMatrix:
         Cells, features.
     """
 
-    def __init__(self, name, data, indices, indptr, shape, *, by_row):
-        self.name, self.shape, self.by_row = name, tuple(int(n) for n in shape), by_row
+    def __init__(self, name: str, data: Any, indices: Any, indptr: Any, shape: Sequence[int], *, by_row: bool) -> None:
+        n_cells, n_features = (int(n) for n in shape)
+        self.name, self.shape, self.by_row = name, (n_cells, n_features), by_row
         self._data, self._indices = data, indices
         self.n_values = int(data.shape[0])
         with readable(name):
-            self._indptr = indptr[:].astype(np.int64)
+            self._indptr: Ints = indptr[:].astype(np.int64)
         n_major = self.shape[0] if by_row else self.shape[1]
         ends = (self._indptr[0], self._indptr[-1]) if len(self._indptr) else (0, -1)
         if len(self._indptr) != n_major + 1 or ends != (0, self.n_values) or indices.shape[0] != self.n_values:
@@ -47,7 +52,7 @@ class CompressedMatrix:
         if (np.diff(self._indptr) < 0).any():
             raise BadInput(f"{name}: indptr decreases; {DAMAGED}")
 
-    def blocks(self):
+    def blocks(self) -> Iterator[Block]:
         """Yield `(rows, csr)`."""
         n_minor = self.shape[1] if self.by_row else self.shape[0]
         start = 0
@@ -72,11 +77,12 @@ class CompressedMatrix:
 class DenseMatrix:
     """A two-dimensional array in an HDF5 or Zarr group."""
 
-    def __init__(self, name, array):
-        self.name, self.shape, self._array = name, tuple(array.shape), array
+    def __init__(self, name: str, array: Any) -> None:
+        n_cells, n_features = array.shape
+        self.name, self.shape, self._array = name, (n_cells, n_features), array
         self.n_values = self.shape[0] * self.shape[1]
 
-    def blocks(self):
+    def blocks(self) -> Iterator[Block]:
         """Yield `(rows, csr)`."""
         step = max(BLOCK_VALUES // max(self.shape[1], 1), 1)
         tall = self._array.chunks[0] if self._array.chunks else 1
@@ -91,8 +97,8 @@ class DenseMatrix:
 class MatrixMarket:
     """A coordinate Matrix Market file of features x cells, plain or gzipped, as 10x Genomics writes it."""
 
-    def __init__(self, path):
-        self.name, self._path = str(path), path
+    def __init__(self, path: PathLike) -> None:
+        self.name, self._path = str(path), Path(path)
         with readable(self.name), self._open() as file:
             banner, self._skip = file.readline(), 1
             if not banner.lower().startswith("%%matrixmarket matrix coordinate"):
@@ -105,7 +111,7 @@ class MatrixMarket:
             self._skip += 1
         self.shape = (n_cells, n_features)
 
-    def blocks(self):
+    def blocks(self) -> Iterator[Block]:
         """Yield `(rows, csr)`."""
         seen = 0
         with readable(self.name), self._open() as file:
@@ -127,23 +133,24 @@ class MatrixMarket:
         if seen != self.n_values:
             raise BadInput(f"{self.name}: {seen:,} entries, its header promises {self.n_values:,}; {DAMAGED}")
 
-    def _open(self):
-        return gzip.open(self._path, "rt") if str(self._path).endswith(".gz") else open(self._path)
+    def _open(self) -> TextIO:
+        """The file as text."""
+        return gzip.open(self._path, "rt") if self._path.suffix == ".gz" else open(self._path)
 
 
-def _native(values):
+def _native(values: Array) -> Array:
     """Values in a type that scipy.sparse takes: this machine's byte order, no half precision."""
     return values.astype(np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False)
 
 
-def partial_rows(cells, features, values, n_features):
+def partial_rows(cells: Ints, features: Ints, values: Array, n_features: int) -> Block:
     """`(rows, csr)` of loose entries: only the cells that occur."""
     rows, local = np.unique(cells, return_inverse=True)
     block = coo_matrix((values, (local, features)), shape=(len(rows), n_features)).tocsr()
     return rows, block
 
 
-def open_matrix(name, element):
+def open_matrix(name: str, element: Group) -> Matrix:
     """The matrix of an AnnData element (HDF5 or Zarr, array or sparse group).
 
     Raises
@@ -160,6 +167,6 @@ def open_matrix(name, element):
     if kind.removesuffix("_matrix") not in ("csr", "csc"):
         raise BadInput(f"{name}: of encoding {kind!r}; expected an array, csr_matrix or csc_matrix")
     with readable(name):
-        arrays = [element[part] for part in ("data", "indices", "indptr")]
+        data, indices, indptr = (element[part] for part in ("data", "indices", "indptr"))
         shape = element.attrs["shape"] if "shape" in element.attrs else element.attrs["h5sparse_shape"]
-    return CompressedMatrix(name, *arrays, shape, by_row=kind.startswith("csr"))
+    return CompressedMatrix(name, data, indices, indptr, shape, by_row=kind.startswith("csr"))

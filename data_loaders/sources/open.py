@@ -1,35 +1,67 @@
-"""Where counts come from: h5ad files, AnnData-Zarr stores, 10x files and folders, SOMA experiments.
+"""Where counts come from: the table of source formats, and `open_source`, which finds the one that a path is of.
 
-`open_source` looks only at shapes, obs and var; counts are read later, block by block.
+A format is a file of this folder with two functions, `recognises(path)` and `open(path, options)`, and a line of
+`FORMATS`. Only shapes, obs and var are looked at here; counts are read later, block by block.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from data_loaders.errors import BadInput, readable
-from data_loaders.reading.soma_store import is_soma
 from data_loaders.sources import anndata, mudata, soma, tenx
-from data_loaders.sources.source import Source
+from data_loaders.sources.source import Options, Source
+from data_loaders.types import PathLike
 
 NUMBER = r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?"  # no leading zero, and few enough digits for a float to keep
-KINDS = "an .h5ad or .h5mu file, an AnnData-Zarr store, a 10x .h5 file, a folder with matrix.mtx or a SOMA experiment"
+CHOICES = {"layer": "`layer=NAME`", "raw": "`raw=True`"}  # options that name another matrix of the same source
 
 
-def open_source(path, *, layer=None, raw=False, obs_file=None, measurement=None, obs_filter=None):
+@dataclass(frozen=True)
+class Format:
+    """A source format.
+
+    Attributes
+    ----------
+    name, paths : str
+        What a source of it is called in messages, and what its path looks like.
+    recognises : callable
+        Whether a path is of this format.
+    open : callable
+        Opens such a path.
+    takes : tuple of str
+        The options of `sources.source.Options` that it knows; others are refused.
+    """
+
+    name: str
+    paths: str
+    recognises: Callable[[str], bool]
+    open: Callable[[str, Options], Source]
+    takes: tuple[str, ...] = ()
+
+
+FORMATS = (  # the first that recognises a path opens it
+    Format("an AnnData", ".h5ad file or Zarr store", anndata.recognises, anndata.open, ("layer", "raw")),
+    Format("a modality of a MuData", "FILE.h5mu:NAME", mudata.recognises, mudata.open, ("layer", "raw")),
+    Format("10x output", ".h5 file or folder with matrix.mtx", tenx.recognises, tenx.open),
+    Format(
+        "a SOMA experiment", "folder or URI", soma.recognises, soma.open, ("layer", "measurement", "obs_filter")
+    ),
+)  # fmt: skip
+
+
+def open_source(path: PathLike, options: Options | None = None, *, obs_file: PathLike | None = None) -> Source:
     """Open a source.
 
     Parameters
     ----------
     path : path-like
-    layer : str, optional
-        Take the counts from this layer of an AnnData, or this X layer of a SOMA experiment.
-    raw : bool
-        Take the counts from `raw`; AnnData only.
+    options : Options, optional
+        Where its counts are.
     obs_file : path-like, optional
         CSV or TSV table with cell names in the first column; its columns are added to obs.
-    measurement, obs_filter : str, optional
-        Of a SOMA experiment: which measurement, and a value filter that chooses the cells.
 
     Returns
     -------
@@ -38,39 +70,17 @@ def open_source(path, *, layer=None, raw=False, obs_file=None, measurement=None,
     Raises
     ------
     BadInput
-        When it cannot be used: missing, of no known kind, damaged, without counts.
+        When it cannot be used: missing, of no known format, with an option that the format does not know, damaged,
+        without counts.
     """
-    place = Path(path)
-    if is_soma(path) or "://" in str(path):
-        parts = soma.open_soma(path, layer, raw, measurement, obs_filter)
-        return _finished(Source(str(path), **parts), obs_file)
-    if measurement is not None or obs_filter is not None:
-        option = "--measurement" if measurement is not None else "--obs-filter"
-        raise BadInput(f"{path}: {option} chooses within a SOMA experiment, which this is not")
-    if mudata.is_modality(path):
-        return _finished(Source(str(path), **mudata.open_modality(path, layer, raw)), obs_file)
+    path, options = str(path), options or Options()
     with readable(path):
-        exists = place.exists()
-    if not exists:
-        raise BadInput(f"{path}: no such file or folder; expected {KINDS}")
-    if place.is_dir() and any((place / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs")):
-        parts = anndata.open_zarr(place, layer, raw)
-    elif place.is_dir() and any((place / name).exists() for name in ("matrix.mtx", "matrix.mtx.gz")):
-        _refuse_element(path, layer, raw)
-        parts = tenx.open_folder(place)
-    elif place.is_file() and place.suffix == ".h5ad":
-        parts = anndata.open_h5ad(place, layer, raw)
-    elif place.is_file() and place.suffix == ".h5":
-        _refuse_element(path, layer, raw)
-        parts = tenx.open_h5(place)
-    else:
-        found = "a folder without a store or matrix.mtx" if place.is_dir() else f"a file ending in {place.suffix!r}"
-        raise BadInput(f"{path}: {found}; expected {KINDS}")
-    return _finished(Source(str(path), **parts), obs_file)
-
-
-def _finished(source, obs_file):
-    """The source, checked and with the columns of the table."""
+        known = next((known for known in FORMATS if known.recognises(path)), None)
+    if known is None:
+        raise _unrecognised(path)
+    _refuse_unknown_options(path, known, options)
+    source = known.open(path, options)
+    source.choices = " or ".join(CHOICES[name] for name in known.takes if name in CHOICES)
     try:
         _check(source)
         if obs_file is not None:
@@ -81,12 +91,34 @@ def _finished(source, obs_file):
     return source
 
 
-def _refuse_element(path, layer, raw):
-    if layer is not None or raw:
-        raise BadInput(f"{path}: --layer and --raw choose among the matrices of an AnnData; a 10x source has one")
+def _unrecognised(path: str) -> BadInput:
+    """The error about a path that is of none of the formats."""
+    place = Path(path)
+    if not place.exists():
+        found = "no such file or folder"
+    elif place.is_dir():
+        found = "a folder without a store or matrix.mtx"
+    else:
+        found = f"a file ending in {place.suffix!r}"
+    return BadInput(f"{path}: {found}; expected {_listed([f'{known.name} ({known.paths})' for known in FORMATS])}")
 
 
-def _check(source):
+def _refuse_unknown_options(path: str, known: Format, options: Options) -> None:
+    """Refuse options that the format does not take, and say which formats do."""
+    for name in options.given():
+        if name not in known.takes:
+            others = _listed([other.name for other in FORMATS if name in other.takes])
+            takes = _listed([f"`{option}`" for option in known.takes], "and") or "no such option"
+            raise BadInput(f"{path}: `{name}` chooses within {others}; this is {known.name}, which takes {takes}")
+
+
+def _listed(words: list[str], last: str = "or") -> str:
+    """Words as a list in a sentence."""
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def _check(source: Source) -> None:
+    """Refuse shapes that do not fit, sources without cells or genes, and repeated gene names."""
     n_cells, n_features = source.matrix.shape
     if n_cells != len(source.obs) or len(source.features) != len(source.var):
         raise BadInput(
@@ -104,7 +136,7 @@ def _check(source):
         )
 
 
-def _join_obs(source, obs_file):
+def _join_obs(source: Source, obs_file: PathLike) -> None:
     """Add the columns of a table to obs, matched by cell name."""
     separator = "\t" if ".tsv" in Path(obs_file).name else ","
     try:
@@ -130,7 +162,7 @@ def _join_obs(source, obs_file):
     source.obs = source.obs.drop(columns=[name for name in table if name in source.obs]).join(table)
 
 
-def _numbers(column):
+def _numbers(column: pd.Series) -> pd.Series:
     """A column of text as numbers, NaN where it is empty, if all of it is numbers; as it is otherwise."""
     filled = column != ""
     if not filled.any() or not column[filled].str.fullmatch(NUMBER).all():

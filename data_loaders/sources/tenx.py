@@ -4,33 +4,52 @@ Genes are named by symbol, as scanpy does; repeated symbols get -1, -2, ...; `va
 Only features of type "Gene Expression" are taken where types are given.
 """
 
+from pathlib import Path
+from typing import NamedTuple
+
 import h5py
 import numpy as np
 import pandas as pd
 from anndata.utils import make_index_unique
 
 from data_loaders.errors import BadInput, readable
+from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import CompressedMatrix, MatrixMarket
+from data_loaders.sources.source import Matrix, Options, Source
+from data_loaders.types import Array
 
 GENES = "Gene Expression"
 
 
-def open_h5(path):
-    """The parts of a `sources.Source` from a 10x HDF5 file."""
-    with readable(path):
-        root = h5py.File(path, "r")
-    try:
-        return _read_h5(path, root) | {"file": root}
-    except BadInput:
-        root.close()
-        raise
+class Features(NamedTuple):
+    """What a 10x output says of its features: arrays of text (n_features,); `kinds` is None where it does not say."""
+
+    ids: Array
+    names: Array
+    kinds: Array | None
 
 
-def _read_h5(path, root):
+def recognises(path: str) -> bool:
+    """Whether a path is an .h5 file, or a folder with matrix.mtx or matrix.mtx.gz."""
+    place = Path(path)
+    if place.is_dir():
+        return any((place / name).exists() for name in ("matrix.mtx", "matrix.mtx.gz"))
+    return place.suffix == ".h5" and place.is_file()
+
+
+def open(path: str, options: Options) -> Source:
+    """Open a 10x HDF5 file or folder; it has one matrix, so there are no options."""
+    if Path(path).is_dir():
+        return _open_folder(path)
+    return open_in_hdf5(path, lambda root: _open_h5(path, root))
+
+
+def _open_h5(path: str, root: h5py.File) -> Source:
+    """The source in an open file of Cell Ranger."""
     if "matrix" in root:  # Cell Ranger 3 and later
         group = root["matrix"]
         with readable(path):
-            columns = {name: _text(group[f"features/{name}"]) for name in ("id", "name", "feature_type")}
+            features = Features(*(_text(group[f"features/{name}"]) for name in ("id", "name", "feature_type")))
     else:
         genomes = [name for name in root if isinstance(root[name], h5py.Group) and "barcodes" in root[name]]
         if len(genomes) != 1:
@@ -40,60 +59,62 @@ def _read_h5(path, root):
             )
         group = root[genomes[0]]
         with readable(path):
-            columns = {"id": _text(group["genes"]), "name": _text(group["gene_names"])}
+            features = Features(_text(group["genes"]), _text(group["gene_names"]), None)
     with readable(path):
         barcodes = _text(group["barcodes"])
         shape = group["shape"][:][::-1]
-        arrays = [group[part] for part in ("data", "indices", "indptr")]
-    matrix = CompressedMatrix(f"{path}: counts", *arrays, shape, by_row=True)
-    return _parts(path, matrix, barcodes, columns)
+        data, indices, indptr = (group[part] for part in ("data", "indices", "indptr"))
+    matrix = CompressedMatrix(f"{path}: counts", data, indices, indptr, shape, by_row=True)
+    return _source(path, matrix, barcodes, features)
 
 
-def open_folder(path):
-    """The parts of a `sources.Source` from a folder with matrix.mtx, barcodes.tsv and features.tsv or genes.tsv."""
+def _open_folder(path: str) -> Source:
+    """The source in a folder with matrix.mtx, barcodes.tsv and features.tsv or genes.tsv."""
     matrix = MatrixMarket(_member(path, "matrix.mtx"))
     barcodes = _lines(_member(path, "barcodes.tsv"))[0]
-    features = _lines(_member(path, "features.tsv", "genes.tsv"))
-    names = features[1] if 1 in features else features[0]
-    columns = {"id": features[0], "name": names}
-    if 2 in features:
-        columns["feature_type"] = features[2]
-    return _parts(path, matrix, np.asarray(barcodes), {name: np.asarray(values) for name, values in columns.items()})
+    table = _lines(_member(path, "features.tsv", "genes.tsv"))
+    ids = np.asarray(table[0])
+    names = np.asarray(table[1]) if 1 in table else ids
+    kinds = np.asarray(table[2]) if 2 in table else None
+    return _source(path, matrix, np.asarray(barcodes), Features(ids, names, kinds))
 
 
-def _parts(path, matrix, barcodes, columns):
+def _source(path: str, matrix: Matrix, barcodes: Array, described: Features) -> Source:
+    """The source with the genes among the features, under unique names."""
     n_features = matrix.shape[1]
-    if len(columns["name"]) != n_features:
-        raise BadInput(f"{path}: {len(columns['name'])} features are named, the matrix has {n_features}")
-    kinds = columns.get("feature_type", np.full(n_features, GENES))
-    features = np.flatnonzero(kinds == GENES)
-    if len(features) == 0:
+    if len(described.names) != n_features:
+        raise BadInput(f"{path}: {len(described.names)} features are named, the matrix has {n_features}")
+    kinds = np.full(n_features, GENES) if described.kinds is None else described.kinds
+    genes = np.flatnonzero(kinds == GENES)
+    if len(genes) == 0:
         raise BadInput(f"{path}: features of types {sorted(set(kinds))}; expected some of type {GENES!r}")
     notes = []
-    if len(features) < n_features:
-        notes.append(f"{path}: {n_features - len(features):,} features that are not of type {GENES!r} were left out")
-    var = pd.DataFrame({"gene_id": columns["id"][features]}, index=columns["name"][features].astype(object))
+    if len(genes) < n_features:
+        notes.append(f"{path}: {n_features - len(genes):,} features that are not of type {GENES!r} were left out")
+    var = pd.DataFrame({"gene_id": described.ids[genes]}, index=described.names[genes].astype(object))
     if var.index.has_duplicates:
         notes.append(f"{path}: {int(var.index.duplicated().sum()):,} repeated gene symbols were numbered (-1, -2, ...)")
         var.index = make_index_unique(var.index)
     obs = pd.DataFrame(index=pd.Index(barcodes, dtype=object))
     if obs.index.has_duplicates:
         raise BadInput(f"{path}: barcode {obs.index[obs.index.duplicated()][0]!r} occurs more than once")
-    return {"obs": obs, "var": var, "matrix": matrix, "features": features, "counts_from": "counts", "notes": notes}
+    return Source(path, obs, var, matrix, genes, counts_from="counts", notes=notes)
 
 
-def _text(dataset):
-    return dataset.asstr()[:]
+def _text(dataset: h5py.Dataset) -> Array:
+    return np.asarray(dataset.asstr()[:])
 
 
-def _member(path, *names):
+def _member(path: str, *names: str) -> Path:
+    """The file of one of these names in a folder, plain or gzipped."""
     for name in names:
-        for candidate in (path / name, path / f"{name}.gz"):
+        for candidate in (Path(path) / name, Path(path) / f"{name}.gz"):
             if candidate.exists():
                 return candidate
     raise BadInput(f"{path}: no {' or '.join(names)} (or .gz) in it; expected a 10x folder")
 
 
-def _lines(path):
+def _lines(path: Path) -> pd.DataFrame:
+    """A table of text without a header."""
     with readable(path):
         return pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False)

@@ -166,7 +166,7 @@ def pca(
     atlas : Atlas
     n_pcs : int
     genes : None, int, or sequence of str
-        All genes; so many of the most variable ones (`variable_genes`); or these.
+        All genes; this number of the most variable ones (`variable_genes`); or the named ones.
     rows : integer array, optional
         Only these cells, such as `atlas.rows("train")`; all by default.
     seed : int
@@ -189,7 +189,8 @@ def pca(
     most = min(len(columns), len(rows) - 1)
     if not 1 <= n_pcs <= most:
         raise BadInput(
-            f"{atlas.name}: {n_pcs} components of {len(rows):,} cells and {len(columns):,} genes; expected 1 to {most:,}"
+            f"{atlas.name}: {n_pcs} components of {len(rows):,} cells and {len(columns):,} genes; "
+            f"expected 1 to {most:,}"
         )
 
     def normalised(block: SparseRows) -> sparse.csr_matrix:
@@ -236,14 +237,16 @@ def lanczos(
     basis = np.empty((n_features, passes * width))
     projected = np.zeros((passes * width, passes * width))  # covariance within the basis; its upper blocks
     vectors = np.linalg.qr(rng.standard_normal((n_features, width)))[0]
+    sums = multiply(vectors, 0)
     for step in range(passes):
-        sums = multiply(vectors, step)
         newest, known = slice(step * width, (step + 1) * width), slice((step + 1) * width)
         basis[:, newest] = vectors
         vectors = sums.covariance_product()
         projected[known, newest] = basis[:, known].T @ vectors
         for _ in range(2):  # once leaves rounding errors that grow, and of few cells nothing but them
             vectors = np.linalg.qr(vectors - basis[:, known] @ (basis[:, known].T @ vectors))[0]
+        if step + 1 < passes:
+            sums = multiply(vectors, step + 1)
     variance, inside = np.linalg.eigh(projected, UPLO="U")  # Rayleigh and Ritz
     variance, inside = variance[::-1][:n_pcs], inside[:, ::-1][:, :n_pcs]
     return _signed(basis @ inside), variance, sums
@@ -255,7 +258,7 @@ def _chosen_genes(atlas: Atlas, genes: int | Sequence[str] | None, rows: Ints) -
         return np.arange(atlas.n_genes)
     if isinstance(genes, int | np.integer):
         return variable_genes(atlas, int(genes), rows)
-    columns = atlas.genes.get_indexer(list(genes))
+    columns: Ints = atlas.genes.get_indexer(list(genes))
     if (columns < 0).any():
         unknown = list(genes)[int(np.flatnonzero(columns < 0)[0])]
         raise BadInput(f"{atlas.name}: no gene {unknown!r}; {nearest(str(unknown), atlas.genes)}")
@@ -265,7 +268,8 @@ def _chosen_genes(atlas: Atlas, genes: int | Sequence[str] | None, rows: Ints) -
 def _signed(vectors: Floats) -> Floats:
     """Columns with their largest entry positive: the sign of an eigenvector is arbitrary."""
     strongest = np.abs(vectors).argmax(axis=0)
-    return vectors * np.sign(vectors[strongest, np.arange(vectors.shape[1])])
+    signed: Floats = vectors * np.sign(vectors[strongest, np.arange(vectors.shape[1])])
+    return signed
 
 
 @numba.njit(nogil=True, cache=True)

@@ -121,12 +121,13 @@ def sum_over(
         def part(number: int) -> S:
             sums = new()
             for start in range(bounds[number], bounds[number + 1], BLOCK):
-                block = atlas.read(rows[start : min(start + BLOCK, bounds[number + 1])])
+                block = atlas.read_sparse(rows[start : min(start + BLOCK, bounds[number + 1])])
                 sums.add(prepare(block) if prepare else block)
                 advance(len(block))
             return sums
 
-        return reduce_items(part, range(parts), lambda a, b: a.merge(b))
+        total: S = reduce_items(part, range(parts), lambda a, b: a.merge(b))
+    return total
 
 
 def checked_rows(atlas: Atlas, rows: Ints | None) -> Ints:
@@ -137,8 +138,7 @@ def checked_rows(atlas: Atlas, rows: Ints | None) -> Ints:
     BadInput
         Counts that are not sparse, or no cells.
     """
-    if not isinstance(atlas.read(np.arange(min(1, atlas.n_cells))), SparseRows):
-        raise BadInput(f"{atlas.name}: its {atlas.modalities[0]} is dense; expected sparse counts")
+    atlas.read_sparse(np.arange(min(1, atlas.n_cells)))
     rows = np.arange(atlas.n_cells) if rows is None else np.asarray(rows)
     if len(rows) == 0:
         raise BadInput(f"{atlas.name}: no cells selected; expected some")

@@ -1,8 +1,11 @@
 """`CellBatch`: what a stream yields and a training step receives."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from data_loaders.reading.rows import as_tensor
+from data_loaders.reading.rows import ArrayOrTensor, DenseRows, Device, SparseRows, as_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,20 +28,20 @@ class CellBatch:
     NumPy arrays as yielded, torch tensors after `.to(device)`.
     """
 
-    counts: dict
-    size_factor: object
-    labels: dict
-    rows: object
+    counts: Mapping[str, SparseRows | DenseRows]
+    size_factor: ArrayOrTensor
+    labels: Mapping[str, ArrayOrTensor]
+    rows: ArrayOrTensor
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
     @property
-    def latent(self):
+    def latent(self) -> ArrayOrTensor:
         """Latents (B, D) of a batch from a store of latents."""
-        return self.counts["latent"].values
+        return self.counts["latent"].values  # type: ignore[union-attr]
 
-    def to(self, device, non_blocking=True):
+    def to(self, device: Device, non_blocking: bool = True) -> CellBatch:
         """The batch as torch tensors on `device`; counts stay sparse, `counts["rna"].to_dense()` densifies there."""
         return CellBatch(
             {name: rows.to(device, non_blocking) for name, rows in self.counts.items()},

@@ -12,9 +12,11 @@ these batches so that any two differ by at most one cell: nothing is dropped, no
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from data_loaders.errors import BadInput
 from data_loaders.seeds import Streaming, generator
+from data_loaders.types import Ints
 
 MAX_LAYERS = 4  # a weighted epoch reads a block at most this many times
 
@@ -29,30 +31,30 @@ class EpochPlan:
         Cells in each batch of this rank.
     """
 
-    sizes: np.ndarray
+    sizes: Ints
     window_batches: int
     first: int  # where this rank's stretch starts in the sequence of permuted blocks
-    rows: np.ndarray | None  # the selection; shared by all epochs and ranks; None: all rows
-    starts: np.ndarray  # (n_blocks + 1,) first position in `rows` of each block
-    order: np.ndarray | None  # (n_blocks,) permutation of the blocks; None: as they are
-    ends: np.ndarray | None  # (n_blocks,) where each permuted block ends in the sequence
-    key: tuple  # (seed, epoch, rank) of the draws inside windows
+    rows: Ints | None  # the selection; shared by all epochs and ranks; None: all rows
+    starts: Ints  # (n_blocks + 1,) first position in `rows` of each block
+    order: Ints | None  # (n_blocks,) permutation of the blocks; None: as they are
+    ends: Ints | None  # (n_blocks,) where each permuted block ends in the sequence
+    key: tuple[int, int, int]  # (seed, epoch, rank) of the draws inside windows
 
     @property
-    def n_windows(self):
+    def n_windows(self) -> int:
         """Number of windows."""
         return -(-len(self.sizes) // self.window_batches)
 
-    def window_sizes(self, window):
+    def window_sizes(self, window: int) -> Ints:
         """Sizes of the batches of a window."""
         return self.sizes[window * self.window_batches : (window + 1) * self.window_batches]
 
-    def window_rows(self, window):
+    def window_rows(self, window: int) -> Ints:
         """Rows of a window, int64, in the order shown: the first batch's cells, then the second's, and so on."""
         before = int(self.sizes[: window * self.window_batches].sum())
         start = self.first + before
         stop = start + int(self.window_sizes(window).sum())
-        if self.order is None:
+        if self.order is None or self.ends is None:
             return np.arange(start, stop) if self.rows is None else self.rows[start:stop].astype(np.int64)
         low, high = np.searchsorted(self.ends, [start, stop - 1], side="right")
         blocks = self.order[low : high + 1]
@@ -66,8 +68,17 @@ class EpochPlan:
 
 
 def plan_epoch(
-    rows, batch_size, *, seed=0, epoch=0, rank=0, world_size=1, shuffle=True, block_rows=64, window_batches=8
-):
+    rows: Ints | int,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    shuffle: bool = True,
+    block_rows: int = 64,
+    window_batches: int = 8,
+) -> EpochPlan:
     """Plan one epoch of one rank.
 
     Parameters
@@ -95,7 +106,7 @@ def plan_epoch(
     BadInput
         When there are no cells, fewer cells than ranks, or a rank outside the world.
     """
-    n = rows if np.ndim(rows) == 0 else len(rows)
+    n = int(rows) if isinstance(rows, int | np.integer) else len(rows)
     if batch_size < 1:
         raise BadInput(f"batch_size is {batch_size}; expected at least 1")
     if not 0 <= rank < world_size:
@@ -111,19 +122,19 @@ def plan_epoch(
     starts = cut_blocks(rows, block_rows)
     order = generator(seed, Streaming.BLOCKS, epoch).permutation(len(starts) - 1) if shuffle else None
     ends = np.cumsum(np.diff(starts)[order]) if shuffle else None
-    rows = None if np.ndim(rows) == 0 else rows
-    return EpochPlan(sizes[:, rank], window_batches, first, rows, starts, order, ends, (seed, epoch, rank))
+    selected = None if isinstance(rows, int | np.integer) else rows
+    return EpochPlan(sizes[:, rank], window_batches, first, selected, starts, order, ends, (seed, epoch, rank))
 
 
-def cut_blocks(rows, block_rows):
+def cut_blocks(rows: Ints | int, block_rows: int) -> Ints:
     """First position of every run of `rows` inside one block of the store, then the end (n_blocks + 1,)."""
-    if np.ndim(rows) == 0:
+    if isinstance(rows, int | np.integer):
         return np.append(np.arange(0, rows, block_rows), rows)
     block = rows // block_rows
     return np.concatenate([[0], np.flatnonzero(block[1:] != block[:-1]) + 1, [len(rows)]]).astype(np.int64)
 
 
-def draw_weighted(rows, weights, n_draws, *, seed=0, epoch=0):
+def draw_weighted(rows: Ints, weights: npt.ArrayLike, n_draws: int, *, seed: int = 0, epoch: int = 0) -> Ints:
     """Draw rows in proportion to weights, by systematic sampling.
 
     Every row appears floor(e) or ceil(e) times, e = n_draws * weight / sum of weights, with expectation e. Rows of
@@ -164,8 +175,9 @@ def draw_weighted(rows, weights, n_draws, *, seed=0, epoch=0):
     return np.concatenate(layers)
 
 
-def _concatenated_ranges(starts, stops):
+def _concatenated_ranges(starts: Ints, stops: Ints) -> Ints:
     """The numbers of all ranges [start, stop), one range after the other."""
     lengths = stops - starts
     ends = np.cumsum(lengths)
-    return np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+    numbers: Ints = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+    return numbers

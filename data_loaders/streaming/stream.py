@@ -1,17 +1,33 @@
 """`CellStream`: an atlas as an endless supply of epochs, each a shuffled walk over all selected cells."""
 
 import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from data_loaders.errors import BadInput
+from data_loaders.reading.atlas import Atlas
+from data_loaders.reading.store import Reader, Rows
 from data_loaders.streaming.batch import CellBatch
-from data_loaders.streaming.epoch import draw_weighted, plan_epoch
+from data_loaders.streaming.epoch import EpochPlan, draw_weighted, plan_epoch
+from data_loaders.types import Array, Floats, Ints
 
 BUFFER_BYTES = 128 << 20
 MIXING_BLOCKS = 512  # blocks a window when the store is sorted: label entropy 0.99 of that of a perfect shuffle
+
+
+class Position(TypedDict):
+    """Where a stream stands, as plain values."""
+
+    epoch: int
+    batch: int  # batches of this epoch that were yielded
+    seed: int
+    world_size: int
+    fingerprint: int
 
 
 class CellStream:
@@ -65,22 +81,22 @@ class CellStream:
 
     def __init__(
         self,
-        atlas,
-        batch_size,
+        atlas: Atlas,
+        batch_size: int,
         *,
-        split=None,
-        rows=None,
-        labels=(),
-        shuffle=True,
-        seed=0,
-        rank=0,
-        world_size=1,
-        modalities=None,
-        balance=None,
-        weights=None,
-        buffer_bytes=BUFFER_BYTES,
-        block_rows=None,
-    ):
+        split: str | None = None,
+        rows: npt.ArrayLike | None = None,
+        labels: Sequence[str] = (),
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        modalities: Sequence[str] | None = None,
+        balance: str | None = None,
+        weights: npt.ArrayLike | None = None,
+        buffer_bytes: int = BUFFER_BYTES,
+        block_rows: int | None = None,
+    ) -> None:
         self.atlas, self.batch_size, self.shuffle, self.seed = atlas, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.modalities = tuple(modalities or atlas.modalities)
@@ -92,37 +108,37 @@ class CellStream:
         window_rows = self._window_batches * batch_size
         self._block_rows = block_rows or _default_block_rows(atlas.reader(self.modalities[0]), atlas, window_rows)
         self._fits = self.n_selected * row_bytes <= buffer_bytes
-        self._resident = None
+        self._resident: dict[str, Rows] | None = None
         self._epoch = self._batch = 0
         self._resume = False
         self._n_batches = len(self._plan(0).sizes)
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Batches in an epoch of this rank (and of every other)."""
         return self._n_batches
 
     @property
-    def n_selected(self):
+    def n_selected(self) -> int:
         """Number of selected cells, over all ranks."""
         return self.atlas.n_cells if self._rows is None else len(self._rows)
 
     @property
-    def epoch(self):
+    def epoch(self) -> int:
         """The epoch that the next batch belongs to."""
         return self._epoch
 
     @epoch.setter
-    def epoch(self, epoch):
+    def epoch(self, epoch: int) -> None:
         self._epoch, self._batch, self._resume = int(epoch), 0, False
 
-    def first_rows(self, epoch, n_batches):
+    def first_rows(self, epoch: int, n_batches: int) -> Ints:
         """Rows of the first batches of an epoch on this rank, int64, in the order shown; nothing is read."""
         plan = self._plan(epoch)
         windows = range(-(-n_batches // plan.window_batches))
         rows = [np.empty(0, np.int64), *(plan.window_rows(window) for window in windows)]
         return np.concatenate(rows)[: plan.sizes[:n_batches].sum()]
 
-    def state_dict(self):
+    def state_dict(self) -> Position:
         """Position as plain values: batches of this epoch that were yielded. The same on every rank."""
         return {
             "epoch": self._epoch,
@@ -132,7 +148,7 @@ class CellStream:
             "fingerprint": self._fingerprint,
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Position) -> None:
         """Continue after the last batch that was yielded when `state` was taken.
 
         Raises
@@ -152,7 +168,7 @@ class CellStream:
             )
         self._epoch, self._batch, self._resume = int(state["epoch"]), int(state["batch"]), True
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[CellBatch]:
         if not self.shuffle and not self._resume:
             self._batch = 0
         self._resume = False
@@ -165,7 +181,7 @@ class CellStream:
                 self._batch = number
             yield batch
 
-    def _resident_batches(self, plan):
+    def _resident_batches(self, plan: EpochPlan) -> Iterator[tuple[int, CellBatch]]:
         """(batches done, batch), all cells from memory."""
         if self._resident is None:
             rows = np.arange(self.n_selected) if self._rows is None else self._rows
@@ -174,13 +190,13 @@ class CellStream:
         while number < self._n_batches:
             window, skip = divmod(number, plan.window_batches)
             rows = plan.window_rows(window)
-            positions = rows if self._rows is None else np.searchsorted(self._rows, rows)
+            positions: Ints = rows if self._rows is None else np.searchsorted(self._rows, rows)
             for start, stop in _edges(plan.window_sizes(window))[skip:]:
                 picked = positions[start:stop]
                 number += 1
                 yield number, self._batch_of({k: v.take(picked) for k, v in self._resident.items()}, rows[start:stop])
 
-    def _windowed_batches(self, plan):
+    def _windowed_batches(self, plan: EpochPlan) -> Iterator[tuple[int, CellBatch]]:
         """(batches done, batch), window by window, the next one read while this one is shown."""
         first, skip = divmod(self._batch, plan.window_batches)
         number = self._batch
@@ -198,11 +214,11 @@ class CellStream:
                     yield number, self._batch_of({k: v[start:stop] for k, v in counts.items()}, rows[start:stop])
                 skip = 0
 
-    def _read_window(self, plan, window):
+    def _read_window(self, plan: EpochPlan, window: int) -> tuple[Ints, dict[str, Rows]]:
         rows = plan.window_rows(window)
         return rows, {name: self.atlas.read(rows, name) for name in self.modalities}
 
-    def _batch_of(self, counts, rows):
+    def _batch_of(self, counts: Mapping[str, Rows], rows: Ints) -> CellBatch:
         if self.atlas.has_size_factor:
             size_factor = self.atlas.size_factor[rows]
         else:
@@ -210,11 +226,11 @@ class CellStream:
         labels = {name: codes[rows].astype(np.int64) for name, codes in self._codes.items()}
         return CellBatch(counts, size_factor, labels, rows)
 
-    def _plan(self, epoch):
-        rows = self.n_selected if self._rows is None else self._rows
+    def _plan(self, epoch: int) -> EpochPlan:
+        rows: Ints | int = self.n_selected if self._rows is None else self._rows
         if self._weights is not None:
-            rows = np.arange(rows) if self._rows is None else rows
-            rows = draw_weighted(rows, self._weights, len(rows), seed=self.seed, epoch=epoch)
+            selected = np.arange(self.n_selected) if self._rows is None else self._rows
+            rows = draw_weighted(selected, self._weights, len(selected), seed=self.seed, epoch=epoch)
         return plan_epoch(
             rows,
             self.batch_size,
@@ -227,16 +243,16 @@ class CellStream:
             window_batches=self.n_selected if self._fits else self._window_batches,
         )
 
-    def _checked_codes(self, name):
+    def _checked_codes(self, name: str) -> Ints:
         codes = self.atlas.small_codes(name)
         missing = np.count_nonzero(self._of_selected(codes) < 0)
         if missing:
             raise BadInput(f"{self.atlas.name}: obs column {name!r} has no value for {missing} selected cells")
         return codes
 
-    def _draw_weights(self, balance, weights):
+    def _draw_weights(self, balance: str | None, weights: npt.ArrayLike | None) -> Floats | None:
         if balance is not None and weights is not None:
-            raise BadInput("both balance and weights are given; expected one of them")
+            raise BadInput("both `balance` and `weights` are given; expected one of them")
         if balance is not None:
             codes = self._of_selected(self._checked_codes(balance))
             return (1 / np.maximum(np.bincount(codes), 1))[codes]
@@ -247,29 +263,29 @@ class CellStream:
             raise BadInput(f"weights have shape {weights.shape}; expected ({self.atlas.n_cells},), one a cell")
         return self._of_selected(weights)
 
-    def _of_selected(self, values):
+    def _of_selected(self, values: Array) -> Array:
         return values if self._rows is None else values[self._rows]
 
     @cached_property
-    def _fingerprint(self):
+    def _fingerprint(self) -> int:
         """Checksum of all that fixes the order besides seed, epoch and ranks."""
         windows = (self._fits, self._block_rows, self._window_batches)
         check = zlib.crc32(repr((self.atlas.fingerprint, self.batch_size, self.shuffle, windows)).encode())
         for part in (self._rows, self._weights):
-            check = zlib.crc32(b"" if part is None else np.ascontiguousarray(part), check)
+            check = zlib.crc32(b"" if part is None else np.ascontiguousarray(part).data, check)
         return check
 
 
-def _default_block_rows(reader, atlas, window_rows):
+def _default_block_rows(reader: Reader, atlas: Atlas, window_rows: int) -> int:
     """Rows a block: few enough to mix well, many enough to read well."""
-    if hasattr(reader, "block_rows"):
+    if reader.block_rows is not None:
         return reader.block_rows
     if atlas.is_shuffled:
         return int(np.clip(window_rows // 16, 1, 1024))
     return int(np.clip(window_rows // MIXING_BLOCKS, 1, 1024))
 
 
-def _select(atlas, split, rows):
+def _select(atlas: Atlas, split: str | None, rows: npt.ArrayLike | None) -> Ints | None:
     """Selected rows, sorted, in the smallest type that holds them; None for all."""
     kind = np.uint32 if atlas.n_cells < 1 << 32 else np.int64
     if rows is None:
@@ -287,7 +303,7 @@ def _select(atlas, split, rows):
     return unique.astype(kind)
 
 
-def _edges(sizes):
+def _edges(sizes: Ints) -> list[tuple[int, int]]:
     """(start, stop) of consecutive parts of these sizes."""
     ends = np.cumsum(sizes).tolist()
     return list(zip([0, *ends[:-1]], ends, strict=True))

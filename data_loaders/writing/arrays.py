@@ -5,18 +5,24 @@ memory stays at one shard per column whatever the number of cells.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
+import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import LocalStore
+
+from data_loaders.types import Array
 
 CHUNK = 1 << 16  # elements decoded together: small enough that a block of rows decodes little that it does not need
 SHARD = 1 << 24  # elements a file: few files at any size, at most 16 MiB of memory per byte of the type while writing
 
 
-def write_small(group, name, value):
+def write_small(group: zarr.Group, name: str, value: object) -> None:
     """Write a value that fits memory (a table, a dict, an array) in AnnData's encoding."""
     with anndata.settings.override(auto_shard_zarr_v3=False):  # the default to come would write one shard per array
         anndata.io.write_elem(group, name, value)
@@ -41,65 +47,67 @@ class ArrayAppender:
         Attributes of the array.
     """
 
-    def __init__(self, group, name, dtype, *, attributes=None):
-        self.group, self.name, self.attributes = group, name, attributes or {}
-        self.dtype = "str" if dtype is str else np.dtype(dtype)
+    def __init__(
+        self, group: zarr.Group, name: str, dtype: npt.DTypeLike, *, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        self.group, self.name, self.attributes = group, name, dict(attributes or {})
+        self.is_text = dtype is str
+        self.dtype: np.dtype[Any] = np.dtype(object if dtype is str else dtype)
         self.length = 0
-        self._array = None
-        self._pending = []
+        self._array: zarr.Array[Any] | None = None
+        self._pending: list[Array] = []
         self._n_pending = 0
-        self._step = CHUNK if dtype is str else SHARD
+        self._step = CHUNK if self.is_text else SHARD
 
-    def append(self, values):
+    def append(self, values: npt.ArrayLike) -> None:
         """Add `values` (one-dimensional, of a type that the array's type can hold) at the end."""
-        self._pending.append(np.asarray(values, dtype=object if self.dtype == "str" else self.dtype))
-        self._n_pending += len(values)
-        self.length += len(values)
+        added = np.asarray(values, dtype=self.dtype)
+        self._pending.append(added)
+        self._n_pending += len(added)
+        self.length += len(added)
         if self._n_pending >= self._step:
             self._flush(self._n_pending - self._n_pending % self._step)
 
-    def promote(self, dtype):
+    def promote(self, dtype: npt.DTypeLike) -> None:
         """Change to a wider integer type; what is on disk already is rewritten, a shard at a time."""
         self.dtype = np.dtype(dtype)
         self._pending = [values.astype(dtype) for values in self._pending]
         if self._array is None:
             return
-        narrow = self._array
-        self._array = None
-        directory = Path(str(self.group.store.root)) / self.group.path
+        directory = _directory(self.group)
         (directory / self.name).rename(directory / f"{self.name}.narrow")
         narrow = zarr.open_array(directory / f"{self.name}.narrow", mode="r")
-        self._create()
-        self._array.resize(narrow.shape)
+        wide = self._array = self._create()
+        wide.resize(narrow.shape)
         for start in range(0, narrow.shape[0], SHARD):
-            self._array[start : start + SHARD] = narrow[start : start + SHARD].astype(dtype)
+            wide[start : start + SHARD] = np.asarray(narrow[start : start + SHARD]).astype(dtype)
         shutil.rmtree(directory / f"{self.name}.narrow")
 
-    def close(self):
+    def close(self) -> None:
         """Write what is pending."""
         self._flush(self._n_pending)
 
-    def _create(self):
-        text = self.dtype == "str"
-        self._array = self.group.create_array(
+    def _create(self) -> zarr.Array[Any]:
+        """The array, empty, on disk."""
+        text = self.is_text
+        return self.group.create_array(
             self.name,
             shape=(0,),
-            dtype=self.dtype,
+            dtype="str" if text else self.dtype,
             chunks=(CHUNK,),
             shards=None if text else (SHARD,),
             compressors=None if text else [self._blosc(), Crc32cCodec()],
             fill_value="" if text else _never(self.dtype),
             attributes=self.attributes,
         )
-        return self._array
 
-    def _blosc(self):
+    def _blosc(self) -> BloscCodec:
         return BloscCodec(cname="lz4hc", clevel=5, shuffle="shuffle", typesize=self.dtype.itemsize)
 
-    def _flush(self, n):
+    def _flush(self, n: int) -> None:
         """Write the first `n` pending elements at the end of the array."""
         if self._array is None:
-            self._create()
+            self._array = self._create()
         if n == 0:
             return
         values = np.concatenate(self._pending)
@@ -110,6 +118,13 @@ class ArrayAppender:
         self._array[start : start + n] = values[:n]
 
 
-def _never(dtype):
+def _directory(group: zarr.Group) -> Path:
+    """The folder of a group of a local store."""
+    if not isinstance(group.store, LocalStore):
+        raise TypeError(f"{group.store}: expected a group of a store in a local folder")
+    return group.store.root / group.path
+
+
+def _never(dtype: np.dtype[Any]) -> Any:
     """A value that data of this type does not hold, so that a lost chunk is not taken for numbers."""
     return {"u": np.iinfo(dtype).max if dtype.kind == "u" else 0, "i": -1, "f": np.nan}.get(dtype.kind, 0)

@@ -4,7 +4,10 @@ Row i of the store is one cell; `obs` has `row` (the cell's row in the atlas), `
 modalities), `split` and the labels.
 """
 
+from __future__ import annotations
+
 import shutil
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +17,15 @@ from zarr.codecs import Crc32cCodec
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput
 from data_loaders.files import begin_output, finish_output
+from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.arrays import write_small
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    from data_loaders.reading.atlas import Atlas
 
 CHUNK_ROWS = 1 << 10
 SHARD_ROWS = 1 << 16
@@ -45,12 +56,14 @@ class LatentWriter:
     >>> latents = open_atlas("latents.zarr")  # modality "latent"
     """
 
-    def __init__(self, path, atlas, n_dims):
+    def __init__(self, path: PathLike, atlas: Atlas, n_dims: int) -> None:
         self.path, self.atlas, self.n_dims = path, atlas, n_dims
-        self._rows, self._pending, self._n_pending = [], [], 0
+        self._rows: list[Ints] = []
+        self._pending: list[Array] = []
+        self._n_pending = 0
         self._folder = begin_output(path)
         self._root = zarr.open_group(self._folder, mode="w", zarr_format=3)
-        self._x = self._root.create_array(
+        self._x: zarr.Array[Any] = self._root.create_array(
             "X",
             shape=(0, n_dims),
             dtype=np.float32,
@@ -61,7 +74,7 @@ class LatentWriter:
             attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
         )
 
-    def append(self, latents, rows):
+    def append(self, latents: npt.ArrayLike, rows: Ints) -> None:
         """Add cells.
 
         Parameters
@@ -77,19 +90,19 @@ class LatentWriter:
         ValueError
             When the shapes do not fit: a fault of the caller.
         """
-        latents = np.ascontiguousarray(latents, dtype=np.float32)
-        if latents.shape != (len(rows), self.n_dims):
-            raise ValueError(f"latents have shape {latents.shape}; expected ({len(rows)}, {self.n_dims})")
-        if not np.isfinite(latents).all():
-            bad = rows[np.flatnonzero(~np.isfinite(latents).all(1))[0]]
+        values = np.ascontiguousarray(latents, dtype=np.float32)
+        if values.shape != (len(rows), self.n_dims):
+            raise ValueError(f"latents have shape {values.shape}; expected ({len(rows)}, {self.n_dims})")
+        if not np.isfinite(values).all():
+            bad = rows[np.flatnonzero(~np.isfinite(values).all(1))[0]]
             raise BadInput(f"the latent of row {bad} of {self.atlas.name} is not finite; the autoencoder diverged")
         self._rows.append(np.asarray(rows, np.int64))
-        self._pending.append(latents)
-        self._n_pending += len(latents)
+        self._pending.append(values)
+        self._n_pending += len(values)
         if self._n_pending >= SHARD_ROWS:
             self._flush(self._n_pending - self._n_pending % SHARD_ROWS)
 
-    def close(self):
+    def close(self) -> None:
         """Write what is left and the columns, and give the store its name."""
         self._flush(self._n_pending)
         rows = np.concatenate(self._rows or [np.empty(0, np.int64)])
@@ -107,11 +120,12 @@ class LatentWriter:
         self._root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0", "content": LATENTS})
         finish_output(self._folder, self.path)
 
-    def discard(self):
+    def discard(self) -> None:
         """Remove what was written so far."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _flush(self, n):
+    def _flush(self, n: int) -> None:
+        """Write the first `n` pending cells at the end."""
         if n == 0:
             return
         values = np.concatenate(self._pending)
@@ -120,10 +134,12 @@ class LatentWriter:
         self._x.resize((start + n, self.n_dims))
         self._x[start : start + n] = values[:n]
 
-    def __enter__(self):
+    def __enter__(self) -> LatentWriter:
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:

@@ -2,9 +2,13 @@
 
 import numba
 import numpy as np
+import pandas as pd
+import zarr
 
 from data_loaders.reading.rows import SparseRows
+from data_loaders.statistics.csr import Csr
 from data_loaders.statistics.sums import GeneMoments
+from data_loaders.types import Array, Bools, Floats, Ints
 from data_loaders.writing.arrays import ArrayAppender
 
 
@@ -24,7 +28,7 @@ class MatrixWriter:
         Rows and values written so far, and the largest value.
     """
 
-    def __init__(self, group, var):
+    def __init__(self, group: zarr.Group, var: pd.DataFrame) -> None:
         self._group, self.var = group, var
         self.n_rows = self.nnz = self.largest = 0
         self._moments = GeneMoments(len(var))
@@ -33,7 +37,7 @@ class MatrixWriter:
         self._indptr = ArrayAppender(group, "indptr", np.int64)
         self._indptr.append([0])
 
-    def append(self, counts, training):
+    def append(self, counts: Csr, training: Bools) -> Floats:
         """Add rows.
 
         Parameters
@@ -68,7 +72,11 @@ class MatrixWriter:
         self.largest = max(self.largest, largest)
         return sums
 
-    def close(self):
+    def facts(self) -> dict[str, int]:
+        """What the card tells of the matrix."""
+        return {"n_rows": self.n_rows, "n_features": len(self.var), "nnz": self.nnz, "largest": self.largest}
+
+    def close(self) -> pd.DataFrame:
         """Write what is left, and return `var` with `n_cells`, `mean` and `variance` of each column."""
         for column in (self._data, self._indices, self._indptr):
             column.close()
@@ -80,7 +88,7 @@ class MatrixWriter:
         return var
 
 
-def _check_rows(data, indices, indptr, n_columns):
+def _check_rows(data: Array, indices: Ints, indptr: Ints, n_columns: int) -> tuple[int, Floats]:
     """Largest count and row sums (n,), float64, of a CSR slice that must be canonical."""
     sums = np.zeros(len(indptr) - 1)
     largest, positive, sorted_within = _scan(data, indices, indptr, n_columns, sums)
@@ -92,7 +100,7 @@ def _check_rows(data, indices, indptr, n_columns):
 
 
 @numba.njit(nogil=True, cache=True)
-def _scan(data, indices, indptr, n_columns, sums):
+def _scan(data: Array, indices: Ints, indptr: Ints, n_columns: int, sums: Floats) -> tuple[float, bool, bool]:
     """Largest count, whether all are whole and positive, whether columns increase within bounds; fills `sums`."""
     largest, positive, sorted_within = 0.0, True, True
     for row in range(len(sums)):

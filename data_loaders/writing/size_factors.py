@@ -1,6 +1,11 @@
 """The law of log size factors over training cells, summed while a store is written."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+
+from data_loaders.types import Floats, Ints
 
 
 class SizeFactorSums:
@@ -11,12 +16,12 @@ class SizeFactorSums:
 
     CENTRE = 8.0  # natural log of about 3,000 counts, a usual depth
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.overall = np.zeros(3)  # number of cells, sum and sum of squares of (log size factor - centre)
-        self.by = {}  # label column -> (categories, 3)
+        self.by: dict[str, Floats] = {}  # label column -> (categories, 3)
         self.smallest, self.largest = np.inf, 0.0
 
-    def add(self, size_factor, codes, n_categories):
+    def add(self, size_factor: Floats, codes: Mapping[str, Ints], n_categories: Mapping[str, int]) -> None:
         """Add training cells: `size_factor` (n,), `codes` {label: int (n,)}, `n_categories` {label: int}."""
         if len(size_factor) == 0:
             return
@@ -26,12 +31,14 @@ class SizeFactorSums:
         self.smallest = min(self.smallest, float(size_factor.min()))
         self.largest = max(self.largest, float(size_factor.max()))
         for label, column in codes.items():
-            seen = np.stack([np.bincount(column, weights=s, minlength=n_categories[label]) for s in sums], axis=1)
+            seen: Floats = np.stack(
+                [np.bincount(column, weights=s, minlength=n_categories[label]) for s in sums], axis=1, dtype=np.float64
+            )
             known = self.by.get(label, np.zeros((0, 3)))
             seen[: len(known)] += known
             self.by[label] = seen
 
-    def summary(self, categories):
+    def summary(self, categories: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         """The law as plain numbers; `categories` {label: list of names} in the order of the codes.
 
         Returns
@@ -50,7 +57,8 @@ class SizeFactorSums:
         bounds = {"min": self.smallest if seen else None, "max": self.largest if seen else None}
         return self._law(self.overall) | bounds | {"by": by}
 
-    def _law(self, sums):
+    def _law(self, sums: Floats) -> dict[str, Any]:
+        """Mean and standard deviation from number, sum and sum of squares (3,)."""
         n, total, squares = sums
         if n == 0:
             return {"n_cells": 0, "mean_log": None, "sd_log": None}

@@ -1,8 +1,11 @@
 """`AtlasWriter`: counts and obs columns in, slice by slice; an AnnData-Zarr store with its card out."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import shutil
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,10 +13,17 @@ import zarr
 
 from data_loaders.card import SPLITS, build_card, describe_modality
 from data_loaders.files import begin_output, finish_output
+from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.arrays import write_small
 from data_loaders.writing.matrix import MatrixWriter
 from data_loaders.writing.obs import ObsWriter
 from data_loaders.writing.size_factors import SizeFactorSums
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from data_loaders.statistics.csr import Csr
 
 
 class AtlasWriter:
@@ -50,8 +60,16 @@ class AtlasWriter:
     ...     writer.close(provenance={"sources": [...]})
     """
 
-    def __init__(self, path, var, *, labels=(), varm=None, modalities=None):
-        self.path, self.var, self.labels, self.varm = path, var, tuple(labels), varm or {}
+    def __init__(
+        self,
+        path: PathLike,
+        var: pd.DataFrame,
+        *,
+        labels: Sequence[str] = (),
+        varm: Mapping[str, Array] | None = None,
+        modalities: Mapping[str, pd.DataFrame] | None = None,
+    ) -> None:
+        self.path, self.var, self.labels, self.varm = path, var, tuple(labels), dict(varm or {})
         self.n_cells = 0
         self._law = SizeFactorSums()
         self._splits = np.zeros(len(SPLITS), np.int64)
@@ -74,7 +92,7 @@ class AtlasWriter:
             self.discard()
             raise
 
-    def append(self, counts, obs, others=None):
+    def append(self, counts: Csr, obs: pd.DataFrame, others: Mapping[str, Csr] | None = None) -> None:
         """Add cells.
 
         Parameters
@@ -92,7 +110,7 @@ class AtlasWriter:
         ValueError
             When the slice breaks these rules: a fault of the caller, not of the user.
         """
-        others = others or {}
+        others = {} if others is None else others
         if set(others) != set(self._others):
             raise ValueError(f"modalities {sorted(others)} given, {sorted(self._others)} expected")
         obs = obs.copy(deep=False)
@@ -111,22 +129,28 @@ class AtlasWriter:
         self._count(facts, codes)
         self.n_cells += len(obs)
 
-    def _count(self, facts, codes):
-        """Add a slice to the statistics of the card; `facts`: numbers of its cells (n,), the second their totals."""
+    def _count(self, facts: Sequence[Array], codes: Mapping[str, Ints]) -> None:
+        """Add a slice to the statistics of the card.
+
+        `facts` are arrays (n,) about the cells: non-zeros, size factors, and the sums of further modalities.
+        """
         training, size_factor = codes["split"] == 0, facts[1]
         self._splits += np.bincount(codes["split"], minlength=len(SPLITS))
         n_categories = {name: len(self._obs.categories(name)) for name in self.labels}
         self._law.add(size_factor[training], {name: codes[name][training] for name in self.labels}, n_categories)
         for name in self.labels:
-            both = [np.bincount(codes[name][keep], minlength=n_categories[name]) for keep in (slice(None), training)]
-            counts = np.array(both)
+            counts = np.array(
+                [np.bincount(codes[name][cells], minlength=n_categories[name]) for cells in (slice(None), training)]
+            )
             known = self._label_counts[name]
             counts[:, : known.shape[1]] += known
             self._label_counts[name] = counts
-        facts = [*facts, codes["split"], *(codes[name] for name in self.labels)]
-        self._hash.update(np.stack(facts, axis=1).tobytes())
+        hashed = [*facts, codes["split"], *(codes[name] for name in self.labels)]
+        self._hash.update(np.stack(hashed, axis=1).tobytes())
 
-    def close(self, *, uns=None, provenance=None):
+    def close(
+        self, *, uns: Mapping[str, Any] | None = None, provenance: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Write what is left and the card, and give the store its name.
 
         Parameters
@@ -158,10 +182,10 @@ class AtlasWriter:
             splits=dict(zip(SPLITS, self._splits.tolist(), strict=True)),
             size_factor=self._law.summary(categories),
             fingerprint=self._hash.hexdigest(),
-            provenance=(self._described() if self._others else {}) | (provenance or {}),
+            provenance=(self._described() if self._others else {}) | dict(provenance or {}),
         )
         write_small(self._root, "var", var)
-        write_small(self._root, "varm", dict(self.varm))
+        write_small(self._root, "varm", self.varm)
         tables = {"features": features} if features else {}
         write_small(self._root, "uns", dict(uns or {}) | tables | {"atlas_card": json.dumps(card)})
         for name in ("obsp", "varp", "layers"):
@@ -169,18 +193,20 @@ class AtlasWriter:
         finish_output(self._folder, self.path)
         return card
 
-    def _described(self):
+    def _described(self) -> dict[str, Any]:
         """The card's entry on the modalities."""
         matrices = {"rna": self._matrix} | self._others
-        return {"modalities": {name: describe_modality(name, matrix) for name, matrix in matrices.items()}}
+        return {"modalities": {name: describe_modality(name, **matrix.facts()) for name, matrix in matrices.items()}}
 
-    def discard(self):
+    def discard(self) -> None:
         """Remove what was written so far."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def __enter__(self):
+    def __enter__(self) -> AtlasWriter:
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if kind is not None:
             self.discard()

@@ -80,9 +80,13 @@ def test_every_key_says_what_it_means_and_what_it_may_be():
 
 def test_choices_are_what_the_model_knows():
     """The config lists them where importing is cheap; the networks are where they are defined."""
-    from cfgen_dist.model import solvers
+    from cfgen_dist.generation.options import SIZE_FACTOR_LAWS
+    from cfgen_dist.model import autoencoder, likelihoods, solvers
 
     assert SOLVERS == solvers.SOLVERS
+    assert tuple(likelihoods.LIKELIHOODS) == LIKELIHOODS
+    assert settings()["size_factor.law"].choices == SIZE_FACTOR_LAWS
+    assert {*settings()["autoencoder.input"].choices} < {*autoencoder.INPUTS}
     for name in LIKELIHOODS:
         config = load_config(overrides={"modalities.likelihood": f"atac={name}"})
         assert config.modalities.likelihood == {"atac": name}

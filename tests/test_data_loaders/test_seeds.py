@@ -35,6 +35,6 @@ def test_no_other_file_makes_random_numbers_of_a_key():
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.0, "0"])
-def test_a_seed_that_is_none_is_refused(seed):
+def test_what_no_generator_takes_is_refused(seed):
     with pytest.raises(BadInput, match=r"expected a whole number from 0 to 2\*\*63-1"):
         check_seed(seed)

@@ -33,9 +33,8 @@ class NegativeBinomial(Likelihood):
 
     def nll(self, outputs: Tensor, counts: Tensor, size_factor: Tensor, log_theta: Tensor | None) -> Tensor:
         """Negative log-likelihood (B,); see `negative_log_likelihood`."""
-        log_rho = self.decode(outputs)
-        rows, columns = counts.nonzero(as_tuple=True)
-        log_mu = log_rho + size_factor.clamp_min(1.0).log()[:, None]
+        rows, columns = counts.nonzero(as_tuple=True)  # first: torch.compile starts a new graph after it
+        log_mu = self.decode(outputs) + size_factor.clamp_min(1.0).log()[:, None]
         return negative_log_likelihood(log_mu, needed(log_theta, "log_theta"), counts[rows, columns], rows, columns)
 
     def draw(

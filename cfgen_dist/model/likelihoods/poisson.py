@@ -27,9 +27,8 @@ class Poisson(Likelihood):
 
     def nll(self, outputs: Tensor, counts: Tensor, size_factor: Tensor, log_theta: Tensor | None) -> Tensor:
         """Negative log-likelihood (B,); see `poisson_nll`."""
-        log_rho = self.decode(outputs)
-        rows, columns = counts.nonzero(as_tuple=True)
-        log_mu = log_rho + size_factor.clamp_min(1.0).log()[:, None]
+        rows, columns = counts.nonzero(as_tuple=True)  # first: torch.compile starts a new graph after it
+        log_mu = self.decode(outputs) + size_factor.clamp_min(1.0).log()[:, None]
         return poisson_nll(log_mu, counts[rows, columns], rows, columns)
 
     def draw(

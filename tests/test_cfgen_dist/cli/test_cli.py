@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one line for a mistake, never a traceback, help for all."""
 
+import importlib
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from small_data import small_adata
 
-from cfgen_dist.cli import COMMANDS, main
+from cfgen_dist.cli import COMMANDS, Parser, main
 from cfgen_dist.demo import demo_counts
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
@@ -29,6 +30,38 @@ def test_every_command_has_help(capsys):
             main([command, "--help"])
         assert stop.value.code == 0
         assert f"cfgen-dist {command}" in capsys.readouterr().out
+
+
+def parser_of(command):
+    parser = Parser(prog=f"cfgen-dist {command}")
+    importlib.import_module(f"cfgen_dist.cli.{command}").configure(parser)
+    return parser
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_argument_is_explained(command):
+    for action in parser_of(command)._actions:
+        assert action.help, action.dest
+        assert len(action.help) > 10, action.dest
+
+
+def test_choices_in_the_help_are_those_of_the_library():
+    """The command line lists them itself, to answer --help without loading what the work needs."""
+    from dataclasses import fields
+
+    from cfgen_dist.cli import making, plan
+    from cfgen_dist.evaluation.reference import PROTOCOLS
+    from cfgen_dist.evaluation.run import EMBEDDINGS
+    from cfgen_dist.generation.options import Sampling
+    from cfgen_dist.training.costs import GPUS
+    from cfgen_dist.workers.options import Workers
+
+    choices = {action.dest: action.choices for action in parser_of("evaluate")._actions}
+    assert choices["protocol"] == PROTOCOLS
+    assert choices["embedding"] == EMBEDDINGS
+    assert tuple(GPUS) == plan.GPU_NAMES
+    assert set(making.SAMPLING) == {field.name for field in fields(Sampling)}
+    assert {*making.WORKERS} - {"resume"} == {field.name for field in fields(Workers)}
 
 
 @pytest.mark.parametrize(

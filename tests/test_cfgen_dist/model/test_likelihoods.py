@@ -47,9 +47,7 @@ def test_every_likelihood(law):
     assert nll < law.nll(outputs.flip(1), own, size_factor, log_theta).mean()
     nll.backward()
     assert (some.grad != 0).any(dim=0).all()
-    np.testing.assert_array_equal(
-        draw(law, seed=1), counts, err_msg="small counts depend on the seeds of the rows alone"
-    )
+    np.testing.assert_array_equal(draw(law, seed=1), counts, err_msg="rows depend on their seeds alone")
 
 
 def test_what_a_likelihood_cannot_do_without():

@@ -150,7 +150,7 @@ def test_settings_that_do_not_fit_the_atlas(tiny_atlas, tmp_path, settings, mess
     ("settings", "message"),
     [
         ({"autoencoder.lr": 1e30}, "the training of the autoencoder diverged: its held-out value is inf; lower its lr"),
-        ({"flow.lr": 1e30}, "the training of the flow diverged: its weights are no numbers; lower its lr"),
+        ({"flow.lr": 1e30}, "the training of the flow diverged: its weights are not finite; lower its lr"),
     ],
 )
 def test_a_training_that_diverges_leaves_no_model(tiny_atlas, tmp_path, settings, message):

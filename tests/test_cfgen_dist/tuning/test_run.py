@@ -16,11 +16,12 @@ from conftest import TINY
 from cfgen_dist import tune
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config, to_dict
+from cfgen_dist.tuning.distributions import Choice, Range
 from cfgen_dist.tuning.guidance import choose
 from cfgen_dist.tuning.plots import importances
 from cfgen_dist.tuning.run import _check_directory, _room
 from cfgen_dist.tuning.search import Halving, Suggest, best_trial, new_trial, read_trials
-from cfgen_dist.tuning.space import Choice, Range, load_space
+from cfgen_dist.tuning.space import load_space
 from cfgen_dist.tuning.trial import RESULT, Diverged, ReportLikelihood, ReportSamples, finish, read_reports, work
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
@@ -165,7 +166,7 @@ def test_a_finished_search_does_nothing_again(killed_and_resumed, ray_local, tin
     options = {"space": killed_and_resumed["space"], "ray": "local", "concurrent": 2}
     tune(tiny_atlas, out, 9, config=load_config(overrides=TINY), **options, resume=True)
     assert {path: path.stat().st_mtime_ns for path in out.rglob(RESULT)} == before
-    with pytest.raises(BadInput, match=r"holds a search already: --resume continues it"):
+    with pytest.raises(BadInput, match=r"holds a search already: `resume=True` continues it"):
         tune(tiny_atlas, out, 9, config=load_config(overrides=TINY), **options)
     with pytest.raises(BadInput, match=r"was started with trials = 9, not 8: resume it without changes"):
         tune(tiny_atlas, out, 8, config=load_config(overrides=TINY), **options, resume=True)
@@ -299,14 +300,17 @@ def test_the_choice_of_guidance_and_steps():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 1}, "trials is 1, expected at least 2: half for autoencoders, half for flows"),
-        ({"scheduler": "pbt", "trials": 3}, "trials is 3, expected at least 4"),
-        ({"scheduler": "asah"}, "scheduler: unknown 'asah', did you mean 'asha'?"),
-        ({"objective": "w3"}, "objective: unknown 'w3', did you mean 'w2'?"),
-        ({"concurrent": 0}, "concurrent is 0, expected at least 1"),
-        ({"workers": 0}, "workers-per-trial is 0, expected at least 1"),
-        ({"gpus_per_worker": 1.5}, "gpus-per-worker is 1.5, expected a fraction of one, or a whole number"),
-        ({"gpus_per_worker": 0.5, "workers": 2}, "gpus-per-worker is 0.5 with 2 workers a trial, expected whole GPUs"),
+        ({"trials": 1}, "`trials` is 1, expected at least 2: half for autoencoders, half for flows"),
+        ({"scheduler": "pbt", "trials": 3}, "`trials` is 3, expected at least 4"),
+        ({"scheduler": "asah"}, "`scheduler`: unknown 'asah', did you mean 'asha'?"),
+        ({"objective": "w3"}, "`objective`: unknown 'w3', did you mean 'w2'?"),
+        ({"concurrent": 0}, "`concurrent` is 0, expected at least 1"),
+        ({"workers": 0}, "`workers` is 0, expected at least 1"),
+        ({"gpus_per_worker": 1.5}, "`gpus_per_worker` is 1.5, expected a fraction of one, or a whole number"),
+        (
+            {"gpus_per_worker": 0.5, "workers": 2},
+            "`gpus_per_worker` is 0.5 with 2 workers a trial, expected whole GPUs",
+        ),
         ({"space": {"flwo": {}}}, "search space: unknown group 'flwo', did you mean 'flow'?"),
         ({"scheduler": "pbt", "space": "default"}, "search space default: autoencoder.latent_dim cannot change"),
     ],

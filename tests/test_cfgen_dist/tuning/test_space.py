@@ -8,17 +8,9 @@ import pytest
 
 from cfgen_dist.config import load_config
 from cfgen_dist.training.settle import settle
-from cfgen_dist.tuning.space import (
-    Choice,
-    Range,
-    as_json,
-    check_changeable,
-    decode,
-    encode,
-    load_space,
-    spaces,
-    to_optuna,
-)
+from cfgen_dist.tuning import space as space_module
+from cfgen_dist.tuning.distributions import Choice, Distribution, Range, decode, encode, to_optuna
+from cfgen_dist.tuning.space import as_json, check_changeable, load_space, spaces
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 
@@ -52,6 +44,13 @@ def test_distributions_are_typed_by_the_config(base):
     )
     assert space["sampling"] == {}
     assert load_space(json.loads(json.dumps(as_json(space))), base) == space
+
+
+def test_the_packaged_space_explains_every_distribution():
+    text = (Path(space_module.__file__).parent / "spaces" / "default.yaml").read_text(encoding="utf-8")
+    for name, field in Distribution.model_fields.items():
+        assert f"#   {name}: [" in text
+        assert field.description in text
 
 
 @pytest.mark.parametrize("name", spaces())
@@ -96,6 +95,9 @@ def test_suggestions_become_configs(base):
         ({"flow": {"lr": 0.1}}, "flow.lr is 0.1, expected one distribution such as {choice: [values]}"),
         ({"flow": {"lr": {"lognormal": [1, 2]}}}, "unknown distribution 'lognormal', did you mean 'loguniform'?"),
         ({"flow": {"lr": {"choice": 3}}}, "flow.lr has choice: 3, expected a list"),
+        ({"flow": {"lr": {"choice": None}}}, "flow.lr has choice: None, expected a list"),
+        ({"flow": {"lr": {3: [1]}}}, "unknown distribution '3', valid: choice, uniform, loguniform, times"),
+        ({"flow": {"lr": {"times": [1, float("nan")]}}}, "flow.lr has nan, expected a number"),
         ({"flow": {"conditioning": {"uniform": [0, 1]}}}, "conditioning is no number, expected choice, not uniform"),
         ({"autoencoder": {"hidden": {"uniform": [1, 9]}}}, "autoencoder.hidden is no number, expected choice"),
         ({"flow": {"lr": {"uniform": [1, 2, 3]}}}, "flow.lr has uniform: [1, 2, 3], expected [low, high]"),

@@ -59,7 +59,7 @@ def test_an_exported_atlas_can_be_ingested(tmp_path):
 def test_refusals(tmp_path, capsys):
     simulate(tmp_path / "a.zarr", cells=50, genes=10, types=2, density=0.2)
     before = set(tmp_path.iterdir())
-    with pytest.raises(BadInput, match=r"--to h5da: did you mean 'h5ad'\?"):
+    with pytest.raises(BadInput, match=r"`to='h5da'`: did you mean 'h5ad'\?"):
         export(tmp_path / "a.zarr", tmp_path / "a.h5ad", to="h5da")
     with pytest.raises(BadInput, match="no: no AnnData-Zarr store there"):
         export(tmp_path / "no", tmp_path / "a.h5ad")

@@ -55,7 +55,7 @@ def test_min_cells(source):
     assert card["dropped"]["genes_below_min_cells"] == (n_cells < bound).sum()
     assert same_counts(out, adata)
     message = refused(source, min_cells=61)
-    assert "--min-cells 61: no gene is left of 25; the most common one has counts in 60 of 60 cells" in message
+    assert "`min_cells=61`: no gene is left of 25; the most common one has counts in 60 of 60 cells" in message
 
 
 def test_highly_variable_genes_are_scanpys(tmp_path, real_data, monkeypatch):
@@ -75,9 +75,9 @@ def test_highly_variable_genes_are_scanpys(tmp_path, real_data, monkeypatch):
 
 
 def test_highly_variable_genes_refusals(source):
-    assert "--genes hvg:26: only 25 genes have counts in 0 cells or more" in refused(source, genes="hvg:26")
+    assert "`genes='hvg:26'`: only 25 genes have counts in 0 cells or more" in refused(source, genes="hvg:26")
     for text in ("hvg:x", "hvg:0", "hvg:"):
-        assert f"--genes {text}: expected hvg:N with N a whole number above 0" in refused(source, genes=text)
+        assert f"`genes={text!r}`: expected hvg:N with N a whole number above 0" in refused(source, genes=text)
 
 
 def test_gene_list(source):
@@ -107,7 +107,7 @@ def test_empty_cells(source):
     adata.X = csr_matrix(dense)
     adata.write_h5ad(source)
     message = refused(source)
-    assert "a.h5ad: cell 'cell4' has no counts in the chosen genes, one of 2 such cells; --drop-empty" in message
+    assert "a.h5ad: cell 'cell4' has no counts in the chosen genes, one of 2 such cells; `drop_empty=True`" in message
     out, card = ingested(source, drop_empty=True, labels=["cell_type"])
     assert card["dropped"]["empty_cells"] == 2
     assert sorted(set(range(60)) - set(out.obs["source_row"])) == [4, 30]
@@ -284,7 +284,9 @@ def test_holdout(source):
     assert not set(out.obs["donor"][out.obs["split"] != "test"]) & set(held)
     assert card["size_factor"]["by"]["donor"][held[0]]["mean_log"] is None
     assert "no obs column 'doner'; did you mean 'donor'?" in refused(source, holdout=("doner", 0.2))
-    assert "--holdout donor=1.5: expected a share above 0 and below 1" in refused(source, holdout=("donor", 1.5))
+    assert "`holdout` has 1.5 for 'donor': expected a share above 0" in refused(
+        source, holdout=("donor", 1.5)
+    )
     adata = small_adata()
     adata.obs["donor"] = "d"
     adata.write_h5ad(source)
@@ -292,10 +294,10 @@ def test_holdout(source):
 
 
 def test_options_out_of_range(source):
-    assert "--test-fraction 1.0: expected a share of at least 0" in refused(source, test_fraction=1.0)
-    assert "--val-fraction -1: expected" in refused(source, val_fraction=-1)
-    assert "--min-cells -1: expected 0 or more" in refused(source, min_cells=-1)
-    assert "--join outr: did you mean 'outer'?" in refused(source, join="outr")
+    assert "`test_fraction=1.0`: expected a share of at least 0" in refused(source, test_fraction=1.0)
+    assert "`val_fraction=-1`: expected" in refused(source, val_fraction=-1)
+    assert "`min_cells=-1`: expected 0 or more" in refused(source, min_cells=-1)
+    assert "`join='outr'`: did you mean 'outer'?" in refused(source, join="outr")
     with pytest.raises(BadInput, match="no sources; expected at least one"):
         ingest([], source.with_name("out.zarr"))
     with pytest.raises(BadInput, match=r"a\.h5ad: exists already"):
@@ -334,7 +336,7 @@ def test_other_genes_need_a_join(tmp_path):
     paths = write_two(tmp_path, second)
     message = refused(paths)
     assert "b.h5ad: lacks 5 genes of" in message
-    assert "and has 5 others ('g0', 'g1', 'g25', 'g26'); expected the same genes, or --join" in message
+    assert "and has 5 others ('g0', 'g1', 'g25', 'g26'); expected the same genes, or `join='inner'`" in message
     inner, _ = ingested(paths, join="inner", labels=["cell_type"])
     assert list(inner.var_names) == [f"g{i}" for i in range(5, 25)]
     outer, card = ingested(paths, join="outer", labels=["cell_type"])

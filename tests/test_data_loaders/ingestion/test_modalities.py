@@ -112,7 +112,7 @@ def test_cells_that_differ(tmp_path):
         two_files(tmp_path)
     assert "atac.h5ad: lacks 21 of the 200 cells of" in str(error.value)
     assert str(error.value).endswith(
-        "has 1 others; expected the same cells; --cells shared keeps those that both have, --cells rna also those "
+        "has 1 others; expected the same cells; `cells='shared'` keeps those that both have, `cells='rna'` also those "
         "without atac"
     )
     assert not (tmp_path / "atlas.zarr").exists()
@@ -123,7 +123,7 @@ def test_cells_that_differ(tmp_path):
     atlas = open_atlas(tmp_path / "all.zarr")
     assert card["n_cells"] == 200
     assert (atlas.obs("size_factor_atac") == 0).sum() == 21
-    assert "--cells rna was asked for" in card["notes"][0]
+    assert "all cells of rna are kept" in card["notes"][0]
 
 
 @pytest.mark.parametrize(

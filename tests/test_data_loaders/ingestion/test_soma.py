@@ -13,6 +13,8 @@ from cfgen_dist.cli import main
 from data_loaders import BadInput, export, ingest, open_atlas
 from data_loaders.ingestion import buckets
 
+AN_ANNDATA = "this is an AnnData, which takes `layer` and `raw`"
+
 N = 9_000  # five runs, three blocks
 
 
@@ -101,7 +103,9 @@ def test_with_other_sources(tmp_path, experiment):
     card = ingest([experiment, tmp_path / "b.h5ad"], tmp_path / "a.zarr", labels=["cell_type"], drop_empty=True)
     assert [source["n_cells"] for source in card["sources"]] == [N, 200]
     message = refused(tmp_path, experiment, tmp_path / "b.h5ad", obs_filter="age > 40")
-    assert message.endswith("b.h5ad: --obs-filter chooses within a SOMA experiment, which this is not")
+    assert message.endswith(
+        "b.h5ad: `obs_filter` chooses within a SOMA experiment; " + AN_ANNDATA
+    )
 
 
 def test_the_command(tmp_path, experiment, capsys):
@@ -122,14 +126,19 @@ def test_what_is_refused(tmp_path, experiment):
         ({"obs_filter": 'tissue == "lung"'}, "obs filter 'tissue == \"lung\"' cannot be used"),
         ({"obs_filter": "age > 500"}, "no cell passes the obs filter 'age > 500'"),
         ({"labels": ["cel_type"]}, "'cel_type'"),
-        ({"raw": True}, "--raw chooses a matrix of an AnnData; in a SOMA experiment name a layer by --layer"),
+        (
+            {"raw": True},
+            "`raw` chooses within an AnnData or a modality of a MuData; this is a SOMA experiment",
+        ),
         ({"layer": "logged"}, "ms/RNA/X/logged: fractional values"),
     ):
         found = refused(tmp_path, experiment, **options)
         assert found.startswith(experiment)
         assert message in found
     message = refused(tmp_path, tmp_path / "a.h5ad", measurement="RNA")
-    assert message.endswith("a.h5ad: --measurement chooses within a SOMA experiment, which this is not")
+    assert message.endswith(
+        "a.h5ad: `measurement` chooses within a SOMA experiment; " + AN_ANNDATA
+    )
     message = refused(tmp_path, f"file://{tmp_path}/nothing")
     assert "nothing: not a SOMA experiment" in message
     assert "given more than once" in refused(tmp_path, experiment, experiment)

@@ -133,7 +133,9 @@ def test_stores_with_other_genes(tmp_path):
     write_anndata(tmp_path / "a.zarr", first, var=genes(30))
     write_anndata(tmp_path / "b.zarr", second[:, order], var=genes(25, first=10).iloc[order])
     paths = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
-    with pytest.raises(BadInput, match=r"b.zarr: its genes differ .*'gene30' is in one only.*join='inner' or 'outer'"):
+    with pytest.raises(
+        BadInput, match=r"b.zarr: its genes differ .*'gene30' is in one only.*`join='inner'` or `join='outer'`"
+    ):
         open_atlas(paths)
     expected = {}
     for name, counts, start in (("a", first, 0), ("b", second, 10)):
@@ -146,7 +148,7 @@ def test_stores_with_other_genes(tmp_path):
         atlas = open_atlas(paths, join=join)
         assert atlas.n_genes == n_genes
         np.testing.assert_array_equal(atlas.read(rows).to_scipy().toarray(), whole[atlas.genes].to_numpy()[rows])
-    with pytest.raises(BadInput, match="join is 'both'; expected one of same, inner, outer"):
+    with pytest.raises(BadInput, match="`join='both'`: expected one of same, inner, outer"):
         open_atlas(paths, join="both")
 
 
@@ -173,7 +175,7 @@ def test_what_is_refused(foreign, tmp_path):
         (lambda: open_atlas(tmp_path / "array.zarr"), "array.zarr: a single Zarr array"),
         (lambda: open_atlas(tmp_path / "csc.zarr"), "csc.zarr: X is a csc_matrix; expected rows"),
         (lambda: open_atlas([]), "no path given"),
-        (lambda: open_atlas(foreign, obs_filter="x == 1"), "obs_filter given, but it is no SOMA experiment"),
+        (lambda: open_atlas(foreign, obs_filter="x == 1"), "`obs_filter` given, but it is no SOMA experiment"),
         (lambda: atlas.rows("tain"), "has no category 'tain'; did you mean 'train'"),
         (lambda: atlas.rows(cell_typ="b"), "no obs column 'cell_typ'; did you mean 'cell_type'"),
         (lambda: atlas.codes("sex"), "no obs column 'sex'; valid: cell_type, batch, age, split"),

@@ -128,12 +128,12 @@ def test_programmes_correlate_genes_within_a_type(atlas):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cells": 0}, "--cells 0: expected at least 1"),
-        ({"genes": -3}, "--genes -3: expected at least 1"),
-        ({"types": 0}, "--types 0: expected at least 1"),
-        ({"density": 0.9}, "--density 0.9: expected a share above 0 and at most 0.5"),
-        ({"density": 0.0}, "--density 0.0: expected"),
-        ({"cells": 3}, r"--cells 3: expected at least as many as types \(8\) and donors \(4\)"),
+        ({"cells": 0}, "`cells=0`: expected at least 1"),
+        ({"genes": -3}, "`genes=-3`: expected at least 1"),
+        ({"types": 0}, "`types=0`: expected at least 1"),
+        ({"density": 0.9}, "`density=0.9`: expected a share above 0 and at most 0.5"),
+        ({"density": 0.0}, "`density=0.0`: expected"),
+        ({"cells": 3}, r"`cells=3`: expected at least as many as types \(8\) and donors \(4\)"),
     ],
 )
 def test_refusals(tmp_path, options, message):

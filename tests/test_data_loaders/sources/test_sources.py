@@ -7,9 +7,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from ingest_helpers import ingested, refused, write_zarr
 from scipy.sparse import csc_matrix, csr_matrix
 from small_data import same_counts, small_adata, write_10x_folder, write_10x_h5
+
+from data_loaders.sources import open as sources
+from data_loaders.sources.matrices import DenseMatrix
+from data_loaders.sources.source import Source
 
 pytestmark = pytest.mark.usefixtures("small_pieces")
 
@@ -147,10 +152,12 @@ def test_named_elements_that_are_not_there(tmp_path):
     adata.layers["counts"] = adata.X
     adata.write_h5ad(tmp_path / "a.h5ad")
     assert "no layer 'count'; did you mean 'counts'?" in refused(tmp_path, tmp_path / "a.h5ad", layer="count")
-    assert "--raw was asked for, but it has no raw" in refused(tmp_path, tmp_path / "a.h5ad", raw=True)
+    assert "`raw=True` was asked for, but it has no raw" in refused(tmp_path, tmp_path / "a.h5ad", raw=True)
     assert "expected one of them" in refused(tmp_path, tmp_path / "a.h5ad", raw=True, layer="counts")
     write_10x_h5(tmp_path / "b.h5", adata, version=3)
-    assert "a 10x source has one" in refused(tmp_path, tmp_path / "b.h5", layer="counts")
+    message = refused(tmp_path, tmp_path / "b.h5", layer="counts")
+    assert "b.h5: `layer` chooses within an AnnData, a modality of a MuData or a SOMA experiment; this is" in message
+    assert message.endswith("this is 10x output, which takes no such option")
 
 
 def test_only_the_usual_matrices_are_taken_before_others(tmp_path):
@@ -174,7 +181,7 @@ def test_only_the_usual_matrices_are_taken_before_others(tmp_path):
     message = refused(tmp_path, path)
     assert "X has fractional values" in message
     assert "whole numbers are in layers['ambiguous'], layers['spliced']; expected one of them" in message
-    assert message.endswith("choose by --layer NAME")
+    assert message.endswith("choose by `layer=NAME`")
 
 
 def test_an_empty_x_is_none(tmp_path):
@@ -219,3 +226,25 @@ def test_real_files_come_through_unchanged(tmp_path, real_data):
     expected = adata[out.obs_names, out.var_names].X
     assert (abs(out.X.astype(int) - expected.astype(int))).nnz == 0
     assert (out.obs["cell_type"].astype(str) == adata.obs["cell_type"][out.obs_names].astype(str)).all()
+
+
+def test_a_format_is_two_functions_and_a_line(tmp_path, monkeypatch):
+    def recognises(path):
+        return path.endswith(".csv")
+
+    def open(path, options):
+        table = pd.read_csv(path, index_col=0)
+        obs, var = pd.DataFrame(index=table.index), pd.DataFrame(index=table.columns)
+        matrix = DenseMatrix(f"{path}: counts", zarr.array(table.to_numpy()))
+        return Source(path, obs, var, matrix, np.arange(len(var)), counts_from="counts")
+
+    line = sources.Format("a table of counts", "FILE.csv", recognises, open)
+    monkeypatch.setattr(sources, "FORMATS", (*sources.FORMATS, line))
+    adata = small_adata()
+    adata.to_df().astype(int).to_csv(tmp_path / "a.csv")
+    out, _ = ingested(tmp_path, tmp_path / "a.csv")
+    assert same_counts(out, adata)
+    shutil.rmtree(tmp_path / "out.zarr")
+    message = refused(tmp_path, tmp_path / "a.csv", layer="counts")
+    assert message.endswith("a SOMA experiment; this is a table of counts, which takes no such option")
+    assert refused(tmp_path, tmp_path / "a.txt").endswith("(folder or URI) or a table of counts (FILE.csv)")

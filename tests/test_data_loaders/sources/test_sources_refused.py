@@ -37,7 +37,7 @@ def test_no_counts_anywhere(tmp_path, change, expected):
     message = refused(tmp_path, tmp_path / "a.h5ad")
     assert message.startswith(f"{tmp_path / 'a.h5ad'}: no counts: ")
     assert expected.format(top=np.nanmax(values)) in message
-    assert "in X, a layer (--layer NAME) or raw (--raw)" in message
+    assert "in X, a layer (`layer=NAME`) or raw (`raw=True`)" in message
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_names_that_repeat(tmp_path):
 
 
 def test_files_of_no_known_kind(tmp_path):
-    assert "no such file or folder; expected an .h5ad or .h5mu file" in refused(tmp_path, tmp_path / "no.h5ad")
+    assert "no such file or folder; expected an AnnData (.h5ad file" in refused(tmp_path, tmp_path / "no.h5ad")
     (tmp_path / "a.loom").write_text("x")
-    assert "a file ending in '.loom'; expected an .h5ad or .h5mu file" in refused(tmp_path, tmp_path / "a.loom")
+    assert "a file ending in '.loom'; expected an AnnData (.h5ad file" in refused(tmp_path, tmp_path / "a.loom")
     (tmp_path / "folder").mkdir()
     assert "a folder without a store or matrix.mtx" in refused(tmp_path, tmp_path / "folder")
     small_adata().write_h5ad(tmp_path / "b.h5")
@@ -194,14 +194,14 @@ def test_matrix_market_without_numbers_or_entries(tmp_path):
     assert "matrix.mtx: entry 10 is not three numbers: it has NaN, or the file is" in refused(tmp_path, tmp_path / "a")
     matrix.write_text(f"{lines[0]}\n25 60 0\n")
     assert "no cell has counts in the chosen genes" in refused(tmp_path, tmp_path / "a")
-    assert "--min-cells 1: no gene is left of 25" in refused(tmp_path, tmp_path / "a", min_cells=1)
+    assert "`min_cells=1`: no gene is left of 25" in refused(tmp_path, tmp_path / "a", min_cells=1)
 
 
 def test_a_10x_source_has_a_single_matrix_and_no_obs_columns(tmp_path):
     write_10x_folder(tmp_path / "a", small_adata())
     text = (tmp_path / "a" / "matrix.mtx").read_text()
     message = refused(tmp_path, tmp_path / "a", labels=["cell_type"])
-    assert message.endswith("a: no obs column 'cell_type'; it has none, --obs TABLE adds those of a table")
+    assert message.endswith("a: no obs column 'cell_type'; it has none, `obs_files=TABLE` adds those of a table")
     (tmp_path / "a" / "matrix.mtx").write_text(text.replace(" 300\n", " 300.5\n"))
     assert refused(tmp_path, tmp_path / "a").endswith("300.5; expected raw counts (whole numbers, 0 or more)")
 

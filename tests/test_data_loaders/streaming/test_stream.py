@@ -165,7 +165,7 @@ def test_balanced_and_weighted_streams(atlas):
         ({"rows": [0.5]}, "expected a list of row numbers"),
         ({"rows": []}, "0 cells selected"),
         ({"weights": np.ones(3)}, r"weights have shape \(3,\); expected"),
-        ({"weights": np.ones(N), "balance": "cell_type"}, "both balance and weights"),
+        ({"weights": np.ones(N), "balance": "cell_type"}, "both `balance` and `weights`"),
         ({"modalities": ["atac"]}, "no modality 'atac'"),
     ],
 )

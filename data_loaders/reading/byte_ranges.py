@@ -1,15 +1,44 @@
-"""Byte ranges of the files of a store, from many threads at once."""
+"""Byte ranges of the files of a store, read by many threads at once: any source of bytes, and the local disk."""
 
 import os
 import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
+from typing import Protocol
 
 from data_loaders.errors import BadInput
 from data_loaders.parallel import CORES
+from data_loaders.types import PathLike
 
 OPEN_FILES = 256  # a sharded store of 100 million cells has about as many
+
+
+class ByteSource(Protocol):
+    """The files of a store.
+
+    Attributes
+    ----------
+    run_bytes : int
+        Decoded bytes that one request should give.
+    threads : int
+        Requests at once.
+    fetches_ahead : bool
+        Whether `expect` does anything.
+    """
+
+    run_bytes: int
+    threads: int
+    fetches_ahead: bool
+
+    def size(self, key: str) -> int:
+        """Bytes in a file; FileNotFoundError when there is none."""
+
+    def read(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a file; fewer where it ends. FileNotFoundError when there is none."""
+
+    def expect(self, key: str, start: int, stop: int) -> None:
+        """Announce that bytes [start, stop) of a file will be read."""
 
 
 class LocalBytes:
@@ -27,15 +56,18 @@ class LocalBytes:
 
     run_bytes = 1 << 20  # decoded bytes of one request: a few cache-sized chunks
     threads = CORES
+    fetches_ahead = hasattr(os, "posix_fadvise")
 
-    def __init__(self, root):
+    def __init__(self, root: PathLike) -> None:
         self.name = str(root)
         self._root = Path(root)
         self._opened = time.time_ns()
-        self._files = OrderedDict()  # key -> (descriptor, size), the least recently used first
+        self._files: OrderedDict[str, _OpenFile] = (
+            OrderedDict()
+        )  # key -> (descriptor, size), the least recently used first
         self._lock = threading.Lock()
 
-    def size(self, key):
+    def size(self, key: str) -> int:
         """Bytes in a file.
 
         Raises
@@ -44,7 +76,7 @@ class LocalBytes:
         """
         return self._file(key).size
 
-    def read(self, key, start, stop):
+    def read(self, key: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a file; fewer where it ends.
 
         Raises
@@ -54,12 +86,12 @@ class LocalBytes:
         file = self._file(key)  # held until the read is done: it closes when nobody holds it
         return os.pread(file.descriptor, stop - start, start)
 
-    def expect(self, key, start, stop):
+    def expect(self, key: str, start: int, stop: int) -> None:
         """Have the system fetch bytes [start, stop) of a file while others are decoded; where it can be asked to."""
-        if hasattr(os, "posix_fadvise"):
+        if self.fetches_ahead:
             os.posix_fadvise(self._file(key).descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
 
-    def _file(self, key):
+    def _file(self, key: str) -> "_OpenFile":
         with self._lock:
             file = self._files.get(key)
             if file is not None:
@@ -80,11 +112,11 @@ class LocalBytes:
 class _OpenFile:
     """A file descriptor that closes with the last thread that holds it."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         status = os.fstat(self.descriptor)
         self.size, self.modified = status.st_size, status.st_mtime_ns
 
-    def __del__(self):
+    def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
