@@ -1,7 +1,7 @@
-"""The modalities of a multi-modal evaluation: each in a space of its own beside its floor, and markers by type.
+"""The further modalities of cells, such as atac: metrics of each beside their floor, and markers by type.
 
-Each modality is an evaluation of its own, in a folder of parts inside that of the whole, by the same stages: in shards,
-on the same workers.
+Each modality is evaluated by the stages of the main one, in shards and on the same workers. It has a space of its own,
+and a folder of parts inside the folder of the whole evaluation.
 """
 
 from collections.abc import Mapping, Sequence

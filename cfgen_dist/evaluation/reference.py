@@ -136,7 +136,7 @@ class Reference:
         Raises
         ------
         BadInput
-            Values that are not counts, another number of genes, no cells, or a type that the reference has not.
+            Values that are not counts, another number of genes, no cells, or a type that no test cell has.
         """
         counts, labels = check_cells(counts, labels, "cells to score")
         n_genes = len(self.cells.profile.nonzero)
@@ -218,7 +218,7 @@ class ChromatinReference:
         Raises
         ------
         BadInput
-            Another number of peaks, a type that the test cells have not, no cells, values that are not counts.
+            Another number of peaks, a type that no test cell has, no cells, values that are not counts.
         """
         counts, labels = check_cells(counts, labels, "cells to score")
         n_peaks = len(self.space.idf)

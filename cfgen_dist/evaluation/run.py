@@ -104,7 +104,7 @@ def evaluate(
     ------
     BadInput
         Genes that differ, a missing label column, unknown types, no test or train cells, no generated cells, values
-        that are no counts, an output that cannot be replaced, parts of another evaluation.
+        that are not counts, an output that cannot be replaced, parts of another evaluation.
     """
     from cfgen_dist.evaluation.plots import read_run  # matplotlib, which workers do without
     from cfgen_dist.evaluation.report import check_output, write_report

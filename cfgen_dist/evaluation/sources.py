@@ -108,12 +108,12 @@ class Cells:
         return replace(self, genes=genes, _columns=self.genes.get_indexer(genes))
 
     def with_types_of(self, real: Cells) -> Cells:
-        """The same cells, their codes those of the real cells' types; BadInput when there are others."""
+        """The same cells, their codes those of the real cells' types; BadInput when the cells have others."""
         observed = self.types[np.unique(self.codes)]
         unknown = np.setdiff1d(observed, real.types[np.unique(real.codes)]).tolist()
         if unknown:
             raise BadInput(
-                f"{self.name}: obs column {self.label!r} has {unknown[0]!r}, which the real cells have not; "
+                f"{self.name}: obs column {self.label!r} has {unknown[0]!r}, which no real cell has; "
                 f"{nearest(unknown[0], real.types)}"
             )
         places = np.searchsorted(real.types, self.types).astype(np.int32)  # of types that no cell has: any

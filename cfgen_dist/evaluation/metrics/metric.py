@@ -98,7 +98,8 @@ class Metric:
     relative : bool
         `near` is a share of the floor.
     value : str
-        Name of the value among those of the scorer, if other than `key`.
+        Name of the value among those of the scorer, if other than `key`. The value of a function that gives a single
+        float is named after the function.
     mean_of_types : bool
         The value is the mean over types; else it is that of the whole set.
     in_types_table : bool

@@ -188,7 +188,7 @@ MISTAKES = {
     ),
     "an unknown type": (
         lambda real, made: (real, change_obs(made, cell_type=["CD43+"] * made.n_obs), {}),
-        "has 'CD43+', which the real cells have not; did you mean 'CD34+'?",
+        "has 'CD43+', which no real cell has; did you mean 'CD34+'?",
     ),
     "no split": (
         lambda real, made: (change_obs(real, split=None), made, {}),
