@@ -70,7 +70,7 @@ class Generation(IntEnum):
 
 @unique
 class Evaluation(IntEnum):
-    """Of an evaluation; the number of the set of cells follows each."""
+    """Of an evaluation; the number of the set of cells follows each. Newer metrics draw by a number of their name."""
 
     MATCH = 0  # cells of the wanted types; 0 and the source's number for scored cells, 1 and the set's for the floor
     DISTANCES = 1

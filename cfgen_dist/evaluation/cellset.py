@@ -1,11 +1,20 @@
 """`CellSet`: cells seen through the space of the real ones, with everything that scores are computed from."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from cfgen_dist.evaluation.metrics.faithfulness import Profile
+from cfgen_dist.evaluation.spaces import AnySpace
 from cfgen_dist.evaluation.spaces.log_normalised import BLOCK
+from data_loaders.types import Array, Floats, Ints
+
+ReadCounts = Callable[[Ints], sparse.csr_matrix]  # counts (n, G) of the cells at some positions
 
 
 @dataclass(eq=False)
@@ -27,18 +36,20 @@ class CellSet:
         `read(positions)` gives the counts (CSR) of some cells of the set.
     """
 
-    codes: np.ndarray
-    pcs: np.ndarray
-    sums: np.ndarray
-    cells: np.ndarray
+    codes: Ints
+    pcs: Floats
+    sums: Floats
+    cells: Ints
     profile: Profile
-    read: object
+    read: ReadCounts
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.codes)
 
     @classmethod
-    def scan(cls, read, codes, n_types, space, n_genes, *, centred=True):
+    def scan(
+        cls, read: ReadCounts, codes: Ints, n_types: int, space: AnySpace, n_genes: int, *, centred: bool = True
+    ) -> CellSet:
         """Read all cells once, block by block.
 
         Parameters
@@ -47,7 +58,7 @@ class CellSet:
         codes : int array (n,)
         n_types : int
             K.
-        space : data_loaders.statistics.pca.Components
+        space : AnySpace
         n_genes : int
         centred : bool
             Whether the mean of the real cells is taken off the components.
@@ -62,37 +73,55 @@ class CellSet:
         np.add.at(sums, codes, pcs)
         return cls(codes, pcs, sums, np.bincount(codes, minlength=n_types), profile, read)
 
-    def of_type(self, code=None):
+    def of_type(self, code: int | np.integer | None = None) -> Ints:
         """Positions of the cells of a type; of all cells when there is no code."""
         return np.arange(len(self)) if code is None else np.flatnonzero(self.codes == code)
 
-    def mean(self, code=None):
+    def mean(self, code: int | np.integer | None = None) -> Floats:
         """Mean components (C,) of the cells of a type, or of all."""
         if code is None:
             return self.sums.sum(axis=0) / self.cells.sum()
         return self.sums[code] / self.cells[code]
 
-    def points(self, positions):
+    def points(self, positions: Ints) -> Points:
         """Components of some cells, read when they are asked for."""
         return Points(self.pcs, positions)
+
+    def cloud(self, code: int | np.integer | None = None) -> Cloud:
+        """The cells of a type, or all of them, as points."""
+        return Cloud(self.points(self.of_type(code)), self.mean(code))
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """Cells as points in the space: those of one type, or all of a set.
+
+    Attributes
+    ----------
+    points : Points (n, C)
+    mean : float64 array (C,)
+    """
+
+    points: Points
+    mean: Floats
 
 
 class Points:
     """Rows of an array that may be larger than memory; indexing reads them."""
 
-    def __init__(self, values, rows):
+    def __init__(self, values: Floats, rows: Ints) -> None:
         self.values, self.rows = values, rows
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         """(n, C)."""
         return len(self.rows), self.values.shape[1]
 
-    def __getitem__(self, chosen):
+    def __getitem__(self, chosen: Ints | slice) -> Floats:
         return np.asarray(self.values[self.rows[chosen]])
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return self[:] if dtype is None else self[:].astype(dtype)

@@ -1,11 +1,15 @@
 """The control: cells whose genes were drawn independently inside each type, right in every gene, wrong between them."""
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from cfgen_dist.evaluation.selection import matched_rows
+from cfgen_dist.evaluation.sources import Cells
 from data_loaders.seeds import Evaluation, generator
+from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.writer import AtlasWriter
 
 SOURCE_CELLS = 5000  # training cells of a type that the control draws from
@@ -13,7 +17,9 @@ DRAWN_CELLS = 5000  # cells drawn at a time
 STEP = 512  # genes made dense at a time
 
 
-def independent_genes(counts, labels, wanted, rng):
+def independent_genes(
+    counts: sparse.csr_matrix, labels: Array, wanted: Mapping[str, int], rng: np.random.Generator
+) -> tuple[sparse.csr_matrix, Array]:
     """The control without gene-gene structure: every gene drawn independently from real cells of the type.
 
     Each count of a new cell is that of a random real cell of its type, drawn anew for every gene, so all means,
@@ -33,7 +39,8 @@ def independent_genes(counts, labels, wanted, rng):
     counts : scipy CSR (m, G)
     labels : array of str (m,)
     """
-    rows, names = [], []
+    rows: list[sparse.csr_matrix] = []
+    names: list[Array] = []
     for kind, n in sorted(wanted.items()):
         source = counts[np.flatnonzero(labels == kind)]
         if source.shape[0]:
@@ -42,8 +49,8 @@ def independent_genes(counts, labels, wanted, rng):
     return sparse.vstack(rows, format="csr"), np.concatenate(names)
 
 
-def write_control(path, real, train, wanted, seed, draw):
-    """Write a control set as an atlas, a type at a time, and return nothing.
+def write_control(path: PathLike, real: Cells, train: Ints, wanted: Mapping[int, int], seed: int, draw: int) -> None:
+    """Write a control set as an atlas, a type at a time.
 
     Parameters
     ----------
@@ -68,7 +75,7 @@ def write_control(path, real, train, wanted, seed, draw):
         writer.close(provenance={"notes": ["control: genes drawn independently inside types"]})
 
 
-def _drawn(source, n, rng):
+def _drawn(source: sparse.csr_matrix, n: int, rng: np.random.Generator) -> Iterator[sparse.csr_matrix]:
     """Yield `n` cells drawn from `source` (CSR), in blocks."""
     source = source.tocsc()
     for first in range(0, n, DRAWN_CELLS):

@@ -1,24 +1,29 @@
-"""The modalities of a multi-modal evaluation: each in a space of its own beside its floor, and markers by type.
+"""The further modalities of cells, such as atac: metrics of each beside their floor, and markers by type.
 
-Each modality is an evaluation of its own, in a folder of parts inside that of the whole, by the same stages: in shards,
-on the same workers.
+Each modality is evaluated by the stages of the main one, in shards and on the same workers. It has a space of its own,
+and a folder of parts inside the folder of the whole evaluation.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cfgen_dist.evaluation import stages
+from cfgen_dist.evaluation.metrics.catalogue import LOG_NORMALISED, TF_IDF, metrics_of
 from cfgen_dist.evaluation.metrics.markers import LevelSums, best_markers, level_correlation, marker_columns
-from cfgen_dist.evaluation.sources import MAIN, open_cells
-from cfgen_dist.evaluation.spaces.tf_idf import PIECES, with_open
+from cfgen_dist.evaluation.sources import MAIN, Cells, Source, open_cells
 from cfgen_dist.evaluation.summary import summarise
 from cfgen_dist.evaluation.workspace import Workspace
+from cfgen_dist.workers.pool import Pool
 from data_loaders.card import ACCESSIBILITY
 from data_loaders.errors import BadInput, nearest
+from data_loaders.types import Ints
+
+Opened = dict[str, tuple[list[Cells], dict[str, Any]]]  # modality → its sources, the entries of its plan
 
 
 @dataclass(frozen=True)
@@ -42,20 +47,20 @@ class Comparison:
     seed : int
     """
 
-    origins: list
-    cells: list
-    rows: dict
-    source_of: dict
+    origins: list[Source]
+    cells: list[Cells]
+    rows: dict[str, Ints]
+    source_of: dict[str, int]
     settings: str
     markers: pd.DataFrame | None
     seed: int
 
-    def modalities(self):
+    def modalities(self) -> list[str]:
         """Names of the modalities to compare: those that all sources describe; none for rna alone without markers."""
         shared = [name for name in self.cells[0].largest if all(name in cells.largest for cells in self.cells)]
         return [MAIN, *shared] if shared or self.markers is not None else []
 
-    def open(self):
+    def open(self) -> Opened:
         """The sources of each modality to compare, and the entries of its plan that say how they were opened.
 
         Raises
@@ -67,9 +72,9 @@ class Comparison:
         _refuse_unknown(self.markers, {name: sources[0].genes for name, (sources, _) in opened.items()})
         return opened
 
-    def _open(self, name):
+    def _open(self, name: str) -> tuple[list[Cells], dict[str, Any]]:
         accessible = name in ACCESSIBILITY
-        how = {} if name == MAIN else {"modality": name}
+        how: dict[str, Any] = {} if name == MAIN else {"modality": name}
         if accessible:  # 0/1 values say of real cells as much as a model of them can
             how["binary"] = all(cells.largest[name] <= 1 for cells in self.cells[1:])
         real, *others = [
@@ -77,9 +82,9 @@ class Comparison:
             for origin, cells in zip(self.origins, self.cells, strict=True)
         ]
         sources = [real, *(cells.in_order_of(real.genes).with_types_of(real) for cells in others)]
-        return sources, how | {"space": "TF-IDF" if accessible else "log-normalised"}
+        return sources, how | {"space": TF_IDF if accessible else LOG_NORMALISED}
 
-    def rows_of(self, name):
+    def rows_of(self, name: str) -> dict[str, Ints]:
         """The rows of each set that have counts in a modality, of types that the test cells have in it.
 
         Training cells are of all types: they are for markers alone.
@@ -93,7 +98,9 @@ class Comparison:
         return {key: chosen if key == "train" else chosen[np.isin(codes[key], kinds)] for key, chosen in rows.items()}
 
 
-def compare_modalities(comparison, opened, folder, pool, ray, shard_size):
+def compare_modalities(
+    comparison: Comparison, opened: Opened, folder: Path, pool: Pool, ray: str | None, shard_size: int
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Score the modalities that the real and all generated cells have.
 
     Parameters
@@ -117,7 +124,8 @@ def compare_modalities(comparison, opened, folder, pool, ray, shard_size):
     notes : list of str
         What could not be compared.
     """
-    found, notes = {}, []
+    found: dict[str, dict[str, Any]] = {}
+    notes = []
     for name, (sources, how) in opened.items():
         rows = comparison.rows_of(name)
         few = next((key for key, chosen in rows.items() if len(chosen) < (2 if key == "test" else 1)), None)
@@ -131,34 +139,33 @@ def compare_modalities(comparison, opened, folder, pool, ray, shard_size):
         part = folder / f"modality-{name}"
         part.mkdir(exist_ok=True)
         work = Workspace.create(part, plan, sources, rows)
-        absolute = [origin if ray is None or "://" in str(origin) else Path(origin).absolute()
-                    for origin in comparison.origins]  # fmt: skip
-        setup = (lambda work=work: work) if ray is None else partial(Workspace.open, part, absolute, sources[0].label)
+        setup = stages.worker_setup(work, comparison.origins, ray)
         found[name] = _compare(name, work, pool, setup, shard_size, comparison.markers)
     return found, notes
 
 
-def _compare(name, work, pool, setup, shard_size, markers):
+def _compare(
+    name: str, work: Workspace, pool: Pool, setup: stages.Setup, shard_size: int, markers: pd.DataFrame | None
+) -> dict[str, Any]:
     types, features = work.sources[0].types, work.sources[0].genes
     kinds = {kind: [key for key in work.plan["sets"] if key.startswith(kind)] for kind in ("generated", "floor")}
     accessible = name in ACCESSIBILITY
-    found = {"space": work.plan["space"], "binary": work.plan.get("binary", False)}
+    found: dict[str, Any] = {"space": work.plan["space"], "binary": work.plan.get("binary", False)}
     if name != MAIN:
         stages.fit(work, pool, setup, shard_size)
         stages.scan(work, pool, setup, shard_size)
-        scored = stages.score(work, pool, setup, types, PIECES)
-        values = {key: with_open(metrics) if accessible else metrics for key, (metrics, _) in scored.items()}
-        summary = {kind: summarise([values[key] for key in keys]) for kind, keys in kinds.items()}
+        scored = stages.score(work, pool, setup, types, metrics_of(work.plan["space"], counts=False))
+        summary = {kind: summarise([scored[key][0] for key in keys]) for kind, keys in kinds.items()}
         found["metrics"] = {metric: {kind: summary[kind][metric] for kind in kinds} for metric in summary["generated"]}
     if markers is None:
         empty = {"train": LevelSums(len(types), np.arange(len(features)), accessible)}
         sums = stages.add_up(work, pool, setup, shard_size, empty, "levels.all")
-        own = best_markers(sums["train"], types, features)
+        markers = best_markers(sums["train"], types, features)
     else:
-        own = markers[markers["feature"].isin(features)]
+        markers = markers[markers["feature"].isin(features)]
     found["markers"] = {}
-    if len(own):
-        columns = marker_columns(own, features)
+    if len(markers):
+        columns = marker_columns(markers, features)
         empty = {
             key: LevelSums(len(types), columns, accessible) for key in ("test", *kinds["generated"], *kinds["floor"])
         }
@@ -173,10 +180,10 @@ def _compare(name, work, pool, setup, shard_size, markers):
     return found
 
 
-def _refuse_unknown(markers, features):
+def _refuse_unknown(markers: pd.DataFrame | None, features: Mapping[str, Sequence[str]]) -> None:
     if markers is None:
         return
     known = pd.Index(np.concatenate(list(features.values())))
     unknown = markers["feature"][~markers["feature"].isin(known)]
     if len(unknown):
-        raise BadInput(f"markers: no feature {unknown.iloc[0]!r}, {nearest(unknown.iloc[0], known)}")
+        raise BadInput(f"`markers`: no feature {unknown.iloc[0]!r}, {nearest(unknown.iloc[0], known)}")

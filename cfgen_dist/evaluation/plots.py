@@ -1,9 +1,13 @@
 """The figures of the report."""
 
+from __future__ import annotations
+
 import csv
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -11,8 +15,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.distances import subsample
 from data_loaders.errors import BadInput
+from data_loaders.types import Array, Floats, Ints, PathLike
+
+if TYPE_CHECKING:
+    from cfgen_dist.evaluation.cellset import CellSet
+    from cfgen_dist.evaluation.metrics.faithfulness import Profile
+
+Distribution = tuple[Array, Ints]  # values, and how many cells have each
+Columns = dict[str, tuple[list[int], list[float]]]  # of a training log: steps and values
+Curves = dict[str, Columns]  # of both stages
 
 # Okabe and Ito's palette can be told apart with any colour vision; beyond eight types the marker changes as well.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#555555")
@@ -22,14 +36,18 @@ FIGURES = ("cells", "mean_variance", "dropout", "zeros", "size_factors", "types"
 AXES = {"umap": "UMAP", "pca": "PC"}
 LOSSES = {"nll": "Negative log-likelihood of a cell", "loss": "Error of the velocity"}
 EMBEDDED_CELLS = 5000
+BY_TYPE = ("w2", "knn_f1")  # metrics of the figure of types
 DPI = 110
-STYLE = {
+STYLE: Any = {
     "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.spines.top": False,
     "axes.spines.right": False, "legend.frameon": False, "figure.constrained_layout.use": True,
 }  # fmt: skip
 
 
-def draw_figures(folder, result, real, shown, names, *, embedding="umap", curves=None):
+def draw_figures(
+    folder: Path, result: Mapping[str, Any], real: CellSet, shown: CellSet, names: Array, *, embedding: str = "umap",
+    curves: Curves | None = None,
+) -> list[str]:  # fmt: skip
     """Draw the figures of an evaluation as PNG files.
 
     Parameters
@@ -62,7 +80,7 @@ def draw_figures(folder, result, real, shown, names, *, embedding="umap", curves
                 False,
             ),
             "size_factors": _histograms(
-                real.profile.totals, shown.profile.totals, "Counts per cell (size factors)", True
+                tuple(real.profile.totals), tuple(shown.profile.totals), "Counts per cell (size factors)", True
             ),
             "types": _types(result),
         }
@@ -73,7 +91,7 @@ def draw_figures(folder, result, real, shown, names, *, embedding="umap", curves
     return list(figures)
 
 
-def embed(real, generated, kind, seed):
+def embed(real: Floats, generated: Floats, kind: str, seed: int) -> tuple[Floats, Floats]:
     """Two coordinates of each cell: UMAP fitted on the real components and applied to the generated, or the first two.
 
     Parameters
@@ -88,27 +106,29 @@ def embed(real, generated, kind, seed):
     """
     if kind == "pca" or len(real) < 10:
         pad = max(0, 2 - real.shape[1])
-        return tuple(np.pad(x, ((0, 0), (0, pad)))[:, :2] for x in (real, generated))
+        first, second = (np.pad(x, ((0, 0), (0, pad)))[:, :2] for x in (real, generated))
+        return first, second
     import umap  # a slow import, wanted only here
 
     model = umap.UMAP(n_neighbors=min(15, len(real) - 1), min_dist=0.3, random_state=seed, n_jobs=1)
     return model.fit_transform(real), model.transform(generated)
 
 
-def _cells(real, shown, names, kind, seed):
+def _cells(real: CellSet, shown: CellSet, names: Array, kind: str, seed: int) -> Figure:
     rng = np.random.default_rng(seed)
     picks = [subsample(np.arange(len(cells)), EMBEDDED_CELLS, rng) for cells in (real, shown)]
     labels = [names[cells.codes[pick]] for cells, pick in zip((real, shown), picks, strict=True)]
-    points = embed(*(cells.points(pick)[:] for cells, pick in zip((real, shown), picks, strict=True)), kind, seed)
+    points = embed(real.points(picks[0])[:], shown.points(picks[1])[:], kind, seed)
     kinds = sorted(set(labels[0].tolist()), key=lambda kind: -(labels[0] == kind).sum())
     columns = math.ceil(len(kinds) / 16)
     figure = Figure(figsize=(10.8 + 1.7 * columns, 4.4))
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     size = float(np.clip(6000 / max(len(labels[0]), 1), 4, 26))
+    style: dict[str, Any]
     style = {name: {"color": PALETTE[i % 8], "marker": MARKERS[i // 8 % 8]} for i, name in enumerate(kinds)}
-    for axis, xy, mine, title in zip(axes, points, labels, ("Real test cells", "Generated cells"), strict=False):
+    for axis, xy, of_cells, title in zip(axes, points, labels, ("Real test cells", "Generated cells"), strict=False):
         for name in kinds:
-            axis.scatter(*xy[mine == name].T, s=size, lw=0, alpha=0.85, **style[name])
+            axis.scatter(*xy[of_cells == name].T, s=size, lw=0, alpha=0.85, **style[name])
         axis.set_title(title)
     for xy, colour, name in zip(points, (REAL, GENERATED), ("real", "generated"), strict=True):
         axes[2].scatter(*xy.T, s=size, lw=0, alpha=0.5, color=colour, label=name)
@@ -122,7 +142,7 @@ def _cells(real, shown, names, kind, seed):
     return figure
 
 
-def _mean_variance(real, generated):
+def _mean_variance(real: Profile, generated: Profile) -> Figure:
     figure = Figure(figsize=(5.6, 4.4))
     axis = figure.subplots()
     lowest = np.inf
@@ -140,7 +160,7 @@ def _mean_variance(real, generated):
     return figure
 
 
-def _dropout(real, generated):
+def _dropout(real: Profile, generated: Profile) -> Figure:
     figure = Figure(figsize=(4.8, 4.4))
     axis = figure.subplots()
     axis.scatter(real.dropout, generated.dropout, s=5, lw=0, alpha=0.4, color=GENERATED, rasterized=True)
@@ -151,7 +171,7 @@ def _dropout(real, generated):
     return figure
 
 
-def _histograms(real, generated, label, logarithmic):
+def _histograms(real: Distribution, generated: Distribution, label: str, logarithmic: bool) -> Figure:
     """Two distributions, each of values and how many cells have each."""
     figure = Figure(figsize=(5.2, 4.0))
     axis = figure.subplots()
@@ -165,9 +185,9 @@ def _histograms(real, generated, label, logarithmic):
         axis.xaxis.set_minor_formatter(NullFormatter())
     else:
         edges = np.linspace(both.min(), both.max() + 1e-9, 41)
-    axis.hist(real[0], edges, weights=real[1], density=True, color=REAL, alpha=0.35, label="real test cells")
+    axis.hist(real[0], edges.tolist(), weights=real[1], density=True, color=REAL, alpha=0.35, label="real test cells")
     axis.hist(
-        generated[0], edges, weights=generated[1], density=True, histtype="step", lw=1.8, color=GENERATED,
+        generated[0], edges.tolist(), weights=generated[1], density=True, histtype="step", lw=1.8, color=GENERATED,
         label="generated cells",
     )  # fmt: skip
     axis.set(ylabel="Density", yticks=[], title=label)
@@ -175,19 +195,18 @@ def _histograms(real, generated, label, logarithmic):
     return figure
 
 
-def _types(result):
+def _types(result: Mapping[str, Any]) -> Figure:
     rows = [row for row in result["types"] if row["generated"] and row["floor"]]
     figure = Figure(figsize=(8.2, 1.4 + 0.32 * len(rows)))
-    axes = figure.subplots(1, 2, sharey=True)
+    axes = figure.subplots(1, len(BY_TYPE), sharey=True)
     height = np.arange(len(rows))[::-1]
-    for axis, key, title in zip(
-        axes, ("w2", "knn_f1"), ("W2 (less is better)", "10-NN F1 (more is better)"), strict=True
-    ):
-        floor, made = ([row[name][key] for row in rows] for name in ("floor", "generated"))
+    metrics = {metric.key: metric for metric in catalogue.METRICS}
+    for axis, metric in zip(axes, map(metrics.__getitem__, BY_TYPE), strict=True):
+        floor, made = ([row[name][metric.name] for row in rows] for name in ("floor", "generated"))
         axis.hlines(height, floor, made, color="#cccccc", lw=2, zorder=1)
         axis.scatter(floor, height, s=45, marker="|", lw=2.5, color="black", label="floor", zorder=2)
         axis.scatter(made, height, s=45, color=GENERATED, lw=0, label="generated", zorder=3)
-        axis.set(title=title)
+        axis.set(title=f"{metric.title} ({'less' if metric.better == 'lower' else 'more'} is better)")
         axis.grid(axis="x", color="#eeeeee")
         axis.set_axisbelow(True)
     axes[0].set_yticks(height, [f"{row['type']} ({row['cells_test']})" for row in rows])
@@ -195,7 +214,7 @@ def _types(result):
     return figure
 
 
-def _training(curves):
+def _training(curves: Curves) -> Figure:
     figure = Figure(figsize=(10.5, 3.8))
     axes = figure.subplots(1, 2)
     for axis, (stage, columns) in zip(axes, curves.items(), strict=True):
@@ -209,19 +228,19 @@ def _training(curves):
     return figure
 
 
-def read_run(run):
+def read_run(run: PathLike) -> Curves:
     """Training curves of a run: {"autoencoder": columns, "flow": columns} as `read_curves` returns them."""
     return {stage: read_curves(Path(run) / stage / "metrics.csv") for stage in ("autoencoder", "flow")}
 
 
-def loss_of(columns):
+def loss_of(columns: Columns) -> str:
     """The name after `train_` and `val_` of the loss to show: one both have, `nll` or `loss` first."""
     both = sorted(name[4:] for name in columns if name.startswith("val_") and f"train_{name[4:]}" in columns)
     single = sorted(name.split("_", 1)[1] for name in columns if name.startswith(("val_", "train_")))
     return next((name for name in ("nll", "loss") if name in both), next(iter(both + single), "loss"))
 
 
-def read_curves(path):
+def read_curves(path: Path) -> Columns:
     """The columns of a training log.
 
     Parameters
@@ -245,7 +264,7 @@ def read_curves(path):
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text; expected a training log") from error
-    columns = {}
+    columns: Columns = {}
     with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         if "step" not in (reader.fieldnames or ()):

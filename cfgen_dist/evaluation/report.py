@@ -3,17 +3,23 @@
 import base64
 import json
 import os
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
-from cfgen_dist.evaluation.metrics.catalogue import GROUPS, METRICS, QUESTIONS, VERDICTS, number
-from cfgen_dist.evaluation.plots import FIGURES, draw_figures
+from cfgen_dist.evaluation.cellset import CellSet
+from cfgen_dist.evaluation.metrics import catalogue
+from cfgen_dist.evaluation.metrics.metric import Metric
+from cfgen_dist.evaluation.plots import FIGURES, Curves, draw_figures
 from cfgen_dist.evaluation.spaces.log_normalised import N_GENES, N_PCS
+from cfgen_dist.evaluation.verdict import VERDICTS, number
 from data_loaders.errors import BadInput
 from data_loaders.files import finish_output, temporary_folder
+from data_loaders.types import Array, PathLike
 
 OURS = {"metrics.json", "report.html", *(f"{name}.png" for name in FIGURES)}
 CAPTIONS = {
@@ -30,7 +36,7 @@ CAPTIONS = {
 ARROWS = {"lower": "lower", "higher": "higher", "equal": "as real"}
 
 
-def check_output(out):
+def check_output(out: PathLike) -> None:
     """Refuse an output folder that holds anything but an earlier evaluation.
 
     Raises
@@ -49,7 +55,10 @@ def check_output(out):
         )
 
 
-def write_report(out, result, real, shown, names, *, embedding, curves):
+def write_report(
+    out: PathLike, result: dict[str, Any], real: CellSet, shown: CellSet, names: Array, *, embedding: str,
+    curves: Curves | None,
+) -> None:  # fmt: skip
     """Write the folder of an evaluation: whole, or not at all.
 
     Parameters
@@ -63,9 +72,9 @@ def write_report(out, result, real, shown, names, *, embedding, curves):
     with temporary_folder(out) as folder:
         built = folder / "new"
         built.mkdir()
-        names = draw_figures(built, result, real, shown, names, embedding=embedding, curves=curves)
+        figures = draw_figures(built, result, real, shown, names, embedding=embedding, curves=curves)
         (built / "metrics.json").write_text(json.dumps(result, indent=1, allow_nan=False))
-        images = {name: base64.b64encode((built / f"{name}.png").read_bytes()).decode() for name in names}
+        images = {name: base64.b64encode((built / f"{name}.png").read_bytes()).decode() for name in figures}
         (built / "report.html").write_text(render(result, images, embedding), encoding="utf-8")
         check_output(out)
         if out.exists():
@@ -73,7 +82,7 @@ def write_report(out, result, real, shown, names, *, embedding, curves):
         finish_output(built, out)
 
 
-def render(result, images, embedding):
+def render(result: Mapping[str, Any], images: Mapping[str, str], embedding: str) -> str:
     """The page as text.
 
     Parameters
@@ -87,26 +96,32 @@ def render(result, images, embedding):
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
     template = environment.from_string((files("cfgen_dist.evaluation") / "report.html").read_text(encoding="utf-8"))
+    rows = _rows(result["metrics"])
     groups = [
-        (
-            title,
-            QUESTIONS[group],
-            [(metric, result["metrics"][metric.key]) for metric in METRICS if metric.group == group],
-        )
-        for group, title in GROUPS.items()
+        (title, catalogue.QUESTIONS[group], [row for row in rows if row[0].group == group])
+        for group, title in catalogue.GROUPS.items()
     ]
+    modalities = {
+        name: (found, _rows(found.get("metrics", {}))) for name, found in result.get("modalities", {}).items()
+    }
     n_genes, n_test = result["provenance"]["n_genes"], result["provenance"]["cells"]["test"]
     variable = f"the {N_GENES:,} most variable genes of the real test cells"
     return template.render(
         genes=variable if n_genes > N_GENES else f"all {n_genes:,} genes", components=min(N_PCS, n_genes, n_test - 1),
-        result=result, groups=groups, images=images, captions=CAPTIONS, arrows=ARROWS, verdicts=VERDICTS,
+        result=result, groups=groups, by_type=[metric for metric, _ in rows if metric.in_types_table],
+        modalities=modalities, images=images, captions=CAPTIONS, arrows=ARROWS, verdicts=VERDICTS,
         paper=result["protocol"] == "paper", control=bool(result["n_sets"]["control"]), sources=_sources(result),
         embedding=embedding, spread="sd_types" if result["protocol"] == "paper" else "sd",
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )  # fmt: skip
 
 
-def _sources(result):
+def _rows(values: Mapping[str, Any]) -> list[tuple[Metric, Any]]:
+    """The metrics that have values, in the order of the catalogue, each with what `metrics.json` says of it."""
+    return [(metric, values[metric.key]) for metric in catalogue.METRICS if metric.key in values]
+
+
+def _sources(result: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """What the provenance table lists, name and value."""
     provenance = result["provenance"]
     rows = [("Real cells", provenance["real"]["path"])]
@@ -125,11 +140,12 @@ def _sources(result):
     return rows
 
 
-def in_words(value):
+def in_words(value: Any) -> str:
     """JSON values as a line of text; of a long list only its length."""
     if isinstance(value, dict):
         return ", ".join(
-            f"{key} ({in_words(v)})" if isinstance(v, dict) else f"{key} {in_words(v)}" for key, v in value.items()
+            f"{key} ({in_words(each)})" if isinstance(each, dict) else f"{key} {in_words(each)}"
+            for key, each in value.items()
         )
     if isinstance(value, list):
         return "; ".join(map(in_words, value)) if len(value) <= 5 else f"({len(value)} values)"

@@ -11,39 +11,43 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cfgen_dist.evaluation import stages
 from cfgen_dist.evaluation.control import write_control
-from cfgen_dist.evaluation.metrics.catalogue import sentences
+from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.markers import read_markers
 from cfgen_dist.evaluation.modalities import Comparison, compare_modalities
 from cfgen_dist.evaluation.reference import PROTOCOLS
 from cfgen_dist.evaluation.selection import attainable, floor_rows, generated_rows, plan_types, sets_in
-from cfgen_dist.evaluation.sources import open_cells
+from cfgen_dist.evaluation.sources import Cells, Source, open_cells
 from cfgen_dist.evaluation.summary import plain, subsampled, summarise_metrics, summarise_types
+from cfgen_dist.evaluation.verdict import sentences
 from cfgen_dist.evaluation.workspace import Workspace
 from cfgen_dist.workers.options import Workers
 from cfgen_dist.workers.parts import open_parts
 from cfgen_dist.workers.pool import open_pool
 from data_loaders.errors import BadInput, nearest
 from data_loaders.seeds import check_seed
+from data_loaders.types import Ints, PathLike
 
 log = logging.getLogger("cfgen_dist")
-FORMAT = 1
+FORMAT = 1  # of metrics.json
 EMBEDDINGS = ("umap", "pca")
 PACKAGES = ("cfgen-dist", "anndata", "numpy", "POT", "scanpy", "scikit-learn", "scikit-misc", "scipy", "umap-learn")
 
 
 def evaluate(
-    real, generated, out=None, *, label=None, protocol="centred", sets=3, floor_sets=5, control=False,
-    embedding="umap", run=None, seed=0, markers=None, shard_size=stages.SHARD_SIZE, resume=False, ray=None,
-    workers=None,
-):  # fmt: skip
+    real: Source, generated: Source | Sequence[Source], out: PathLike | None = None, *, label: str | None = None,
+    protocol: str = "centred", sets: int = 3, floor_sets: int = 5, control: bool = False, embedding: str = "umap",
+    run: PathLike | None = None, seed: int = 0, markers: PathLike | None = None, shard_size: int = stages.SHARD_SIZE,
+    resume: bool = False, ray: str | None = None, workers: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Compare generated cells with the test cells of a real atlas.
 
     Of each type as many generated cells are drawn as there are real test cells. The same metrics between training and
@@ -80,8 +84,8 @@ def evaluate(
     shard_size : int
         Cells that a worker reads and commits at a time.
     resume : bool
-        Finish an interrupted evaluation of the same cells and settings; a finished one is left as it is. AnnData in
-        memory cannot be known to be the same.
+        Finish an interrupted evaluation of the same cells, settings and metrics; a finished one is left as it is.
+        AnnData in memory cannot be known to be the same.
     ray : {None, "auto", "local"} or str
         Where the workers are: None is threads of this process, else see `cfgen_dist.workers.cluster.connect`; the cells
         are then given as paths.
@@ -100,121 +104,115 @@ def evaluate(
     ------
     BadInput
         Genes that differ, a missing label column, unknown types, no test or train cells, no generated cells, values
-        that are no counts, an output that cannot be replaced, parts of another evaluation.
+        that are not counts, an output that cannot be replaced, parts of another evaluation.
     """
     from cfgen_dist.evaluation.plots import read_run  # matplotlib, which workers do without
     from cfgen_dist.evaluation.report import check_output, write_report
 
     started = time.monotonic()
     _check_options(protocol, embedding, sets, floor_sets, shard_size, seed)
-    origins = [real, *(generated if isinstance(generated, list | tuple) else [generated])]
+    origins: list[Source] = [real, *(generated if isinstance(generated, list | tuple) else [generated])]
     if ray is not None and not all(isinstance(origin, str | Path) for origin in origins):
-        raise BadInput("--ray: workers open the cells themselves; expected paths, not cells in memory")
+        raise BadInput("`ray`: workers open the cells themselves; expected paths, not cells in memory")
     if ray is not None and out is None:
-        raise BadInput("--ray: no output folder; expected one on a disk that all workers see")
+        raise BadInput("`ray`: no output folder; expected one on a disk that all workers see")
     if out is not None:
         check_output(out)
     curves = None if run is None else read_run(run)
-    markers = None if markers is None else read_markers(markers)
-    real = open_cells(real, label, "real")
-    sources = [_open_generated(origin, real, i) for i, origin in enumerate(origins[1:])]
-    test, train = real.rows_of("test"), real.rows_of("train")
+    marker_table = None if markers is None else read_markers(markers)
+    cells = open_cells(real, label, "real")
+    sources = [_open_generated(origin, cells, i) for i, origin in enumerate(origins[1:])]
+    test, train = cells.rows_of("test"), cells.rows_of("train")
     if len(test) < 2:
-        raise BadInput(f"{real.name}: {len(test)} test cells found, expected at least 2")
-    wanted, n_sets, notes = _plan(real, sources, test, train, sets)
-    names = {"generated": n_sets, "floor": floor_sets, "control": n_sets if control else 0}
-
-    rows = {"test": test}
-    plan = {"sets": {"test": 0}, "protocol": protocol, "seed": seed}
-    plan |= {"n_types": len(real.types), "n_genes": len(real.genes)}
-    for draw, (number, chosen) in enumerate(generated_rows(sources, wanted, n_sets, seed)):
-        rows[f"generated-{draw}"], plan["sets"][f"generated-{draw}"] = chosen, 1 + number
-    for draw, chosen in enumerate(floor_rows(real, train, wanted, floor_sets, seed)):
-        rows[f"floor-{draw}"], plan["sets"][f"floor-{draw}"] = chosen, 0
-    settings = {
-        "format": FORMAT, "protocol": protocol, "label": real.label, "seed": seed, "shard_size": shard_size,
-        "n_sets": names, "cells": [cells.identity for cells in (real, *sources)],
+        raise BadInput(f"{cells.name}: {len(test)} test cells found, expected at least 2")
+    wanted, n_generated, notes = _plan(cells, sources, test, train, sets)
+    n_sets = {"generated": n_generated, "floor": floor_sets, "control": n_generated if control else 0}
+    rows, source_of = _choose_rows(cells, sources, test, train, wanted, n_sets, seed)
+    settings: dict[str, Any] = {
+        "catalogue": catalogue.digest(), "protocol": protocol, "label": cells.label, "seed": seed,
+        "shard_size": shard_size, "n_sets": n_sets, "cells": [source.identity for source in (cells, *sources)],
         "rows": hashlib.sha256(b"".join(chosen.tobytes() for chosen in rows.values())).hexdigest(),
     }  # fmt: skip
-    if markers is not None:
-        settings["markers"] = hashlib.sha256(markers.to_csv().encode()).hexdigest()
+    if marker_table is not None:
+        settings["markers"] = hashlib.sha256(marker_table.to_csv().encode()).hexdigest()
     if resume and (finished := _finished(out, settings)):
         log.info("%s is complete already: nothing to do", out)
         return finished
-    plan["settings"] = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     comparison = Comparison(
-        list(origins), [real, *sources], rows | {"train": train}, plan["sets"] | {"train": 0}, plan["settings"],
-        markers, seed,
-    )  # fmt: skip
+        list(origins), [cells, *sources], rows | {"train": train}, source_of | {"train": 0}, digest, marker_table, seed
+    )
     modalities = comparison.open()
 
     with open_pool(Workers(ray, workers)) as pool, _parts(out, settings, resume) as folder:
         controls = []
-        for draw in range(names["control"]):
+        for draw in range(n_sets["control"]):
             path = folder / f"control-{draw}.zarr"
             if not path.exists():
-                write_control(path, real, train, wanted, seed, draw)
-            controls.append(open_cells(path, real.label).with_types_of(real))
+                write_control(path, cells, train, wanted, seed, draw)
+            controls.append(open_cells(path, cells.label).with_types_of(cells))
             origins.append(path)
-            rows[f"control-{draw}"], plan["sets"][f"control-{draw}"] = np.arange(len(controls[-1])), len(origins) - 1
-        work = Workspace.create(folder, plan, [real, *sources, *controls], rows)
-        # Threads share what is open; actors have processes and folders of their own.
-        absolute = [origin if ray is None or "://" in str(origin) else Path(origin).absolute() for origin in origins]
-        setup = (lambda: work) if ray is None else partial(Workspace.open, folder, absolute, real.label)
+            rows[f"control-{draw}"], source_of[f"control-{draw}"] = np.arange(len(controls[-1])), len(origins) - 1
+        plan = {
+            "sets": source_of, "protocol": protocol, "seed": seed, "n_types": len(cells.types),
+            "n_genes": len(cells.genes), "settings": digest,
+        }  # fmt: skip
+        work = Workspace.create(folder, plan, [cells, *sources, *controls], rows)
+        setup = stages.worker_setup(work, origins, ray)
         stages.fit(work, pool, setup, shard_size)
         stages.scan(work, pool, setup, shard_size)
-        scored = stages.score(work, pool, setup, real.types)
-        scores = {kind: [scored[f"{kind}-{draw}"] for draw in range(n)] for kind, n in names.items()}
+        scored = stages.score(work, pool, setup, cells.types, catalogue.metrics_of())
+        scores = {kind: [scored[f"{kind}-{draw}"] for draw in range(n)] for kind, n in n_sets.items()}
         reference = work.cell_set("test")
         metrics = summarise_metrics(scores, reference)
+        by_modality, missing = compare_modalities(comparison, modalities, folder, pool, ray, shard_size)
         result = {
-            "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": real.label, "seed": seed,
-            "n_sets": names,
+            "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": cells.label, "seed": seed,
+            "n_sets": n_sets,
             "metrics": metrics,
-            "types": summarise_types(scores, reference, real.types),
-            "sets": {name: [values for values, _ in sets] for name, sets in scores.items()},
-            "verdict": sentences(metrics), "notes": notes + subsampled(reference, wanted, real.types),
+            "types": summarise_types(scores, reference, cells.types),
+            "sets": {kind: [values for values, _ in of_kind] for kind, of_kind in scores.items()},
+            "verdict": sentences(metrics), "notes": notes + subsampled(reference, wanted, cells.types) + missing,
             "settings": settings,
             "provenance": {
-                "real": real.provenance, "generated": [source.provenance for source in sources],
+                "real": cells.provenance, "generated": [source.provenance for source in sources],
                 "cells": {"test": len(test), "train": len(train), "generated": [len(source) for source in sources]},
-                "n_genes": len(real.genes), "versions": _versions(),
+                "n_genes": len(cells.genes), "versions": _versions(),
             },
         }  # fmt: skip
-        found, missing = compare_modalities(comparison, modalities, folder, pool, ray, shard_size)
-        result |= {"modalities": found} if found else {}
-        result["notes"] += missing
+        result |= {"modalities": by_modality} if by_modality else {}
         result["seconds"] = round(time.monotonic() - started, 1)
         result = plain(result)
         if out is not None:
             shown = work.cell_set("generated-0")
-            write_report(out, result, reference, shown, real.types, embedding=embedding, curves=curves)
+            write_report(out, result, reference, shown, cells.types, embedding=embedding, curves=curves)
     return result
 
 
-def _check_options(protocol, embedding, sets, floor_sets, shard_size, seed):
-    for name, value, valid in (("protocol", protocol, PROTOCOLS), ("embedding", embedding, EMBEDDINGS)):
-        if value not in valid:
-            raise BadInput(f"{name}: unknown {value!r}, {nearest(value, valid)}")
+def _check_options(protocol: str, embedding: str, sets: int, floor_sets: int, shard_size: int, seed: int) -> None:
+    for name, choice, valid in (("protocol", protocol, PROTOCOLS), ("embedding", embedding, EMBEDDINGS)):
+        if choice not in valid:
+            raise BadInput(f"`{name}`: unknown {choice!r}, {nearest(choice, valid)}")
     check_seed(seed)
-    for name, value in (("sets", sets), ("floor sets", floor_sets), ("shard size", shard_size)):
+    for name, value in (("sets", sets), ("floor_sets", floor_sets), ("shard_size", shard_size)):
         if value < 1:
-            raise BadInput(f"{name}: {value}, expected 1 or more")
+            raise BadInput(f"`{name}`: {value}, expected 1 or more")
 
 
-def _open_generated(origin, real, number):
+def _open_generated(origin: Source, real: Cells, number: int) -> Cells:
     """Open a generated set and check it against the real cells."""
     cells = open_cells(origin, real.label, f"generated set {number + 1}")
     if not len(cells):
         raise BadInput(f"{cells.name}: no cells in it")
-    cards = [each.provenance["card"] for each in (real, cells)]
-    if all(cards) and cards[0]["fingerprint"] == cards[1]["fingerprint"]:
+    card, real_card = cells.provenance["card"], real.provenance["card"]
+    if card and real_card and card["fingerprint"] == real_card["fingerprint"]:
         raise BadInput(f"{cells.name}: these are the real cells themselves; expected generated ones")
     return cells.in_order_of(real.genes).with_types_of(real)
 
 
-def _plan(real, sources, test, train, sets):
+def _plan(
+    real: Cells, sources: Sequence[Cells], test: Ints, train: Ints, sets: int
+) -> tuple[dict[int, int], int, list[str]]:
     """Cells of each type in a set, the number of generated sets, and notes on what is missing."""
     asked, notes = plan_types(real, sources, test, train)
     n_sets = len(sources) if len(sources) > 1 else sets_in(sources[0], asked, sets)
@@ -229,12 +227,30 @@ def _plan(real, sources, test, train, sets):
     return wanted, n_sets, notes
 
 
+def _choose_rows(
+    real: Cells,
+    sources: Sequence[Cells],
+    test: Ints,
+    train: Ints,
+    wanted: Mapping[int, int],
+    n_sets: Mapping[str, int],
+    seed: int,
+) -> tuple[dict[str, Ints], dict[str, int]]:
+    """The rows of each set of cells but the controls, and the number of its source: 0 is that of the real cells."""
+    rows, source_of = {"test": test}, {"test": 0}
+    for draw, (number, chosen) in enumerate(generated_rows(sources, wanted, n_sets["generated"], seed)):
+        rows[f"generated-{draw}"], source_of[f"generated-{draw}"] = chosen, 1 + number
+    for draw, chosen in enumerate(floor_rows(real, train, wanted, n_sets["floor"], seed)):
+        rows[f"floor-{draw}"], source_of[f"floor-{draw}"] = chosen, 0
+    return rows, source_of
+
+
 @contextmanager
-def _parts(out, settings, resume):
+def _parts(out: PathLike | None, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
     """The folder for parts: beside the output and kept when interrupted, or a temporary one without an output."""
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="cfgen-evaluate-") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="cfgen-evaluate-") as temporary:
+            yield Path(temporary)
         return
     folder = open_parts(out, settings, resume, "evaluation", "evaluation, or of other cells")
     try:
@@ -245,8 +261,10 @@ def _parts(out, settings, resume):
     shutil.rmtree(folder)
 
 
-def _finished(out, settings):
+def _finished(out: PathLike | None, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The result in `out` if it is of these settings, else None."""
+    if out is None:
+        return None
     try:
         result = json.loads((Path(out) / "metrics.json").read_text())
         return result if result["settings"] == settings else None
@@ -254,5 +272,5 @@ def _finished(out, settings):
         return None
 
 
-def _versions():
+def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,100 +1,67 @@
-"""The scores of one set of cells against the test cells: three pieces of work that can be done apart, and their sum.
+"""The scores of one set of cells against the test cells: the catalogue's scorers are run, and their values collected.
 
-`distances`, `neighbours` and `structure` look at components and counts; each draws its own random numbers, so that it
-does not matter where and in what order they are computed. `collect` adds what the profiles say.
+`measure` runs one scorer. Each draws its own random numbers, so that it does not matter where and in what order they
+run. `collect` adds what the profiles say and picks the value of each metric.
 """
+
+import zlib
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import f1_score
-from sklearn.neighbors import KNeighborsClassifier
 
-from cfgen_dist.evaluation.metrics.distances import mmd_linear_time, mmd_rbf, squared_length, subsample, wasserstein
-from cfgen_dist.evaluation.metrics.faithfulness import faithfulness
-from cfgen_dist.evaluation.metrics.structure import structure
+from cfgen_dist.evaluation.cellset import CellSet
+from cfgen_dist.evaluation.metrics.catalogue import scorers_of
+from cfgen_dist.evaluation.metrics.metric import Measured, Metric, Scorer, Values
 from data_loaders.seeds import Evaluation, generator
+from data_loaders.types import Array
 
-CONDITIONAL = ("w1", "w2", "mmd", "mmd_rbf")
-NEIGHBOURS = 10
-FITTED_CELLS = 100_000  # test cells that the classifier is fitted on, at most
-CLASSIFIED_CELLS = 2000  # cells of a type that are classified, at most
+PURPOSES = {"distances": Evaluation.DISTANCES, "structure": Evaluation.STRUCTURE, "neighbours": Evaluation.CLASSIFY}
 
 
-def distances(real, scored, *, paper, seed, draw):
-    """Transport and MMD of each type that both sides have, in order of the codes, and of all cells at once (last).
+def pieces_of(metrics: Iterable[Metric]) -> list[Scorer]:
+    """The scorers that are work for a worker: all but those of profiles, which `collect` runs itself."""
+    return [scorer for scorer in scorers_of(metrics).values() if scorer.needs != "profile"]
+
+
+def measure(scorer: Scorer, real: CellSet, scored: CellSet, *, protocol: str, seed: int, draw: int) -> Measured:
+    """Run a scorer on one set of cells.
 
     Parameters
     ----------
+    scorer : Scorer
+        One of `pieces_of`.
     real, scored : CellSet
-    paper : bool
-        The protocol: MMD is then the linear-time estimate.
+        The test cells, and the set.
+    protocol : {"centred", "paper"}
     seed, draw : int
         `draw` is the number of the set.
-
-    Returns
-    -------
-    list of dict
-        `w1`, `w2`, `w1_sd`, `w2_sd`, `mmd`, `mmd_rbf`.
     """
-    rng = generator(seed, Evaluation.DISTANCES, draw)
-    rows = []
-    for code in [*np.flatnonzero(scored.cells), None]:
-        a, b = (cells.points(cells.of_type(code)) for cells in (real, scored))
-        row = wasserstein(a, b, rng)
-        row["mmd"] = mmd_linear_time(a, b) if paper else squared_length(real.mean(code) - scored.mean(code))
-        rows.append(row | {"mmd_rbf": mmd_rbf(a, b, rng)})
-    return rows
+    function = scorer.paper if protocol == "paper" and scorer.paper else scorer.function
+    rng = generator(seed, _purpose_of(scorer), draw)
+    if scorer.needs == "points":
+        by_type = [function(real.cloud(code), scored.cloud(code), rng) for code in np.flatnonzero(scored.cells)]
+        overall = function(real.cloud(), scored.cloud(), rng)
+        return Measured(_named(overall, scorer), [_named(values, scorer) for values in by_type])
+    found = function(real, scored, rng)
+    return found if isinstance(found, Measured) else Measured(_named(found, scorer), [])
 
 
-def neighbours(real, scored, *, paper, seed, draw):
-    """F1 of a 10-NN classifier, fitted on test cells, for the types of the scored cells.
-
-    Of a type with more than `CLASSIFIED_CELLS` cells so many are classified, and count for all of them.
-
-    Returns
-    -------
-    dict
-        `knn_f1`, macro over types; `types`, one per type of the scored cells in order of the codes. Under the paper's
-        protocol both are computed inside each single type.
-    """
-    rng = generator(seed, Evaluation.CLASSIFY, draw)
-    fitted = subsample(np.arange(len(real)), FITTED_CELLS, rng)
-    classifier = KNeighborsClassifier(min(NEIGHBOURS, len(fitted))).fit(real.points(fitted)[:], real.codes[fitted])
-    kinds = np.flatnonzero(scored.cells)
-    chosen = [subsample(scored.of_type(code), CLASSIFIED_CELLS, rng) for code in kinds]
-    sizes = np.array([len(positions) for positions in chosen])
-    truth, weight = np.repeat(kinds, sizes), np.repeat(scored.cells[kinds] / sizes, sizes)
-    found = classifier.predict(scored.points(np.concatenate(chosen))[:])
-
-    def f1(mine, **options):
-        return f1_score(truth[mine], found[mine], sample_weight=weight[mine], zero_division=0, **options)
-
-    if paper:
-        types = [float(f1(truth == code, average="macro")) for code in kinds]
-        return {"knn_f1": float(np.mean(types)), "types": types}
-    types = f1(slice(None), average=None, labels=kinds).tolist()
-    return {"knn_f1": float(f1(slice(None), average="macro")), "types": types}
-
-
-def structures(real, scored, *, paper, seed, draw):
-    """The metrics of `structure`, which are the same under both protocols."""
-    return structure(real, scored, generator(seed, Evaluation.STRUCTURE, draw))
-
-
-PIECES = {"distances": distances, "neighbours": neighbours, "structure": structures}
-
-
-def collect(pieces, real, scored, names):
-    """The metrics of a set, overall and per type, from its pieces.
+def collect(
+    measured: Mapping[str, Measured], real: CellSet, scored: CellSet, names: Array, metrics: Iterable[Metric]
+) -> tuple[Values, pd.DataFrame]:
+    """The metrics of a set, overall and per type.
 
     Parameters
     ----------
-    pieces : dict
-        Name of `PIECES` → what it returned; `structure` may be missing.
+    measured : dict of str to Measured
+        Of each scorer of `pieces_of(metrics)`, by name.
     real, scored : CellSet
         Of which the profiles and the numbers of cells are used.
     names : array of str (K,)
         Of the types.
+    metrics : iterable of Metric
+        Those that are wanted.
 
     Returns
     -------
@@ -102,13 +69,37 @@ def collect(pieces, real, scored, names):
     types : pandas.DataFrame
         See `Reference.compare`.
     """
-    *by_type, overall = pieces["distances"]
+    metrics = list(metrics)
     kinds = np.flatnonzero(scored.cells)
-    types = pd.DataFrame(by_type, index=names[kinds].tolist())
-    types.insert(0, "cells", scored.cells[kinds])
-    types["knn_f1"] = pieces["neighbours"]["types"]
-    metrics = {name: float(types[name].mean()) for name in CONDITIONAL}
-    metrics |= {f"{name}_all": overall[name] for name in CONDITIONAL}
-    metrics["knn_f1"] = pieces["neighbours"]["knn_f1"]
-    metrics |= faithfulness(real.profile, scored.profile)
-    return metrics | pieces.get("structure", {}), types
+    types = pd.DataFrame({"cells": scored.cells[kinds]}, index=names[kinds].tolist())
+    for found in measured.values():
+        if found.types:
+            types = types.join(pd.DataFrame(found.types, index=types.index))
+    overall = {name: found.overall for name, found in measured.items()}
+    for name, scorer in scorers_of(metrics).items():
+        if scorer.needs == "profile":
+            overall[name] = _named(scorer.function(real.profile, scored.profile), scorer)
+    values = {}
+    for metric in metrics:
+        of_set = overall[metric.scorer.name]
+        values[metric.key] = float(types[metric.name].mean()) if metric.mean_of_types else of_set[metric.name]
+    return values, types
+
+
+def value_of_real(metric: Metric, real: CellSet) -> float | None:
+    """What the real test cells themselves score, of a metric that is best where it equals that; else None."""
+    if metric.better != "equal":
+        return None
+    return _named(metric.scorer.function(real.profile, real.profile), metric.scorer)[metric.name]
+
+
+def _named(found: float | Values | Measured, scorer: Scorer) -> Values:
+    """The values of a scorer by name; a single one is named after its function."""
+    if isinstance(found, Measured):
+        return found.overall
+    return found if isinstance(found, dict) else {scorer.name: float(found)}
+
+
+def _purpose_of(scorer: Scorer) -> int:
+    """The purpose of a scorer's random draws: of one that the table of seeds does not list, a number of its name."""
+    return PURPOSES.get(scorer.name, zlib.crc32(scorer.name.encode()))

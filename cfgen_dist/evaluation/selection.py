@@ -3,16 +3,20 @@
 All of it follows from the labels, the splits and the seed; no count is read.
 """
 
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+
 import numpy as np
 
 from cfgen_dist.evaluation.metrics.structure import CORRELATION_CELLS
+from cfgen_dist.evaluation.sources import Cells
 from data_loaders.errors import BadInput
 from data_loaders.seeds import Evaluation, generator
+from data_loaders.types import Array, Ints
 
 FEW_CELLS = 10  # below this a type's own numbers are mostly noise: the report says so
 
 
-def plan_types(real, sources, test, train):
+def plan_types(real: Cells, sources: Sequence[Cells], test: Ints, train: Ints) -> tuple[dict[int, int], list[str]]:
     """Cells wanted of each type, and what the reader must know of types that are missing or small.
 
     Parameters
@@ -53,25 +57,27 @@ def plan_types(real, sources, test, train):
     return wanted, [f"{what}: {', '.join(real.types[chosen])}." for what, chosen in listed if chosen.any()]
 
 
-def cells_of_types(cells, rows=slice(None)):
+def cells_of_types(cells: Cells, rows: Ints | slice = slice(None)) -> Ints:
     """How many of the cells in `rows` are of each type, int64 (K,)."""
     return np.bincount(cells.codes[rows], minlength=len(cells.types))
 
 
-def sets_in(source, wanted, sets):
+def sets_in(source: Cells, wanted: Mapping[int, int], sets: int) -> int:
     """How many disjoint sets the cells of one store suffice for, at least 1."""
     have = cells_of_types(source)
     return max(1, min(sets, *(int(have[code]) // n for code, n in wanted.items())))
 
 
-def attainable(wanted, sources, n_sets):
+def attainable(wanted: Mapping[int, int], sources: Sequence[Cells], n_sets: int) -> dict[int, int]:
     """As `wanted`, but no more of a type than every set can have: floor and sets stay of equal size."""
     share = n_sets if len(sources) == 1 else 1
     made = [cells_of_types(source) for source in sources]
     return {code: min(n, *(int(cells[code]) // share for cells in made)) for code, n in wanted.items()}
 
 
-def generated_rows(sources, wanted, n_sets, seed):
+def generated_rows(
+    sources: Sequence[Cells], wanted: Mapping[int, int], n_sets: int, seed: int
+) -> Iterator[tuple[int, Ints]]:
     """Number of the source and rows of each generated set."""
     for number, source in enumerate(sources):
         rng = generator(seed, Evaluation.MATCH, 0, number)
@@ -79,13 +85,15 @@ def generated_rows(sources, wanted, n_sets, seed):
             yield number, rows
 
 
-def floor_rows(real, train, wanted, n_sets, seed):
+def floor_rows(real: Cells, train: Ints, wanted: Mapping[int, int], n_sets: int, seed: int) -> Iterator[Ints]:
     """Rows of each set of training cells."""
     for draw in range(n_sets):
         yield train[matched_rows(real.codes[train], wanted, 1, generator(seed, Evaluation.MATCH, 1, draw))[0]]
 
 
-def matched_rows(labels, wanted, sets, rng):
+def matched_rows(
+    labels: Array, wanted: Mapping[Hashable, int] | Mapping[int, int], sets: int, rng: np.random.Generator
+) -> list[Ints]:
     """Disjoint random sets of cells with wanted numbers of each type.
 
     Parameters
@@ -103,10 +111,10 @@ def matched_rows(labels, wanted, sets, rng):
     list of int arrays
         Row numbers of each set, ascending.
     """
-    chosen = [[] for _ in range(sets)]
+    chosen: list[list[Ints]] = [[] for _ in range(sets)]
     for kind, n in sorted(wanted.items()):
-        mine = rng.permutation(np.flatnonzero(labels == kind))
-        size = min(n, len(mine) // sets)
+        of_kind = rng.permutation(np.flatnonzero(labels == kind))
+        size = min(n, len(of_kind) // sets)
         for k in range(sets):
-            chosen[k].append(mine[k * size : (k + 1) * size])
+            chosen[k].append(of_kind[k * size : (k + 1) * size])
     return [np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64) for parts in chosen]

@@ -1,10 +1,14 @@
 """Where cells to evaluate come from: an atlas store, an h5ad file or AnnData in memory, seen alike."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import uuid
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import anndata as ad
 import h5py
@@ -16,7 +20,10 @@ from scipy import sparse
 
 from data_loaders.errors import BadInput, nearest
 from data_loaders.reading.atlas import Atlas, open_atlas
+from data_loaders.reading.rows import DenseRows, SparseRows
+from data_loaders.types import Array, Bools, Ints, PathLike
 
+Source: TypeAlias = PathLike | Atlas | ad.AnnData
 DEFAULT_LABEL = "cell_type"
 MAIN = "rna"  # the modality in X
 
@@ -47,32 +54,32 @@ class Cells:
     name: str
     genes: pd.Index
     label: str
-    types: np.ndarray
-    codes: np.ndarray
+    types: Array
+    codes: Ints
     split: pd.Categorical | None
-    provenance: dict
+    provenance: dict[str, Any]
     identity: str
-    _read: object = field(repr=False)
-    largest: dict = field(default_factory=dict)
-    _totals: object = field(default=None, repr=False)
-    _columns: np.ndarray | None = None
+    largest: dict[str, int] = field(repr=False)
+    _read: Callable[[Ints], sparse.csr_matrix] = field(repr=False)
+    _totals: Callable[[str], Array] = field(repr=False)
+    _columns: Ints | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.codes)
 
-    def read(self, rows):
-        """Counts (CSR) of `rows`, in that order; BadInput when they are no counts."""
+    def read(self, rows: Ints) -> sparse.csr_matrix:
+        """Counts (CSR) of `rows`, in that order; BadInput when the values are not counts."""
         counts = check_counts(self._read(rows), self.name)
         if self._columns is not None:
             counts = counts[:, self._columns]
             counts.sort_indices()  # sums are to be those of cells that come in this order
         return counts
 
-    def measured(self, modality):
+    def measured(self, modality: str) -> Bools:
         """Whether each cell has counts in a further modality, bool (n,)."""
         return np.asarray(self._totals(modality)).ravel() > 0
 
-    def rows_of(self, split):
+    def rows_of(self, split: str) -> Ints:
         """Rows of `train` or `test` cells, ascending; BadInput when there are none."""
         if self.split is None:
             raise BadInput(f"{self.name}: no obs column 'split'; expected one with train and test cells")
@@ -83,7 +90,7 @@ class Cells:
             raise BadInput(f"{self.name}: no {split} cells in obs column 'split' (found {found or 'no cells'})")
         return rows
 
-    def in_order_of(self, genes):
+    def in_order_of(self, genes: pd.Index) -> Cells:
         """The same cells with their genes in the order of `genes` (G,); BadInput when they are not the same genes."""
         if self.genes.equals(genes):
             return self
@@ -100,20 +107,23 @@ class Cells:
             )
         return replace(self, genes=genes, _columns=self.genes.get_indexer(genes))
 
-    def with_types_of(self, real):
-        """The same cells, their codes those of the real cells' types; BadInput when there are others."""
+    def with_types_of(self, real: Cells) -> Cells:
+        """The same cells, their codes those of the real cells' types; BadInput when the cells have others."""
         observed = self.types[np.unique(self.codes)]
         unknown = np.setdiff1d(observed, real.types[np.unique(real.codes)]).tolist()
         if unknown:
             raise BadInput(
-                f"{self.name}: obs column {self.label!r} has {unknown[0]!r}, which the real cells have not; "
+                f"{self.name}: obs column {self.label!r} has {unknown[0]!r}, which no real cell has; "
                 f"{nearest(unknown[0], real.types)}"
             )
         places = np.searchsorted(real.types, self.types).astype(np.int32)  # of types that no cell has: any
         return replace(self, types=real.types, codes=places[self.codes])
 
 
-def open_cells(source, label=None, name=None, *, modality=None, binary=False):
+def open_cells(
+    source: Source, label: str | None = None, name: str | None = None, *, modality: str | None = None,
+    binary: bool = False,
+) -> Cells:  # fmt: skip
     """Open cells for evaluation.
 
     Parameters
@@ -150,8 +160,8 @@ def open_cells(source, label=None, name=None, *, modality=None, binary=False):
     return replace(cells, _read=lambda rows: read(rows).sign()) if binary else cells
 
 
-def _from_atlas(atlas, label, modality):
-    label = _choose(atlas.name, label, atlas.obs_columns, atlas.labels)
+def _from_atlas(atlas: Atlas, asked: str | None, modality: str | None) -> Cells:
+    label = _choose(atlas.name, asked, atlas.obs_columns, atlas.labels)
     split = "split" in atlas.obs_columns
     described = (atlas.card or {}).get("modalities", {})
     return Cells(
@@ -162,16 +172,16 @@ def _from_atlas(atlas, label, modality):
         pd.Categorical.from_codes(atlas.small_codes("split"), atlas.categories("split")) if split else None,
         {"path": atlas.name, "card": atlas.card, "generation": _generation(atlas.name)},
         _identity(atlas),
+        {other: facts["largest"] for other, facts in described.items() if other != MAIN},
         lambda rows: _as_csr(atlas.read(rows, modality)),
-        {each: facts["largest"] for each, facts in described.items() if each != MAIN},
-        lambda each: atlas.obs(f"size_factor_{each}"),
+        lambda other: atlas.obs(f"size_factor_{other}"),
     )
 
 
-def _from_anndata(data, label, name, modality):
+def _from_anndata(data: ad.AnnData, asked: str | None, name: str, modality: str | None) -> Cells:
     categorical = [column for column in data.obs if isinstance(data.obs[column].dtype, pd.CategoricalDtype)]
     labels = [column for column in categorical if column not in ("split", "shard", "is_generated")]
-    label = _choose(name, label, list(data.obs.columns), labels)
+    label = _choose(name, asked, list(data.obs.columns), labels)
     values = data.obs[label].astype("category")
     generation, features = data.uns.get("generation"), data.uns.get("features", {})
     counts = data.X if modality is None else data.obsm[modality]
@@ -183,19 +193,19 @@ def _from_anndata(data, label, name, modality):
         pd.Categorical(data.obs["split"].astype(str)) if "split" in data.obs else None,
         {"path": name, "card": None, "generation": json.loads(generation) if generation else None},
         uuid.uuid4().hex,  # nothing is known of what was in memory at another time
+        {other: data.obsm[other].max() for other in features if other in data.obsm},
         lambda rows: sparse.csr_matrix(counts[rows]),
-        {each: data.obsm[each].max() for each in features if each in data.obsm},
-        lambda each: data.obsm[each].sum(axis=1),
+        lambda other: data.obsm[other].sum(axis=1),
     )
 
 
-def _named(index, modality):
+def _named(index: pd.Index, modality: str | None) -> pd.Index:
     """Names of features, the index named after what they are."""
     return index.astype(str).rename("genes" if modality is None else "features")
 
 
-def check_counts(counts, what):
-    """Counts as canonical CSR without stored zeros, or `BadInput` when they are none.
+def check_counts(counts: sparse.csr_matrix, what: str) -> sparse.csr_matrix:
+    """Counts as canonical CSR without stored zeros, or `BadInput` when the values are not counts.
 
     Parameters
     ----------
@@ -219,7 +229,7 @@ def check_counts(counts, what):
     return counts
 
 
-def _identity(atlas):
+def _identity(atlas: Atlas) -> str:
     """Fingerprint of the cells, and sizes and times of the files, which change with whatever is written to them."""
     path = Path(atlas.name)
     files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
@@ -227,34 +237,35 @@ def _identity(atlas):
     return hashlib.sha256(repr((atlas.fingerprint, stats)).encode()).hexdigest()
 
 
-def _as_csr(block):
+def _as_csr(block: SparseRows | DenseRows) -> sparse.csr_matrix:
     """Rows as an atlas reads them, sparse or dense, as CSR."""
-    return block.to_scipy() if hasattr(block, "to_scipy") else sparse.csr_matrix(block.values)
+    return block.to_scipy() if isinstance(block, SparseRows) else sparse.csr_matrix(block.values)
 
 
-def _generation(path):
+def _generation(name: str) -> dict[str, Any] | None:
     """What `cfgen-dist generate` noted in a store: the plan and the model's provenance; None in any other."""
-    path = Path(path)
+    path = Path(name)
     if not path.exists():  # atlases on remote storage are not local paths
         return None
     root = zarr.open_group(path, mode="r") if path.is_dir() else h5py.File(path, "r")
-    return json.loads(str(read_elem(root["uns/generation"]))) if "generation" in root.get("uns", {}) else None
+    return json.loads(str(read_elem(root["uns/generation"]))) if "uns/generation" in root else None
 
 
-def _choose(name, label, columns, labels):
+def _choose(name: str, label: str | None, columns: Sequence[str], labels: Sequence[str]) -> str:
+    """The label column asked for, or the only one that it can be."""
     if label is None:
         if DEFAULT_LABEL in columns:
             return DEFAULT_LABEL
         if len(labels) == 1:
             return labels[0]
         found = f"has the label columns {', '.join(labels)}" if labels else "has no label column"
-        raise BadInput(f"{name}: {found}; name the one to evaluate by with --label")
+        raise BadInput(f"{name}: {found}; name the one to evaluate by with `label`")
     if label not in columns:
         raise BadInput(f"{name}: no obs column {label!r}, {nearest(label, columns) if columns else 'it has none'}")
     return label
 
 
-def _types(codes, categories, name, label):
+def _types(codes: Ints, categories: Iterable[str], name: str, label: str) -> tuple[Array, Ints]:
     """Sorted names of the types, and codes of the cells."""
     codes = np.asarray(codes)
     if (codes < 0).any():

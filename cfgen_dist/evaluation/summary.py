@@ -1,16 +1,23 @@
 """From the scores of all sets to what the report says: means and spreads, verdicts, and what was subsampled."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from cfgen_dist.evaluation.metrics.catalogue import METRICS, VERDICTS, judge
-from cfgen_dist.evaluation.metrics.distances import KERNEL_CELLS, TRANSPORT_CELLS, TRANSPORT_REPEATS
-from cfgen_dist.evaluation.metrics.structure import CELLS as STRUCTURE_CELLS
-from cfgen_dist.evaluation.metrics.structure import CORRELATION_LIMIT
-from cfgen_dist.evaluation.score import CLASSIFIED_CELLS, FITTED_CELLS
+from cfgen_dist.evaluation.cellset import CellSet
+from cfgen_dist.evaluation.metrics.catalogue import metrics_of, scorers_of
+from cfgen_dist.evaluation.metrics.metric import Values
+from cfgen_dist.evaluation.score import value_of_real
+from cfgen_dist.evaluation.verdict import VERDICTS, judge
+from data_loaders.types import Array
+
+# `generated`, `floor`, `control` → what `score.collect` gave of each set
+Scores = Mapping[str, Sequence[tuple[Values, pd.DataFrame]]]
 
 
-def summarise(scores):
+def summarise(scores: Sequence[Values]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation of each metric over sets.
 
     Parameters
@@ -27,39 +34,43 @@ def summarise(scores):
     return {name: {"mean": float(table[name].mean()), "sd": float(spread[name])} for name in table}
 
 
-def summarise_metrics(scores, real):
+def summarise_metrics(scores: Scores, real: CellSet) -> dict[str, dict[str, Any]]:
     """The summary of each metric: generated, floor and control, the real value where there is one, the verdict."""
-    best = {"zeros": real.profile.zeros}
     summary = {name: summarise([values for values, _ in sets]) for name, sets in scores.items() if sets}
-    for name, sets in scores.items():
-        if sets:
-            by_type = sum(table for _, table in sets) / len(sets)
-            for metric in summary[name].keys() & set(by_type.columns):
-                summary[name][metric]["sd_types"] = float(by_type[metric].std(ddof=0))
+    for name, table in _means_by_type(scores).items():
+        for metric in metrics_of():
+            column = metric.name if metric.mean_of_types else metric.key
+            if column in table:
+                summary[name][metric.key]["sd_types"] = float(table[column].std(ddof=0))
     out = {}
-    for metric in METRICS:
-        row = {name: values[metric.key] for name, values in summary.items()}
-        row["real"] = best.get(metric.key)
+    for metric in metrics_of():
+        row: dict[str, Any] = {name: values[metric.key] for name, values in summary.items()}
+        row["real"] = value_of_real(metric, real)
         row["verdict"] = judge(metric, row["generated"], row["floor"], row["real"])
         row["words"] = VERDICTS[row["verdict"]]
         out[metric.key] = row
     return out
 
 
-def summarise_types(scores, real, names):
+def summarise_types(scores: Scores, real: CellSet, names: Array) -> list[dict[str, Any]]:
     """One dict per type: test cells, cells per set, and the mean over sets of each of its metrics."""
-    means = {name: sum(table for _, table in sets) / len(sets) for name, sets in scores.items() if sets}
+    means = _means_by_type(scores)
     in_test = dict(zip(names.tolist(), real.cells.tolist(), strict=True))
     rows = []
     for kind in sorted(filter(in_test.get, in_test), key=lambda kind: (-in_test[kind], kind)):
-        row = {"type": kind, "cells_test": in_test[kind]}
+        row: dict[str, Any] = {"type": kind, "cells_test": in_test[kind]}
         for name, table in means.items():
             row[name] = table.loc[kind].to_dict() if kind in table.index else None
         rows.append(row)
     return rows
 
 
-def subsampled(real, wanted, names):
+def _means_by_type(scores: Scores) -> dict[str, pd.DataFrame]:
+    """The mean over sets of the values of each type."""
+    return {name: sum(table for _, table in sets) / len(sets) for name, sets in scores.items() if sets}
+
+
+def subsampled(real: CellSet, wanted: Mapping[int, int], names: Array) -> list[str]:
     """What was computed on random cells in place of all, in sentences.
 
     Parameters
@@ -69,29 +80,20 @@ def subsampled(real, wanted, names):
         Code of a type → cells of it in each set.
     names : array of str (K,)
     """
-    largest = {names[code]: max(n, int(real.cells[code])) for code, n in wanted.items()}
-    everything = {"all cells": max(len(real), sum(wanted.values()))}
-    by_type_and_over_all = largest | everything
-    listed = (
-        (
-            by_type_and_over_all, TRANSPORT_CELLS,
-            f"Transport was computed on {TRANSPORT_REPEATS} random subsamples of {TRANSPORT_CELLS:,} cells a side",
-        ),
-        (by_type_and_over_all, KERNEL_CELLS, f"RBF MMD was computed on {KERNEL_CELLS:,} random cells a side"),
-        (
-            everything, STRUCTURE_CELLS,
-            "Classifier AUC, precision, recall, density and coverage were computed on "
-            f"{STRUCTURE_CELLS:,} random cells a side",
-        ),
-        (largest, CORRELATION_LIMIT, f"Correlations were computed on {CORRELATION_LIMIT:,} random cells a side"),
-        (largest, CLASSIFIED_CELLS, f"The 10-NN classifier was asked about {CLASSIFIED_CELLS:,} random cells"),
-        ({"all cells": len(real)}, FITTED_CELLS, f"The 10-NN classifier was fitted on {FITTED_CELLS:,} random cells"),
-    )  # fmt: skip
-    found = [(what, [name for name, n in sizes.items() if n > limit]) for sizes, limit, what in listed]
-    return [f"{what}: {', '.join(kinds)}." for what, kinds in found if kinds]
+    cells = {
+        "types": {names[code]: max(n, int(real.cells[code])) for code, n in wanted.items()},
+        "all": {"all cells": max(len(real), sum(wanted.values()))},
+        "test": {"all cells": len(real)},
+    }
+    notes = []
+    for scorer in scorers_of(metrics_of()).values():
+        for limit in scorer.limits:
+            above = [name for of in limit.of for name, n in cells[of].items() if n > limit.cells]
+            notes += [f"{limit.sentence}: {', '.join(above)}."] if above else []
+    return notes
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """The same as JSON values: NumPy numbers become Python's, NaN becomes None."""
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}

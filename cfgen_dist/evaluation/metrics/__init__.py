@@ -1,1 +1,1 @@
-"""What is measured: one function a metric, one row of `catalogue` each."""
+"""What is measured: a file for each kind of metric, and `catalogue`, the table with a row for each."""

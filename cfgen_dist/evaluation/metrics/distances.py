@@ -1,8 +1,16 @@
 """Distances between two clouds of cells in principal components: optimal transport and maximum mean discrepancy."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import ot
 from scipy.spatial.distance import cdist
+
+if TYPE_CHECKING:
+    from cfgen_dist.evaluation.cellset import Cloud, Points
+    from data_loaders.types import Array, Floats
 
 TRANSPORT_CELLS = 1000  # exact transport is cubic in the number of cells: above this, random subsamples
 TRANSPORT_REPEATS = 3
@@ -11,7 +19,27 @@ LINEAR_TIME_CELLS = 100_000
 WIDTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of the mixture of RBF kernels
 
 
-def wasserstein(real, generated, rng, cells=TRANSPORT_CELLS, repeats=TRANSPORT_REPEATS):
+def distances(real: Cloud, scored: Cloud, rng: np.random.Generator) -> dict[str, float]:
+    """All distances of this module: `w1`, `w2`, `w1_sd`, `w2_sd`, `mmd`, `mmd_rbf`."""
+    values = wasserstein(real.points, scored.points, rng)
+    mmd = squared_length(real.mean - scored.mean)
+    return values | {"mmd": mmd, "mmd_rbf": mmd_rbf(real.points, scored.points, rng)}
+
+
+def paper_distances(real: Cloud, scored: Cloud, rng: np.random.Generator) -> dict[str, float]:
+    """As `distances`, but MMD is the linear-time estimate, as in the paper's tables."""
+    values = wasserstein(real.points, scored.points, rng)
+    mmd = mmd_linear_time(real.points, scored.points)
+    return values | {"mmd": mmd, "mmd_rbf": mmd_rbf(real.points, scored.points, rng)}
+
+
+def wasserstein(
+    real: Floats | Points,
+    generated: Floats | Points,
+    rng: np.random.Generator,
+    cells: int = TRANSPORT_CELLS,
+    repeats: int = TRANSPORT_REPEATS,
+) -> dict[str, float]:
     """Exact W1 and W2 with Euclidean ground distance, W2 the square root of the squared-distance cost.
 
     Parameters
@@ -38,17 +66,17 @@ def wasserstein(real, generated, rng, cells=TRANSPORT_CELLS, repeats=TRANSPORT_R
     return {"w1": float(w1), "w2": float(w2), "w1_sd": float(w1_sd), "w2_sd": float(w2_sd)}
 
 
-def mmd_linear(real, generated):
+def mmd_linear(real: Floats, generated: Floats) -> float:
     """Squared maximum mean discrepancy under the linear kernel: the squared distance of the two means."""
     return squared_length(real.mean(axis=0) - generated.mean(axis=0))
 
 
-def squared_length(gap):
+def squared_length(gap: Floats) -> float:
     """Squared Euclidean length of a vector (C,)."""
     return float(gap @ gap)
 
 
-def mmd_linear_time(real, generated):
+def mmd_linear_time(real: Floats | Points, generated: Floats | Points) -> float:
     """The linear-time estimate of `mmd_linear` that the public CFGen code reports.
 
     mean over i of <d_i, d_{i+1}>, d_i = real_i - generated_i (Gretton et al. 2012, section 6): it depends on the order
@@ -61,18 +89,20 @@ def mmd_linear_time(real, generated):
     return float((gaps[:-1] * gaps[1:]).sum(axis=1).mean())
 
 
-def mmd_rbf(real, generated, rng, cells=KERNEL_CELLS):
+def mmd_rbf(
+    real: Floats | Points, generated: Floats | Points, rng: np.random.Generator, cells: int = KERNEL_CELLS
+) -> float:
     """Squared MMD (all pairs, the biased estimate) under the sum of RBF kernels exp(-d^2 / 2 s^2), s in `WIDTHS`."""
-    real, generated = subsample(real, cells, rng), subsample(generated, cells, rng)
-    return float(_kernel_mean(real, real) + _kernel_mean(generated, generated) - 2 * _kernel_mean(real, generated))
+    a, b = subsample(real, cells, rng), subsample(generated, cells, rng)
+    return float(_kernel_mean(a, a) + _kernel_mean(b, b) - 2 * _kernel_mean(a, b))
 
 
-def _kernel_mean(a, b):
+def _kernel_mean(a: Floats, b: Floats) -> float:
     squared = cdist(a, b, "sqeuclidean")
     return sum(np.exp(squared * (-0.5 / width**2)).mean() for width in WIDTHS)
 
 
-def subsample(cells, limit, rng):
+def subsample(cells: Array | Points, limit: int, rng: np.random.Generator) -> Array:
     """All rows of `cells` (n, ...) as an array, or `limit` drawn without replacement when there are more."""
     if len(cells) <= limit:
         return np.asarray(cells)

@@ -1,7 +1,11 @@
-"""Markers: do generated cells of a type express, or open, what its real cells do?
+"""Marker features by type, and whether generated cells of a type express, or open, what its real cells do.
 
 Both the markers and their mean levels come from sums over the cells of each type, in memory or in shards.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,6 +14,7 @@ from scipy import sparse
 from cfgen_dist.evaluation.spaces.log_normalised import BLOCK
 from data_loaders.errors import BadInput, nearest
 from data_loaders.statistics.normalisation import log_normalise
+from data_loaders.types import Array, Floats, Ints, PathLike
 
 N_MARKERS = 10  # a type
 FEWEST_CELLS = 3  # of a type: markers and means of fewer are noise
@@ -29,20 +34,20 @@ class LevelSums:
     binary : bool
     """
 
-    def __init__(self, n_types, columns, binary):
+    def __init__(self, n_types: int, columns: Ints, binary: bool) -> None:
         self.n_types, self.columns, self.binary = n_types, columns, binary
         self.cells = np.zeros(n_types, np.int64)
         self.total, self.squares = np.zeros((n_types, len(columns))), np.zeros((n_types, len(columns)))
 
     @classmethod
-    def of(cls, counts, codes, n_types, columns, binary):
+    def of(cls, counts: sparse.spmatrix | Array, codes: Ints, n_types: int, columns: Ints, binary: bool) -> LevelSums:
         """The sums of counts in memory (n, G), block by block."""
         sums, counts = cls(n_types, columns, binary), sparse.csr_matrix(counts)
         for start in range(0, counts.shape[0], BLOCK):
             sums.add(counts[start : start + BLOCK], codes[start : start + BLOCK])
         return sums
 
-    def add(self, counts, codes):
+    def add(self, counts: sparse.csr_matrix, codes: Ints) -> None:
         """Add raw counts, scipy CSR (n, G), of cells of types `codes` (n,)."""
         if self.binary:
             values = counts[:, self.columns].sign().astype(np.float64)
@@ -54,22 +59,25 @@ class LevelSums:
         self.total += (members @ values).toarray()
         self.squares += (members @ values.multiply(values)).toarray()
 
-    def merge(self, other):
+    def merge(self, other: LevelSums) -> LevelSums:
         """Add the sums of other cells and return self."""
         for name in ("cells", "total", "squares"):
             getattr(self, name)[:] += getattr(other, name)
         return self
 
-    def means(self):
+    def means(self) -> Floats:
         """Mean levels (K, F); zero for a type without cells."""
         return self.total / np.maximum(self.cells, 1)[:, None]
 
-    def kinds(self):
+    def kinds(self) -> Ints:
         """Codes of the types with enough cells."""
         return np.flatnonzero(self.cells >= FEWEST_CELLS)
 
 
-def find_markers(counts, labels, features, *, binary=False, n=N_MARKERS):
+def find_markers(
+    counts: sparse.spmatrix, labels: Sequence | Array, features: Sequence[str], *, binary: bool = False,
+    n: int = N_MARKERS,
+) -> pd.DataFrame:  # fmt: skip
     """The features that set each type apart from all others, by scanpy's t-test (`t-test_overestim_var`).
 
     Parameters
@@ -100,33 +108,33 @@ def find_markers(counts, labels, features, *, binary=False, n=N_MARKERS):
     return best_markers(sums, names, features, n)
 
 
-def best_markers(sums, names, features, n=N_MARKERS):
+def best_markers(sums: LevelSums, names: Array, features: Sequence[str], n: int = N_MARKERS) -> pd.DataFrame:
     """As `find_markers`, of the sums of the training cells over all features; empty for fewer than two types."""
     kinds = sums.kinds()
     if len(kinds) < 2:
         return pd.DataFrame({"type": [], "feature": []}, dtype=str)
-    features = np.asarray(pd.Index(features).astype(str))
-    everything = [getattr(sums, name)[kinds].sum(axis=0) for name in ("cells", "total", "squares")]
+    names_of_features = np.asarray(pd.Index(features).astype(str))
+    in_all = [getattr(sums, name)[kinds].sum(axis=0) for name in ("cells", "total", "squares")]
     tables = []
     for kind in kinds:
-        own = [getattr(sums, name)[kind] for name in ("cells", "total", "squares")]
-        mean, variance = _moments(*own)
-        other_mean, other_variance = _moments(*(a - b for a, b in zip(everything, own, strict=True)))
+        in_type = [getattr(sums, name)[kind] for name in ("cells", "total", "squares")]
+        mean, variance = _moments(*in_type)
+        other_mean, other_variance = _moments(*(a - b for a, b in zip(in_all, in_type, strict=True)))
         # The variance of the others is overestimated: as if they were as few cells as the type has.
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = (mean - other_mean) / np.sqrt((variance + other_variance) / own[0])
+            t = (mean - other_mean) / np.sqrt((variance + other_variance) / in_type[0])
         best = np.argsort(-np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf).round(9), kind="stable")[:n]
-        tables.append(pd.DataFrame({"type": str(names[kind]), "feature": features[best]}))
+        tables.append(pd.DataFrame({"type": str(names[kind]), "feature": names_of_features[best]}))
     return pd.concat(tables, ignore_index=True)
 
 
-def _moments(n, total, squares):
+def _moments(n: int, total: Floats, squares: Floats) -> tuple[Floats, Floats]:
     """Mean and variance, divided by n - 1."""
     mean = total / n
     return mean, np.maximum(squares - n * mean**2, 0.0) / max(n - 1, 1)
 
 
-def read_markers(path):
+def read_markers(path: PathLike) -> pd.DataFrame:
     """A marker table: CSV with columns `type` and `feature`; BadInput when it is none."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -140,7 +148,10 @@ def read_markers(path):
     return table[["type", "feature"]]
 
 
-def marker_correlation(real, real_labels, other, other_labels, features, markers, *, binary=False):
+def marker_correlation(
+    real: sparse.spmatrix, real_labels: Sequence | Array, other: sparse.spmatrix, other_labels: Sequence | Array,
+    features: Sequence[str], markers: pd.DataFrame, *, binary: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Pearson correlation, type by type, of the mean levels of all markers in real and in other cells.
 
     The level of a gene is its mean log1p of counts scaled to 1e4 a cell; with `binary`, that of a peak is the share of
@@ -175,18 +186,18 @@ def marker_correlation(real, real_labels, other, other_labels, features, markers
     return level_correlation(first, second, names)
 
 
-def marker_columns(markers, features):
+def marker_columns(markers: pd.DataFrame, features: Sequence[str]) -> Ints:
     """Positions of all markers among the features, each once; BadInput for one that is not there."""
-    features = pd.Index(features).astype(str)
+    known = pd.Index(features).astype(str)
     chosen = pd.unique(markers["feature"].astype(str))
-    columns = features.get_indexer(chosen)
+    columns = known.get_indexer(chosen)
     if (columns < 0).any():
         unknown = chosen[columns < 0][0]
-        raise BadInput(f"markers: no feature {unknown!r}, {nearest(unknown, features)}")
+        raise BadInput(f"`markers`: no feature {unknown!r}, {nearest(unknown, known)}")
     return columns
 
 
-def level_correlation(real, other, names):
+def level_correlation(real: LevelSums, other: LevelSums, names: Array) -> pd.DataFrame:
     """As `marker_correlation`, of the sums of two sets over all markers; `names` (K,) are those of the types."""
     kinds = np.intersect1d(real.kinds(), other.kinds())
     first, second = real.means(), other.means()
@@ -196,7 +207,7 @@ def level_correlation(real, other, names):
     return pd.DataFrame.from_dict(rows, orient="index", columns=["r", "cells"])
 
 
-def _pearson(a, b):
+def _pearson(a: Floats, b: Floats) -> float:
     """NaN where one side does not vary."""
     if a.std() == 0 or b.std() == 0:
         return float("nan")

@@ -4,6 +4,10 @@ Distances between clouds in principal components hardly notice a generator that 
 type. The first two metrics here do.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy import sparse
 from scipy.spatial.distance import cdist
@@ -17,6 +21,10 @@ from cfgen_dist.evaluation.metrics.distances import subsample
 from cfgen_dist.evaluation.spaces.log_normalised import N_PCS, choose_genes, in_memory
 from data_loaders.statistics.normalisation import log_normalise
 
+if TYPE_CHECKING:
+    from cfgen_dist.evaluation.cellset import CellSet
+    from data_loaders.types import Bools, Floats
+
 CELLS = 2000  # of each side, for the classifier and the manifolds
 FOLDS = 3
 TREES = 100
@@ -27,7 +35,7 @@ HALVINGS = 10
 MANIFOLD_NEIGHBOURS = 5
 
 
-def structure(real, generated, rng):
+def structure(real: CellSet, generated: CellSet, rng: np.random.Generator) -> dict[str, float]:
     """All metrics of this module, on random cells of fixed number that are read for it.
 
     Genes and components for the classifier and the manifolds are chosen on real and generated cells together. Chosen on
@@ -60,7 +68,7 @@ def structure(real, generated, rng):
     return metrics
 
 
-def two_sample_auc(values, is_generated, seed):
+def two_sample_auc(values: Floats, is_generated: Bools, seed: int) -> float:
     """Held-out AUC of a random forest that tells generated from real cells.
 
     A forest sees what no linear classifier can, e.g. correlation that is missing while all means are right.
@@ -85,7 +93,7 @@ def two_sample_auc(values, is_generated, seed):
     return float(roc_auc_score(is_generated, probability))
 
 
-def correlation_error(real, generated, rng):
+def correlation_error(real: CellSet, generated: CellSet, rng: np.random.Generator) -> float:
     """How far gene-gene correlations within types are from the real ones, relative to their strength.
 
     Both sets of a type are halved at random, r1, r2 and g1, g2 being the Pearson correlations of log-normalised
@@ -124,13 +132,13 @@ def correlation_error(real, generated, rng):
     return error / strength if strength > 0 else float("nan")
 
 
-def _halves(values, rng):
+def _halves(values: Floats, rng: np.random.Generator) -> list[Floats]:
     """Gene-gene correlations, upper triangle, in two random halves of the cells."""
     order = rng.permutation(len(values))
     return [_correlations(values[half]) for half in np.array_split(order, 2)]
 
 
-def _correlations(values):
+def _correlations(values: Floats) -> Floats:
     """Pearson correlations (pairs,); zero with a gene that does not vary."""
     values = values - values.mean(axis=0)
     length = np.sqrt((values**2).sum(axis=0))
@@ -138,7 +146,7 @@ def _correlations(values):
     return (values.T @ values)[np.triu_indices(values.shape[1], 1)]
 
 
-def manifold_overlap(real, generated):
+def manifold_overlap(real: Floats, generated: Floats) -> dict[str, float]:
     """Precision, recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020) in principal components.
 
     Each cell stands for a ball that reaches its 5th nearest neighbour of its own set. precision: share of generated
@@ -169,6 +177,6 @@ def manifold_overlap(real, generated):
     return dict(zip(names, map(float, values), strict=True))
 
 
-def _radius(cells):
+def _radius(cells: Floats) -> Floats:
     """Distance (n,) of each cell to its nearest neighbour number `MANIFOLD_NEIGHBOURS`, itself not counted."""
     return NearestNeighbors(n_neighbors=MANIFOLD_NEIGHBOURS).fit(cells).kneighbors()[0][:, -1]

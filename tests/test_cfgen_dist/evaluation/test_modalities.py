@@ -11,9 +11,8 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
-from cfgen_dist.evaluation import Reference, evaluate, stages
+from cfgen_dist.evaluation import ChromatinReference, Reference, evaluate, stages
 from cfgen_dist.evaluation.metrics.markers import find_markers, marker_correlation
-from cfgen_dist.evaluation.spaces.tf_idf import ChromatinReference
 from data_loaders import AtlasWriter
 from data_loaders.errors import BadInput
 
@@ -167,7 +166,7 @@ def test_an_interrupted_comparison_is_finished(stores, whole, tmp_path, monkeypa
     again = evaluate(*stores, tmp_path / "report", shard_size=40, workers=1, resume=True, **OPTIONS)
     assert same(again["modalities"], whole)
     kinds = {item[0] for item in items}
-    assert "structure" not in kinds, "the evaluation of rna was there already"
+    assert "score.structure" not in kinds, "the evaluation of rna was there already"
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 

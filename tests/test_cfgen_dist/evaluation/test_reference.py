@@ -103,12 +103,12 @@ def test_paper_protocol_by_hand(test_cells, train_cells):
 def test_of_many_cells_some_are_classified_and_count_for_all(reference, train_cells, monkeypatch):
     counts, labels = train_cells
     whole = reference.score(counts, labels, structure=False)
-    monkeypatch.setattr("cfgen_dist.evaluation.score.CLASSIFIED_CELLS", 40)
+    monkeypatch.setattr("cfgen_dist.evaluation.metrics.neighbours.CLASSIFIED_CELLS", 40)
     part = reference.score(counts, labels, structure=False)
     assert part["knn_f1"] != whole["knn_f1"]
     assert part["knn_f1"] == pytest.approx(whole["knn_f1"], abs=0.1)
     assert part["w2"] == whole["w2"]
-    monkeypatch.setattr("cfgen_dist.evaluation.score.FITTED_CELLS", 70)
+    monkeypatch.setattr("cfgen_dist.evaluation.metrics.neighbours.FITTED_CELLS", 70)
     assert 0 < reference.score(counts, labels, structure=False)["knn_f1"] < whole["knn_f1"] + 0.1
 
 
@@ -132,7 +132,7 @@ def test_types_of_one_cell_and_fewer_test_cells_than_neighbours():
         (lambda x, y: (x.astype(float) * 0.5, y), "cells to score: counts hold 0.5; expected whole numbers"),
         (lambda x, y: (x.astype(float) * np.nan, y), "cells to score: counts hold NaN or infinite values"),
         (lambda x, y: (-x, y), "no negative values"),
-        (lambda x, y: (x[:, :700], y), "cells to score: 700 genes, expected 765"),
+        (lambda x, y: (x[:, :700], y), "cells to score: 700 genes, expected the 765 of the test cells"),
         (lambda x, y: (x, y[:5]), "cells to score: 5 labels for 140 cells"),
         (lambda x, y: (x[:0], y[:0]), "cells to score: none"),
         (lambda x, y: (x, np.where(y == "Dendritic", "Dendritc", y)), "type 'Dendritc', did you mean 'Dendritic'?"),
@@ -145,7 +145,7 @@ def test_cells_that_cannot_be_scored(reference, test_cells, change, message):
 
 
 def test_references_that_cannot_be(test_cells):
-    with pytest.raises(BadInput, match="protocol: unknown 'centered', did you mean 'centred'"):
+    with pytest.raises(BadInput, match="`protocol`: unknown 'centered', did you mean 'centred'"):
         Reference.fit(*test_cells, protocol="centered")
     with pytest.raises(BadInput, match="test cells: 1 found, expected at least 2"):
         Reference.fit(test_cells[0][:1], test_cells[1][:1])

@@ -11,9 +11,10 @@ from evaluation_data import generated, pbmc68k
 from PIL import Image
 
 from cfgen_dist.evaluation import evaluate
-from cfgen_dist.evaluation.metrics.catalogue import METRICS, number
+from cfgen_dist.evaluation.metrics.catalogue import metrics_of
 from cfgen_dist.evaluation.plots import embed, loss_of, read_curves, read_run
 from cfgen_dist.evaluation.report import in_words
+from cfgen_dist.evaluation.verdict import number
 from data_loaders.errors import BadInput
 
 LOGS = {
@@ -82,7 +83,7 @@ def test_the_page_is_well_formed_and_stands_alone(page, report):
 def test_the_page_holds_every_number_with_its_floor_and_control(page, report):
     text = " ".join(page.words)
     result = json.loads((report / "metrics.json").read_text())
-    for metric in METRICS:
+    for metric in metrics_of():
         row = result["metrics"][metric.key]
         assert metric.title in text
         assert metric.meaning in text

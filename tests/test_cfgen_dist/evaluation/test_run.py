@@ -12,7 +12,9 @@ from evaluation_data import generated, pbmc68k
 
 from cfgen_dist.cli import main
 from cfgen_dist.evaluation import evaluate
-from cfgen_dist.evaluation.metrics.catalogue import METRICS, Metric, judge, number
+from cfgen_dist.evaluation.metrics.catalogue import DISTANCES, metrics_of
+from cfgen_dist.evaluation.metrics.metric import Metric
+from cfgen_dist.evaluation.verdict import judge, number
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 
@@ -57,7 +59,7 @@ def change_obs(cells, **columns):
 
 
 def test_every_metric_has_its_floor(result):
-    assert list(result["metrics"]) == [metric.key for metric in METRICS]
+    assert list(result["metrics"]) == [metric.key for metric in metrics_of()]
     for row in result["metrics"].values():
         assert isinstance(row["generated"]["mean"], float)
         assert isinstance(row["floor"]["mean"], float)
@@ -174,7 +176,7 @@ MISTAKES = {
     ),
     "no label column": (
         lambda real, made: (change_obs(real, cell_type=None), made, {}),
-        "real: has no label column; name the one to evaluate by with --label",
+        "real: has no label column; name the one to evaluate by with `label`",
     ),
     "two label columns": (
         lambda real, made: (change_obs(real, cell_type=None, **dict.fromkeys("ab", real.obs["cell_type"])), made, {}),
@@ -186,7 +188,7 @@ MISTAKES = {
     ),
     "an unknown type": (
         lambda real, made: (real, change_obs(made, cell_type=["CD43+"] * made.n_obs), {}),
-        "has 'CD43+', which the real cells have not; did you mean 'CD34+'?",
+        "has 'CD43+', which no real cell has; did you mean 'CD34+'?",
     ),
     "no split": (
         lambda real, made: (change_obs(real, split=None), made, {}),
@@ -212,19 +214,19 @@ MISTAKES = {
     "a seed below zero": (lambda real, made: (real, made, {"seed": -1}), "seed is -1, expected a whole number from 0"),
     "an unknown protocol": (
         lambda real, made: (real, made, {"protocol": "papr"}),
-        "protocol: unknown 'papr', did you mean 'paper'?",
+        "`protocol`: unknown 'papr', did you mean 'paper'?",
     ),
-    "no cells in a shard": (lambda real, made: (real, made, {"shard_size": 0}), "shard size: 0, expected 1 or more"),
+    "no cells in a shard": (lambda real, made: (real, made, {"shard_size": 0}), "`shard_size`: 0, expected 1 or more"),
     "one test cell": (
         lambda real, made: (change_obs(real, split=["test"] + ["train"] * (real.n_obs - 1)), made, {}),
         "real: 1 test cells found, expected at least 2",
     ),
     "memory and Ray": (
         lambda real, made: (real, made, {"ray": "local"}),
-        "--ray: workers open the cells themselves; expected paths, not cells in memory",
+        "`ray`: workers open the cells themselves; expected paths, not cells in memory",
     ),
-    "no sets": (lambda real, made: (real, made, {"sets": 0}), "sets: 0, expected 1 or more"),
-    "an unknown embedding": (lambda real, made: (real, made, {"embedding": "tsne"}), "embedding: unknown 'tsne'"),
+    "no sets": (lambda real, made: (real, made, {"sets": 0}), "`sets`: 0, expected 1 or more"),
+    "an unknown embedding": (lambda real, made: (real, made, {"embedding": "tsne"}), "`embedding`: unknown 'tsne'"),
     "no such run": (
         lambda real, made: (real, made, {"run": "nowhere"}),
         "nowhere/autoencoder/metrics.csv: no training log",
@@ -324,7 +326,7 @@ def test_a_full_disk_leaves_the_earlier_report_as_it_was(real, made, tmp_path):
     ],
 )
 def test_judgement(better, relative, value, floor, sd, verdict):
-    metric = Metric("x", "X", "types", better, 0.2, "", relative)
+    metric = Metric("x", DISTANCES, "X", "types", better, 0.2, "", relative)
     assert judge(metric, {"mean": value, "sd": sd}, {"mean": floor, "sd": sd}, real=0.9) == verdict
 
 

@@ -183,7 +183,7 @@ def test_marker_tables_of_the_user(pair, run, tmp_path):
     assert set(found["rna"]["markers"]) == {"type0", "type1", "type2"}
     assert -1 <= found["rna"]["markers"]["type1"]["generated"] <= 1
     (tmp_path / "m.csv").write_text("type,feature\ntype0,gene99\n")
-    with pytest.raises(BadInput, match="markers: no feature 'gene99', did you mean 'gene9'"):
+    with pytest.raises(BadInput, match="`markers`: no feature 'gene99', did you mean 'gene9'"):
         evaluate(pair, tmp_path / "cells.zarr", markers=tmp_path / "m.csv")
     (tmp_path / "m.csv").write_text("type,feature\ntype0,gene1\ntype1,gene2\ntype0,gene3\ntype2,chr1:5-14\n")
     cells = CFGen.load(run).generate(300, seed=2)

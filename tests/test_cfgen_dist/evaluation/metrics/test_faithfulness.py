@@ -5,7 +5,15 @@ import pytest
 from scipy import sparse
 from scipy.stats import wasserstein_distance
 
-from cfgen_dist.evaluation.metrics.faithfulness import Profile, faithfulness, trend, trend_edges
+from cfgen_dist.evaluation.metrics import faithfulness as metrics
+from cfgen_dist.evaluation.metrics.faithfulness import Profile, trend, trend_edges
+
+NAMES = ("zeros", "zeros_per_cell", "dropout", "mean_variance", "size_factor")
+
+
+def faithfulness(real, generated):
+    """All metrics of two profiles."""
+    return {name: getattr(metrics, name)(real, generated) for name in NAMES}
 
 
 def negative_binomial(n, genes, dispersion, seed=0, depth=1.0):

@@ -74,5 +74,5 @@ def test_marker_tables(tmp_path):
     with pytest.raises(BadInput, match=r"nothing\.csv: cannot be read as a table"):
         read_markers(tmp_path / "nothing.csv")
     markers = pd.DataFrame({"type": ["a"], "feature": ["p100"]})
-    with pytest.raises(BadInput, match="markers: no feature 'p100', did you mean 'p10'"):
+    with pytest.raises(BadInput, match="`markers`: no feature 'p100', did you mean 'p10'"):
         marker_correlation(peaks(), KINDS, peaks(), KINDS, FEATURES, markers)

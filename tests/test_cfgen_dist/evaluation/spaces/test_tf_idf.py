@@ -6,8 +6,9 @@ from peaks_data import KINDS, peaks
 from scipy import sparse
 from sklearn.decomposition import PCA
 
+from cfgen_dist.evaluation import ChromatinReference
 from cfgen_dist.evaluation.spaces.log_normalised import in_memory
-from cfgen_dist.evaluation.spaces.tf_idf import ChromatinReference, fit_tf_idf, inverse_document_frequency, tf_idf
+from cfgen_dist.evaluation.spaces.tf_idf import fit_tf_idf, inverse_document_frequency, tf_idf
 from data_loaders.errors import BadInput
 
 

@@ -1,0 +1,88 @@
+"""The verdict: how far each value is from its floor, in a word, and all of them in sentences."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from cfgen_dist.evaluation.metrics import catalogue
+from cfgen_dist.evaluation.metrics.metric import Metric
+
+VERDICTS = {"at": "at the floor", "near": "near the floor", "off": "off the floor", "none": "not measured"}
+
+
+def judge(metric: Metric, generated: Mapping[str, float], floor: Mapping[str, float], real: float | None = None) -> str:
+    """Compare a value with its floor.
+
+    Parameters
+    ----------
+    metric : Metric
+    generated, floor : {"mean": float, "sd": float}
+    real : float, optional
+        Value of the real test cells, for `better="equal"`.
+
+    Returns
+    -------
+    str
+        `at`: worse than the floor by no more than their spreads over sets (or a tenth of `near`); `near`: by no more
+        than `metric.near`; `off`: by more; `none`: one of them could not be measured.
+    """
+    value, best = generated["mean"], floor["mean"]
+    if not (math.isfinite(value) and math.isfinite(best)):
+        return "none"
+    if metric.better == "equal" and real is not None:
+        value, best = abs(value - real), abs(best - real)
+    worse = best - value if metric.better == "higher" else value - best
+    near = metric.near * abs(best) if metric.relative else metric.near
+    spread = math.hypot(*(s if math.isfinite(s) else 0.0 for s in (generated["sd"], floor["sd"])))
+    if worse <= max(spread, near / 10):
+        return "at"
+    return "near" if worse <= near else "off"
+
+
+def sentences(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The verdict in words.
+
+    Parameters
+    ----------
+    metrics : dict
+        Metric key → {"generated", "floor": {"mean"}, "verdict"}.
+
+    Returns
+    -------
+    list of str
+        The overall sentence, then one per group with the values of what is not at the floor.
+    """
+    count = {verdict: sum(row["verdict"] == verdict for row in metrics.values()) for verdict in ("at", "near", "off")}
+    lines = [
+        f"Of {sum(count.values())} measures, "
+        f"{count['at']} are at the floor, {count['near']} near it, {count['off']} off it."
+    ]
+    rows = [metric for metric in catalogue.METRICS if metric.key in metrics]
+    for group, title in catalogue.GROUPS.items():
+        parts = []
+        for verdict in ("at", "near", "off"):
+            values = [
+                _with_values(metric.title, metrics[metric.key])
+                for metric in rows
+                if metric.group == group and metrics[metric.key]["verdict"] == verdict
+            ]
+            if values:
+                parts.append(f"{VERDICTS[verdict]}: {', '.join(values)}")
+        if parts:
+            lines.append(f"{title}: " + "; ".join(parts) + ".")
+    return lines
+
+
+def _with_values(title: str, row: Mapping[str, Any]) -> str:
+    return f"{title} {number(row['generated']['mean'])} ({number(row['floor']['mean'])})"
+
+
+def number(value: float | None) -> str:
+    """A number with three significant digits; a dash for one that was not measured."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.4f}" if abs(value) < 0.01 else f"{value:#.3g}"
