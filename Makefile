@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-slow lint docs clean
+.PHONY: install demo test test-fast test-slow lint docs clean
 
 install: $(STAMP)
 
@@ -16,15 +16,25 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/cfgen-dist demo --out demo
 
-test: install
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "not slow"
+# Two processes of one thread each; more where there are more cores: make test PROCESSES=8
+PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+test: install
+	$(PYTEST) -n $(PROCESSES) -m "not slow"
+
+# For working: nothing that trains, starts Ray or starts a process that imports torch.
+test-fast: install
+	$(PYTEST) -n $(PROCESSES) -m "not slow and not heavy"
+
+# One after the other: they start processes of their own, and kill them at chosen moments.
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 docs: install
 	$(BIN)/mkdocs build --strict --quiet

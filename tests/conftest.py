@@ -24,21 +24,39 @@ TINY = {
     "flow.embedding": 16,
     "accelerator": "cpu",
 }
-
-
-@pytest.hookimpl(trylast=True)  # after tests are deselected
-def pytest_collection_modifyitems(items):
-    """Say which tests run in one process, longest group first, and which ones are heavy."""
-    for item in items:
-        needs_ray = "ray_local" in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else f"{item.path.parent.name}.{item.path.stem}"))
-    items.sort(key=lambda item: "ray_local" not in item.fixturenames)
+# Files with tests that are not slow and need Ray; slow ones run in one process.
+NEED_RAY = (
+    "generation/test_workers.py", "training/test_on_ray.py", "tuning/test_run.py", "test_jobs/test_jobs.py",
+)  # fmt: skip
 
 
 def pytest_itemcollected(item):
-    """Tests of trained models and of Ray are heavy, all others are what their file says."""
+    """All tests of trained models and of Ray are heavy."""
     if {"tiny_run", "ray_local"} & set(item.fixturenames):
         item.add_marker(pytest.mark.heavy)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest group: nothing is left to do beside it at the end."""
+    items.sort(key=lambda item: group(item.nodeid) != "ray")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A process takes one file after another, and one of them all files that need Ray."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group(nodeid)
+
+    return ByGroup(config, log)
+
+
+def group(nodeid):
+    """Tests of the same group run in the same process."""
+    file = nodeid.split("::")[0]
+    return "ray" if file.endswith(NEED_RAY) else file
 
 
 @pytest.fixture(scope="session")

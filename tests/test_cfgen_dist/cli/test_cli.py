@@ -120,6 +120,7 @@ def test_a_store_that_was_not_ingested_is_not_trained_on(command, tmp_path, caps
     assert os.listdir(tmp_path) == ["a.h5ad"]
 
 
+@pytest.mark.heavy
 def test_an_interrupt_exits_with_130(tiny_atlas, tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "cfgen_dist", "train", tiny_atlas, "--out", run, "--flow.max_steps", "100000"]
@@ -140,12 +141,14 @@ def test_an_interrupt_exits_with_130(tiny_atlas, tmp_path):
     assert "Traceback" not in error
 
 
+@pytest.mark.heavy
 def test_the_module_and_its_version_run():
     done = call("--version")
     assert done.returncode == 0
     assert re.fullmatch(r"cfgen-dist \d+\.\d+\.\d+", done.stdout.strip())
 
 
+@pytest.mark.heavy
 def test_importing_the_packages_needs_no_ray_and_no_soma():
     code = (
         "import sys, cfgen_dist.training.run, cfgen_dist.generation.run, cfgen_dist.evaluation, data_loaders; "

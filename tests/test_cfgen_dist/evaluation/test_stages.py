@@ -166,6 +166,7 @@ def test_damaged_parts_are_made_again(stores, whole, tmp_path, monkeypatch):
     assert same(result["sets"]["generated"], whole["sets"]["generated"])
 
 
+@pytest.mark.heavy
 def test_a_killed_command_is_finished_by_resume(stores, whole, tmp_path):
     out = tmp_path / "report"
     command = [sys.executable, "-m", "cfgen_dist", "evaluate", *stores, "--out", out, "--embedding", "pca"]

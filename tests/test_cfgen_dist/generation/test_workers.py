@@ -1,4 +1,8 @@
-"""Workers do not change a count: threads, one to three actors, actors that are killed."""
+"""Workers do not change a count: threads, one to three actors, actors that are killed.
+
+Tests with `ray_local` need a Ray: they ask what its actors make, and what becomes of them. Translation and evaluation
+use the same pool, so that their tests of actors are slow ones.
+"""
 
 import json
 import os

@@ -57,7 +57,7 @@ def test_every_setting_is_there(study, tiny_atlas):
 
 def test_a_grid_of_two_attributes_with_a_floor(model, tiny_atlas, tmp_path):
     sweep = {"cell_type": [0.0, 1.0], "donor": [0.0, 1.0, 2.0]}
-    result = guide(model, tiny_atlas, tmp_path / "grid", sweep, cells=20, split="train", steps=2, embedding="umap")
+    result = guide(model, tiny_atlas, tmp_path / "grid", sweep, cells=20, split="train", steps=2)
     pairs = [tuple(setting["weights"].values()) for setting in result["settings"]]
     assert pairs == [(a, b) for a in (0, 1) for b in (0, 1, 2)]
     assert result["floor"]["spread"] == pytest.approx(1, abs=0.5)

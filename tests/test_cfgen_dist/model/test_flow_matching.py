@@ -27,6 +27,7 @@ def test_a_model_without_attributes_runs():
     assert guided(network, codes, [])(torch.randn(4, 3), 0.5).shape == (4, 3)
 
 
+@pytest.mark.heavy
 def test_the_flow_learns_two_conditional_gaussians():
     """Trained on N(+-3, 0.5) by label: the right mean and spread for each, and their mixture without one."""
     torch.manual_seed(0)

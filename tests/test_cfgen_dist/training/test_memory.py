@@ -32,6 +32,7 @@ else:
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_freed_matrices_are_not_fetched_page_by_page_again():
     faults = {}

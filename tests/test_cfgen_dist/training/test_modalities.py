@@ -21,6 +21,7 @@ from cfgen_dist.translation.run import translate
 from data_loaders import export, ingest, open_atlas
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
 SETTINGS = {**TINY, "modalities.hidden": [32, 16], "modalities.code_dim": 12}
 
 
@@ -179,15 +180,16 @@ def test_evaluation_of_all_modalities(pair, run, tmp_path):
 def test_marker_tables_of_the_user(pair, run, tmp_path):
     generate(run, tmp_path / "cells.zarr", 300, seed=2)
     (tmp_path / "m.csv").write_text("type,feature\ntype0,gene1\ntype1,gene2\ntype0,gene3\ntype2,chr1:5-14\n")
-    found = evaluate(pair, tmp_path / "cells.zarr", markers=tmp_path / "m.csv")["modalities"]
+    few = {"sets": 1, "floor_sets": 1}
+    found = evaluate(pair, tmp_path / "cells.zarr", markers=tmp_path / "m.csv", **few)["modalities"]
     assert set(found["rna"]["markers"]) == {"type0", "type1", "type2"}
     assert -1 <= found["rna"]["markers"]["type1"]["generated"] <= 1
     (tmp_path / "m.csv").write_text("type,feature\ntype0,gene99\n")
     with pytest.raises(BadInput, match="`markers`: no feature 'gene99', did you mean 'gene9'"):
-        evaluate(pair, tmp_path / "cells.zarr", markers=tmp_path / "m.csv")
+        evaluate(pair, tmp_path / "cells.zarr", markers=tmp_path / "m.csv", **few)
     (tmp_path / "m.csv").write_text("type,feature\ntype0,gene1\ntype1,gene2\ntype0,gene3\ntype2,chr1:5-14\n")
     cells = CFGen.load(run).generate(300, seed=2)
-    in_memory = evaluate(ad.read_zarr(pair), cells, markers=tmp_path / "m.csv", label="cell_type")["modalities"]
+    in_memory = evaluate(ad.read_zarr(pair), cells, markers=tmp_path / "m.csv", label="cell_type", **few)["modalities"]
     assert in_memory["rna"]["markers"].keys() == found["rna"]["markers"].keys()
 
 

@@ -140,6 +140,7 @@ def few_cells(x, change=lambda network: None):
     return [y.detach(), *(p.grad for p in network.parameters()), *network.buffers()]
 
 
+@pytest.mark.heavy
 def test_batch_norm_and_means_over_ranks_are_those_of_the_whole_batch(tmp_path):
     """Two processes with 16 and 15 cells against torch's BatchNorm1d on all 31."""
     torch.multiprocessing.spawn(as_rank, (2, free_port(), tmp_path), nprocs=2)

@@ -21,6 +21,7 @@ from cfgen_dist.training.run import train
 from data_loaders import open_atlas, simulate
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
 LONGER = {**TINY, "autoencoder.max_epochs": 12, "autoencoder.batch_size": 32, "checkpoint_every_n_steps": 10}
 
 TIMES = ["cells_per_second", "loader_wait"]

@@ -1,4 +1,7 @@
-"""Searches whose trials share work: several workers a trial, populations, and what they do when a part of them ends."""
+"""Searches whose trials share work: several workers a trial, populations, and what they do when a part of them ends.
+
+All of them need Ray, whose trials, groups and schedulers they ask about, and all are slow.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""A search: what it leaves, what it survives, what it refuses."""
+"""A search: what it leaves, what it survives, what it refuses.
+
+Searches run on Ray, so whatever asks a whole search is slow; one test asks Ray only what room it has.
+"""
 
 import csv
 import json
