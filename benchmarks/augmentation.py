@@ -3,9 +3,9 @@
     python benchmarks/augmentation.py kang_ifnb_pbmc.h5ad --genes hvg:2000 [--seeds 0 1 2 3 4] [--json FILE] [--quick]
 
 For each seed another 20 % of the donors are held out and a model is trained on the others. Generated cells, with types
-in shares of 1 / n_k, enlarge the training set to --factor times its size. kNN and CellTypist's regression are fitted with
-and without them and scored on the held-out donors. Printed are means over seeds with 95 % intervals (Student's t), per
-type and for Pearson's r between F1 gain and log10 frequency. Finished steps in --work are kept, so an interrupted
+in shares of 1 / n_k, enlarge the training set to --factor times its size. kNN and CellTypist's regression are fitted
+with and without them and scored on the held-out donors. Printed are means over seeds with 95 % intervals (Student's t),
+per type and for Pearson's r between F1 gain and log10 frequency. Finished steps in --work are kept, so an interrupted
 benchmark goes on.
 """
 

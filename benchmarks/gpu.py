@@ -3,8 +3,8 @@
     python benchmarks/gpu.py [--cells 100000] [--genes 28000] [--json FILE] [--quick] [--work FOLDER]
 
 1. Trainings with the preset `hlca` (latents of 100 dimensions, batches of 1,024 and 2,048) on simulated cells with as
-   many counted genes as those of a lung atlas: float32, bfloat16, bfloat16 with torch.compile. Cells a second and the share of
-   waiting for cells are medians over the rows of metrics.csv, the first ones left out.
+   many counted genes as those of a lung atlas: float32, bfloat16, bfloat16 with torch.compile. Cells a second and
+   the share of waiting for cells are medians over the rows of metrics.csv, the first ones left out.
 2. How fast the loader alone gives batches to the device, dense there.
 3. Held-out likelihood of the same bundle on GPU and CPU, and the latents that `encode` wrote against the CPU's.
 4. `generate` on the CPU's cores and on the GPU, its bytes with other numbers of threads, and what the cells look like.

@@ -3,11 +3,11 @@
     python benchmarks/guidance.py kang_ifnb_pbmc.h5ad --genes hvg:2000 [--seeds 0 1 2] [--joint] [--json FILE] [--quick]
 
 For each seed another combination of donor and condition is held out of training. A model is trained on the rest, and
-the combination is generated from its two attributes. All methods are compared with one half of its real cells; the other
-half is the floor. Baselines are real cells of the same donor in the other condition, real cells of other donors in the
-same condition, and generation from one attribute alone. `translated` are the cells of the same donor in the other
-condition, carried to the wanted one; `joint` (with --joint) is a second model, trained on both attributes at once.
-Components are those of all real cells. Finished steps in --work are kept.
+the combination is generated from its two attributes. All methods are compared with one half of its real cells; the
+other half is the floor. Baselines are real cells of the same donor in the other condition, real cells of other donors
+in the same condition, and generation from one attribute alone. `translated` are the cells of the same donor in the
+other condition, carried to the wanted one; `joint` (with --joint) is a second model, trained on both attributes at
+once. Components are those of all real cells. Finished steps in --work are kept.
 
 w2, mmd: to the held-out cells. delta_r: Pearson correlation over genes between the change of mean log expression from
 the donor's other condition to the method's cells and to the real ones. on_NAME: share of the 10 nearest real cells, of

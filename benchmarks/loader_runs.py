@@ -1,8 +1,8 @@
 """One epoch of one loader in a process of its own: `python loader_runs.py NAME JSON-OPTIONS` prints figures as JSON.
 
 Runs under the Python of the loader: nothing is imported before a loader needs it, and no loader needs another. Every
-loader gives batches with the codes of `cell_type`. A first batch does what happens only once, such as compiling. Then it
-prints `ready` and waits for a line on its input; the time is that of the epoch that follows.
+loader gives batches with the codes of `cell_type`. A first batch does what happens only once, such as compiling. Then
+it prints `ready` and waits for a line on its input; the time is that of the epoch that follows.
 """
 
 import argparse
