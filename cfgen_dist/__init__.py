@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cfgen_dist.bundle import CFGen
-    from cfgen_dist.cards import describe
     from cfgen_dist.classification.run import classify
     from cfgen_dist.config import load_config
     from cfgen_dist.evaluation.run import evaluate
     from cfgen_dist.generation.augment import augment
     from cfgen_dist.generation.run import generate
     from cfgen_dist.guidance_sweep.run import guide
+    from cfgen_dist.training.cards import describe
     from cfgen_dist.training.forecast import plan
     from cfgen_dist.training.run import train
     from cfgen_dist.translation.run import translate
@@ -27,7 +27,7 @@ _HOMES = {
     "CFGen": "bundle",
     "augment": "generation.augment",
     "classify": "classification.run",
-    "describe": "cards",
+    "describe": "training.cards",
     "evaluate": "evaluation.run",
     "generate": "generation.run",
     "guide": "guidance_sweep.run",

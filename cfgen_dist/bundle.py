@@ -206,9 +206,7 @@ def read_card(path: PathLike) -> dict[str, Any]:
         card = json.loads((path / CARD).read_text())
     except (FileNotFoundError, NotADirectoryError):
         unfinished = (path / "config.yaml").is_file()
-        why = (
-            "a run that has not finished: `train()` goes on with `resume=True`" if unfinished else "no card.json there"
-        )
+        why = "a run that has not finished: `train(resume=True)` goes on" if unfinished else "no card.json there"
         raise BadInput(f"{path}: {why}; expected a model bundle") from None
     except ValueError as error:
         raise BadInput(f"bundle {path}: card.json is not valid JSON ({error})") from None

@@ -74,7 +74,7 @@ def demo(out: str | Path) -> Path:
     mark = out / ".cfgen-demo"
     if out.exists():
         if any(out.iterdir()) and not mark.exists():
-            raise BadInput(f"{out} is not empty and not an earlier demo: give another --out")
+            raise BadInput(f"{out} is not empty and not an earlier demo: give another `out`")
         shutil.rmtree(out)
     out.mkdir(parents=True)
     mark.touch()

@@ -221,7 +221,7 @@ def _check_pair(original: Atlas, other: Atlas, label: str) -> None:
     if list(original.genes) != list(other.genes):
         raise BadInput(f"{other.name}: its {other.n_genes:,} genes are not the {original.n_genes:,} of {original.name}")
     if len(original.rows(split="test")) == 0:
-        raise BadInput(f"{original.name}: no cell has split 'test'; `ingest()` it with a `holdout`")
+        raise BadInput(f"{original.name}: no cell has split 'test'; `ingest(holdout=COLUMN)` holds some out")
     if "is_generated" not in other.obs_columns or not np.asarray(other.obs("is_generated")).any():
         raise BadInput(f"{other.name}: no generated cells in it, expected an atlas made by `augment()`")
     if len(np.unique(original.codes(label)[training_rows(original)])) < 2:

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the card."""
     from rich.console import Console
 
-    from cfgen_dist.cards import describe
+    from cfgen_dist.training.cards import describe
 
     card = describe(args.path)
     if args.json:

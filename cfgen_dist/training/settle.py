@@ -58,6 +58,8 @@ def settle(config: Config, atlas: Atlas, here: bool, n_cells: int | None = None)
         config.flow.max_steps = flow_steps(share * (n_cells or atlas.n_cells), config.flow.batch_size)
     for split in ("train", "val"):
         if len(atlas.rows(split=split)) == 0:
-            raise BadInput(f"atlas {atlas.name}: no cell has split {split!r}; ingest it with `val_fraction`")
+            raise BadInput(f"atlas {atlas.name}: no cell has split {split!r}; `ingest(val_fraction=0.1)` gives it some")
     if (atlas.size_factor[atlas.rows(split="train")] <= 0).any():
-        raise BadInput(f"atlas {atlas.name}: some training cells have no counts; ingest it with `drop_empty=True`")
+        raise BadInput(
+            f"atlas {atlas.name}: some training cells have no counts; `ingest(drop_empty=True)` leaves them out"
+        )

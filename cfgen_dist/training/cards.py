@@ -37,6 +37,6 @@ def describe(path: str | Path) -> dict[str, Any]:
     if (path / "config.yaml").is_file() and (path / "atlas.json").is_file():
         done = [name for name in ("autoencoder", "flow") if (path / name / "weights.safetensors").exists()]
         finished = f"finished: {', '.join(done)}" if done else "no stage is finished"
-        raise BadInput(f"{path}: a run without a model yet ({finished}); `cfgen-dist train --resume` goes on")
+        raise BadInput(f"{path}: a run without a model yet ({finished}); `train(resume=True)` goes on")
     found = "nothing" if not path.exists() else "no zarr.json, card.json or bundle/card.json"
     raise BadInput(f"{path}: {found} there; expected an atlas, a run or a model bundle")
