@@ -192,7 +192,7 @@ def test_what_cannot_be_compared(pair, tmp_path):
     rng = np.random.default_rng(0)
     kinds = np.arange(20) % 4
     train = write(tmp_path / "train.zarr", cells_of(kinds, rng), kinds, ["train"] * 20, False)
-    refused("no cell has split 'test'; `ingest()` it with a `holdout`", train, both)
+    refused("no cell has split 'test'; `ingest(holdout=COLUMN)` holds some out", train, both)
     fewer = write(tmp_path / "fewer.zarr", cells_of(kinds, rng)[:, :50], kinds, ["train"] * 20, True)
     refused("its 50 genes are not the 60 of", real, fewer)
     one = write(tmp_path / "one.zarr", cells_of(kinds * 0, rng), kinds * 0, ["train", "test"] * 10, False)
