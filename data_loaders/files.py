@@ -1,5 +1,7 @@
 """Outputs that appear whole or not at all: made beside their place, flushed to disk, then renamed."""
 
+from __future__ import annotations
+
 import os
 import platform
 import re
@@ -9,10 +11,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from data_loaders.errors import BadInput
-from data_loaders.types import PathLike
+
+if TYPE_CHECKING:
+    from data_loaders.types import PathLike  # imports numpy, which `--help` must not wait for
 
 
 def refuse_existing(path: PathLike) -> Path:

@@ -60,6 +60,4 @@ def settle(config: Config, atlas: Atlas, here: bool, n_cells: int | None = None)
         if len(atlas.rows(split=split)) == 0:
             raise BadInput(f"atlas {atlas.name}: no cell has split {split!r}; `ingest(val_fraction=0.1)` gives it some")
     if (atlas.size_factor[atlas.rows(split="train")] <= 0).any():
-        raise BadInput(
-            f"atlas {atlas.name}: training cells without counts; `ingest(drop_empty=True)` leaves them out"
-        )
+        raise BadInput(f"atlas {atlas.name}: training cells without counts; `ingest(drop_empty=True)` leaves them out")

@@ -1,6 +1,6 @@
 """Guidance studies: the scores against dense formulas, the grid and its files, joint against composed, refusals."""
 
-import dataclasses
+import copy
 import json
 
 import numpy as np
@@ -27,8 +27,9 @@ def model(tiny_run):
 @pytest.fixture(scope="module")
 def joint(model):
     """The same networks, their labels taken together."""
-    flow = dataclasses.replace(model.config.flow, conditioning="joint")
-    return CFGen(**{**vars(model), "config": dataclasses.replace(model.config, flow=flow)})
+    config = copy.deepcopy(model.config)
+    config.flow.conditioning = "joint"
+    return CFGen(**{**vars(model), "config": config})
 
 
 @pytest.fixture(scope="module")

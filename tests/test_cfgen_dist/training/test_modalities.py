@@ -122,7 +122,7 @@ def test_cells_that_lack_a_modality(tmp_path):
         ({"modalities.likelihood": "peaks=nb"}, "modalities.likelihood: the atlas has no modality 'peaks'"),
         (
             {"modalities.likelihood": "atac=gauss"},
-            "modalities.likelihood is {'atac': 'gauss'}, expected one of nb",
+            "modalities.likelihood has 'gauss', expected pairs such as atac=bernoulli, each one of nb, bernoulli",
         ),
         ({"modalities.likelihood": "atac"}, "modalities.likelihood is 'atac', expected pairs such as atac=bernoulli"),
         ({"modalities.code_dim": 0}, "modalities.code_dim is 0, expected at least 1"),
