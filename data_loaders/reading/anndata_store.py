@@ -11,6 +11,7 @@ from anndata.io import read_elem
 
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput, readable
+from data_loaders.features.gene_names import name_features
 from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.chunks import ZarrChunks, open_chunks
 from data_loaders.reading.reader import INCOMPLETE, CsrReader, DenseReader, DiskGroup, matrix_reader, read_whole
@@ -30,6 +31,9 @@ class AnnDataStore:
         Path, for messages.
     layer : str, optional
         Counts from this layer in place of X.
+    var_names : str, optional
+        The var column with the gene names. When left out, by the rule of `features.gene_names`; in stores that this
+        project wrote, the index.
 
     Attributes
     ----------
@@ -46,8 +50,15 @@ class AnnDataStore:
         When parts of the store are missing or do not fit each other.
     """
 
-    def __init__(self, root: DiskGroup, source: ByteSource | None, name: str, layer: str | None = None) -> None:
-        self.root, self.source, self.name = root, source, name
+    def __init__(
+        self,
+        root: DiskGroup,
+        source: ByteSource | None,
+        name: str,
+        layer: str | None = None,
+        var_names: str | None = None,
+    ) -> None:
+        self.root, self.source, self.name, self._var_names = root, source, name, var_names
         self.readers: dict[str, CsrReader | DenseReader] = {}
         with readable(name):
             self._open(layer)
@@ -98,7 +109,12 @@ class AnnDataStore:
 
     def var(self) -> pd.DataFrame:
         """The var table, its index the gene names."""
-        return self._read("var")
+        var: pd.DataFrame = self._read("var")
+        ours = "atlas_card" in (self.root.get("uns") or {}) or self.root.attrs.get("content") == LATENTS
+        if ours and self._var_names is None:
+            return var
+        var.index = var.index.astype(str)
+        return name_features(self.name, var, self._var_names).var
 
     def features(self, modality: str) -> pd.DataFrame | None:
         """The table of the features of a modality beside the first, or None where the store has none."""

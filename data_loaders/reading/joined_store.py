@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput
+from data_loaders.features.shared_names import MIN_SHARED, refuse_few_shared
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.reader import CsrReader, WideCounts
 from data_loaders.reading.rows import SparseRows, offsets
@@ -28,14 +29,17 @@ class JoinedStore:
     join : str
         `same`: all have the same genes in the same order. `inner`: the genes that all have, in the order of the first.
         `outer`: the genes that any has, in the order of their first appearance; 0 where a store lacks one.
+    min_shared : float
+        The share of the smaller of two lists of genes that must be in both.
 
     Raises
     ------
     BadInput
-        When genes differ and `join` does not say what to do, no gene is common, or a store is dense.
+        When genes differ and `join` does not say what to do, few genes are common, a store names two genes alike, or
+        is dense.
     """
 
-    def __init__(self, stores: Sequence[Store], join: str = "same") -> None:
+    def __init__(self, stores: Sequence[Store], join: str = "same", min_shared: float = MIN_SHARED) -> None:
         if join not in JOINS:
             raise BadInput(f"`join={join!r}`: expected one of {', '.join(JOINS)}")
         self._stores = stores
@@ -54,7 +58,12 @@ class JoinedStore:
                     f"{stores[0].name}; stores are joined when they have the same"
                 )
         genes = [store.var().index for store in stores]
-        self._genes = _join_genes(genes, join, [store.name for store in stores])
+        names = [store.name for store in stores]
+        if not all(index.equals(genes[0]) for index in genes):
+            if any(index.has_duplicates for index in genes):
+                raise _repeated(genes, names)
+            refuse_few_shared(names, genes, lambda number: stores[number].var(), join=join, min_shared=min_shared)
+        self._genes = _join_genes(genes, join, names)
         maps = [None if index.equals(self._genes) else self._genes.get_indexer(index) for index in genes]
         self.readers = {modality: JoinedReader(readers, maps, len(self._genes))}
         for name in list(stores[0].readers)[1:]:
@@ -166,6 +175,16 @@ def _compacted(rows: SparseRows, kept: Ints) -> SparseRows:
     data, indices = (np.empty(indptr[-1], part.dtype) for part in (rows.data, rows.indices))
     gather_rows(rows.data, rows.indices, rows.indptr, np.arange(len(kept)), data, indices, indptr)
     return SparseRows(data, indices, indptr, rows.n_features)
+
+
+def _repeated(genes: Sequence[pd.Index], names: Sequence[str]) -> BadInput:
+    """The error about genes that cannot be matched by name."""
+    number = next(number for number, index in enumerate(genes) if index.has_duplicates)
+    repeated = genes[number][genes[number].duplicated()][0]
+    return BadInput(
+        f"{names[number]}: more than one gene is called {str(repeated)!r}; stores whose genes differ are joined by "
+        "unique names, `var_names=COLUMN` chooses others"
+    )
 
 
 def _join_genes(genes: Sequence[pd.Index], join: str, names: Sequence[str]) -> pd.Index:
