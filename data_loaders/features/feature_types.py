@@ -16,7 +16,7 @@ import pandas as pd
 
 from data_loaders.errors import BadInput
 from data_loaders.sources.source import Source
-from data_loaders.types import Array
+from data_loaders.types import Array, Ints
 
 GENES = "Gene Expression"
 
@@ -91,42 +91,62 @@ def types_of(var: pd.DataFrame) -> Array | None:
     return next((types for types in told if len(set(types)) > 1), told[0] if told else None)
 
 
-def take_modality(source: Source, modality: str) -> None:
-    """Leave a source the features of one modality, and note in `source.left_out` how many of which types are not.
+class Taken(NamedTuple):
+    """Positions of the features of a modality, and how many of which other types there are."""
 
-    A source that does not tell the types of its features keeps all of them.
+    features: Ints
+    left_out: dict[str, int]
+
+
+def columns_of(path: str, var: pd.DataFrame, modality: str, types: Array | None = None) -> Taken | None:
+    """The features that belong to a modality.
 
     Parameters
     ----------
-    source : Source
-        Changed in place: `var`, `features`, `left_out`.
+    path : str
+        For messages.
+    var : pandas.DataFrame
+        All features.
     modality : str
         A name of `TYPES`, or the name of a type.
+    types : array (n_features,) of str, optional
+        Where the format has a place for them; by the columns of var when left out.
+
+    Returns
+    -------
+    Taken or None
+        None where all features are meant: nothing says of which types they are, or they are of one type and the
+        modality has a name of the user's own.
 
     Raises
     ------
     BadInput
-        None of its features is of the modality's type, or there are several types and the modality names none.
+        None of the features is of the modality's type, or there are several types and the modality names none.
     """
-    types = types_of(source.var) if source.types is None else canonical(source.types)
-    if types is None and source.types is not None:
-        types = np.asarray(source.types, object)
-    if types is None:
-        return
-    counts = pd.Series(types).value_counts(sort=False)
+    told = types_of(var) if types is None else canonical(types)
+    if told is None and types is None:
+        return None
+    told = np.asarray(types, object) if told is None else told
+    counts = pd.Series(told).value_counts(sort=False)
     wanted = _wanted(modality, list(counts.index))
     if not wanted and len(counts) == 1:
-        return  # a modality of the user's own, and nothing to choose from
+        return None
     wanted = wanted or _wanted_by_a_word(modality)
     mine = next((name for name in wanted if name in counts), None)
     if mine is None:
-        raise BadInput(
-            f"{source.path}: features of {_listed(counts)}; {_expected(modality, wanted, list(counts.index))}"
-        )
-    source.left_out = {str(name): int(n) for name, n in counts.items() if name != mine}
-    kept = np.flatnonzero(types == mine)
-    if len(kept) < len(types):
-        source.var, source.features = source.var.iloc[kept], source.features[kept]
+        raise BadInput(f"{path}: features of {_listed(counts)}; {_expected(modality, wanted, list(counts.index))}")
+    return Taken(np.flatnonzero(told == mine), {str(name): int(n) for name, n in counts.items() if name != mine})
+
+
+def take_modality(source: Source, modality: str) -> None:
+    """Leave a source the features of one modality, and note in `source.left_out` how many of which types are not.
+
+    A source that does not tell the types of its features keeps all of them; `BadInput` as of `columns_of`.
+    """
+    taken = columns_of(source.path, source.var, modality, source.types)
+    if taken is not None and taken.left_out:
+        source.left_out = taken.left_out
+        source.var, source.features = source.var.iloc[taken.features], source.features[taken.features]
 
 
 def _wanted(modality: str, found: Sequence[str]) -> list[str]:

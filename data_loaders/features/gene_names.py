@@ -27,7 +27,7 @@ SYMBOLS = (
     "gene_short_name", "gene_names", "gene_name", "genes", "gene", "features", "feature", "names", "name", "peaks",
     "peak", "interval", "index",
 )  # fmt: skip
-NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
+NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?(-\d+)*\s*")  # with what makes repeated ones unique
 REPEATED, NUMBERS, NO_TEXT = "repeated", "bare numbers", "no text"
 INDEX = "index"  # the word for the index of var, where no column is called so
 

@@ -153,7 +153,7 @@ class JoinedReader:
             if columns is not None:
                 kept[mine[number]] = map_columns(data, indices, targets, lengths[mine[number]], columns)
         whole = SparseRows(data, indices, indptr, self.n_features)
-        return whole if np.array_equal(kept, np.diff(indptr)) else _compacted(whole, kept)
+        return whole if np.array_equal(kept, np.diff(indptr)) else compacted(whole, kept)
 
 
 def _sparse_readers(stores: Sequence[Store], modality: str) -> list[CsrReader]:
@@ -167,7 +167,7 @@ def _sparse_readers(stores: Sequence[Store], modality: str) -> list[CsrReader]:
     return readers
 
 
-def _compacted(rows: SparseRows, kept: Ints) -> SparseRows:
+def compacted(rows: SparseRows, kept: Ints) -> SparseRows:
     """The first `kept` (B,) counts of each row."""
     from data_loaders.reading.kernels import gather_rows
 

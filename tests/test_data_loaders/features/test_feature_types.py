@@ -182,7 +182,8 @@ def test_the_command(tmp_path, capsys):
     path, counts = write(tmp_path, "h5")
     words = ["--modality", f"rna={path}", "--modality", f"peaks={path}", "--min-cells", "0", "--cells", "rna"]
     assert main(["ingest", *words, str(tmp_path / "a.zarr"), "--drop-empty", "--keep-order"]) == 0
-    assert "note: " in (printed := capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert f"{path}: 60 cells x 12 genes, counts from counts\n{path}: 60 cells x 6 genes, counts" in printed
     assert "7 features were left out (4 Antibody Capture, 3 Custom)" in printed
     out = ad.read_zarr(tmp_path / "a.zarr")
     np.testing.assert_array_equal(out.obsm["peaks"].toarray(), counts[out.obs["source_row"], 12:18])

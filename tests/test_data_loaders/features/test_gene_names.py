@@ -192,7 +192,7 @@ def test_our_own_atlases_keep_their_names(tmp_path):
 
 def test_what_is_no_name():
     var = pd.DataFrame(
-        {"feature_id": ["", *IDS[1:3]], "gene_ids": [1, 2, 3], "name": ["x", "y", "z"]}, index=["0", "1.0", " 2"]
+        {"feature_id": ["", *IDS[1:3]], "gene_ids": [1, 2, 3], "name": ["x", "y", "z"]}, index=["0", "1.0", " 2-1"]
     )
     named = name_features("a", var)
     assert list(named.var.index) == ["x", "y", "z"]
