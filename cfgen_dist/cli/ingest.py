@@ -15,7 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--modality",
         action="append",
         metavar="NAME=PATH",
-        help="in place of SRC: a source of rna, atac, ...; again for each; FILE.h5mu:NAME is one modality of a file",
+        help="in place of SRC: a source of rna, atac, ...; again for each, the same PATH where it has several types of "
+        "features; FILE.h5mu:NAME is one modality of a file",
     )
     parser.add_argument(
         "--cells",

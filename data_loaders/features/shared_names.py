@@ -100,17 +100,23 @@ def refuse_few_shared(
     if min_shared == 0 or len(names) < 2:
         return
     known = common = names[0]
+    n_smallest = len(known)
     for number, new in enumerate(names[1:], start=1):
         if new.equals(known) and new.equals(common):
             continue
-        is_known = new.isin(known)
+        is_known = known.get_indexer(new) >= 0  # by a table that `known` keeps
         n_shared, n_smaller = int(is_known.sum()), min(len(new), len(known))
         if n_shared < min_shared * n_smaller:
             raise _refusal(paths, number, n_shared, n_smaller, table, what)
-        known, common = known.append(new[~is_known]), common[common.isin(new)]
-        n_smaller = min(map(len, names[: number + 1]))
-        if join == "inner" and len(common) < min_shared * n_smaller:
-            raise _refusal(paths, number, len(common), n_smaller, table, what)
+        if not is_known.all():
+            known = known.append(new[~is_known])
+        if join == "inner":
+            is_common = common.get_indexer(new) >= 0
+            if is_common.sum() < len(common):
+                common = new[is_common]
+            n_smallest = min(n_smallest, len(new))
+            if len(common) < min_shared * n_smallest:
+                raise _refusal(paths, number, len(common), n_smallest, table, what)
 
 
 def _refusal(

@@ -41,6 +41,8 @@ class AnnDataStore:
     obs_columns : list of str
     is_shuffled : bool
         Whether the cells were put in random order when the store was written.
+    is_ours : bool
+        Whether this project wrote the store.
     readers : dict
         Modality → reader. `X` is `rna` (`latent` in a store of latents); sparse matrices in `obsm` keep their names.
 
@@ -83,6 +85,7 @@ class AnnDataStore:
         self.readers = {key: matrix_reader(root[path], source, f"{name}: {path}") for key, path in elements.items()}
         self.n_cells = len(self.readers[main])
         card = self.uns("atlas_card")
+        self.is_ours = card is not None or main == "latent"
         self.is_shuffled = card is not None and json.loads(str(card)).get("options", {}).get("in_order") is False
         self._check_lengths()
 
@@ -110,8 +113,7 @@ class AnnDataStore:
     def var(self) -> pd.DataFrame:
         """The var table, its index the gene names."""
         var: pd.DataFrame = self._read("var")
-        ours = "atlas_card" in (self.root.get("uns") or {}) or self.root.attrs.get("content") == LATENTS
-        if ours and self._var_names is None:
+        if self.is_ours and self._var_names is None:
             return var
         var.index = var.index.astype(str)
         return name_features(self.name, var, self._var_names).var

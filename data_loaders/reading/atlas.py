@@ -64,7 +64,7 @@ def open_atlas(
         genes, or stores share few genes.
     """
     from data_loaders.reading.joined_store import JoinedStore
-    from data_loaders.reading.mixed_store import genes_alone, refuse_mixed
+    from data_loaders.reading.mixed_store import genes_alone
 
     paths = [path] if isinstance(path, str | os.PathLike) else path
     if not paths:
@@ -76,10 +76,7 @@ def open_atlas(
         for one, column in zip(paths, columns, strict=True)
         for store in _open_stores(one, layer, column, storage, soma)
     ]
-    if len(stores) == 1:
-        return Atlas(genes_alone(stores[0]))
-    refuse_mixed(stores)
-    return Atlas(JoinedStore(stores, join, min_shared))
+    return Atlas(genes_alone(stores[0]) if len(stores) == 1 else JoinedStore(stores, join, min_shared))
 
 
 def _open_stores(

@@ -9,8 +9,9 @@ import pandas as pd
 from data_loaders.errors import BadInput
 from data_loaders.features.shared_names import MIN_SHARED, refuse_few_shared
 from data_loaders.reading.buffers import Buffers
+from data_loaders.reading.mixed_store import refuse_mixed
 from data_loaders.reading.reader import CsrReader, WideCounts
-from data_loaders.reading.rows import SparseRows, offsets
+from data_loaders.reading.rows import SparseRows, compacted, offsets
 from data_loaders.reading.store import Column, Store
 from data_loaders.types import Array, Ints
 
@@ -57,7 +58,7 @@ class JoinedStore:
                     f"{store.name}: modalities {', '.join(store.readers)}, but {', '.join(stores[0].readers)} in "
                     f"{stores[0].name}; stores are joined when they have the same"
                 )
-        genes = [store.var().index for store in stores]
+        genes = [_genes_of(store) for store in stores]
         names = [store.name for store in stores]
         if not all(index.equals(genes[0]) for index in genes):
             if any(index.has_duplicates for index in genes):
@@ -167,14 +168,11 @@ def _sparse_readers(stores: Sequence[Store], modality: str) -> list[CsrReader]:
     return readers
 
 
-def compacted(rows: SparseRows, kept: Ints) -> SparseRows:
-    """The first `kept` (B,) counts of each row."""
-    from data_loaders.reading.kernels import gather_rows
-
-    indptr = offsets(kept)
-    data, indices = (np.empty(indptr[-1], part.dtype) for part in (rows.data, rows.indices))
-    gather_rows(rows.data, rows.indices, rows.indptr, np.arange(len(kept)), data, indices, indptr)
-    return SparseRows(data, indices, indptr, rows.n_features)
+def _genes_of(store: Store) -> pd.Index:
+    """The gene names of a store."""
+    var = store.var()
+    refuse_mixed(store, var)
+    return var.index
 
 
 def _repeated(genes: Sequence[pd.Index], names: Sequence[str]) -> BadInput:

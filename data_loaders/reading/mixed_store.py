@@ -1,6 +1,6 @@
 """Stores whose matrix has features of several types (genes, proteins, peaks): their genes alone are shown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,7 @@ import pandas as pd
 
 from data_loaders.errors import BadInput
 from data_loaders.features.feature_types import Taken, columns_of, types_of
-from data_loaders.reading.joined_store import compacted
-from data_loaders.reading.rows import DenseRows, SparseRows
+from data_loaders.reading.rows import DenseRows, SparseRows, compacted
 from data_loaders.reading.store import Column, Reader, Rows, Store
 from data_loaders.types import Array, Ints
 
@@ -24,31 +23,32 @@ def genes_alone(store: Store) -> Store:
     BadInput
         There are several types, and no genes among them.
     """
-    taken = _taken(store)
+    taken = None if _is_ours(store) else _taken(store.name, store.var())
     return store if taken is None else MixedStore(store, taken.features)
 
 
-def refuse_mixed(stores: Sequence[Store]) -> None:
-    """Refuse to join stores with features of several types."""
-    for store in stores:
-        taken = _taken(store)
-        if taken is not None:
-            others = ", ".join(f"{n:,} of type {name!r}" for name, n in taken.left_out.items())
-            raise BadInput(
-                f"{store.name}: {others} beside {len(taken.features):,} genes; such stores are opened one by one, or "
-                f"`ingest({store.name!r}, OUT)` makes one of its genes alone"
-            )
+def refuse_mixed(store: Store, var: pd.DataFrame) -> None:
+    """Refuse to join a store with features of several types."""
+    taken = None if _is_ours(store) else _taken(store.name, var)
+    if taken is not None:
+        others = ", ".join(f"{n:,} of type {name!r}" for name, n in taken.left_out.items())
+        raise BadInput(
+            f"{store.name}: {others} beside {len(taken.features):,} genes; such stores are opened one by one, or "
+            f"`ingest({store.name!r}, OUT)` makes one of its genes alone"
+        )
 
 
-def _taken(store: Store) -> Taken | None:
-    """The genes of a foreign store of several types; None for other stores."""
-    if next(iter(store.readers)) != MAIN or store.uns("atlas_card") is not None:
-        return None
-    var = store.var()
+def _is_ours(store: Store) -> bool:
+    """Whether this project wrote a store: then its columns were chosen."""
+    return bool(getattr(store, "is_ours", False))
+
+
+def _taken(name: str, var: pd.DataFrame) -> Taken | None:
+    """The genes among features of several types; None where there is one type."""
     types = types_of(var)
     if types is None or len(set(types)) == 1:
         return None
-    return columns_of(store.name, var, MAIN)
+    return columns_of(name, var, MAIN)
 
 
 class MixedStore:

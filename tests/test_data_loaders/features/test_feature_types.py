@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import tiledbsoma.io as soma_io
 from ingest_helpers import ingested, refused, write_zarr
+from scipy.sparse import csc_matrix, csr_matrix
 from small_data import small_adata, write_10x_folder, write_10x_h5
 
 from cfgen_dist.cli import main
@@ -162,6 +163,20 @@ def test_features_without_a_type_are_left_out(tmp_path):
     out, card = ingested(tmp_path, tmp_path / "a.h5ad", drop_empty=True)
     assert out.n_vars == 20
     assert any(note.endswith("were left out (5 without a type)") for note in card["notes"])
+
+
+@pytest.mark.parametrize("kind", [csr_matrix, csc_matrix, lambda counts: counts])
+def test_what_is_left_out_need_not_be_counts(tmp_path, kind):
+    adata = small_adata()
+    adata.var["feature_types"] = ["Gene Expression"] * 20 + ["Antibody Capture"] * 5
+    counts = adata.X.toarray()
+    adata.X = kind(np.hstack([counts[:, :20], np.log1p(counts[:, 20:]) - 1.0]))
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    out, _ = ingested(tmp_path, tmp_path / "a.h5ad", keep_order=True, drop_empty=True)
+    np.testing.assert_array_equal(out.X.toarray(), counts[out.obs["source_row"], :20])
+    shutil.rmtree(tmp_path / "out.zarr")
+    sources = {"rna": tmp_path / "a.h5ad", "adt": tmp_path / "a.h5ad"}
+    assert "gene 'g2" in refused(tmp_path, sources, cells="rna")
 
 
 def test_many_files_make_one_note(tmp_path):
