@@ -244,11 +244,16 @@ def left_out_notes(sources: Mapping[str, Sequence[Source]]) -> list[str]:
 
 def _left_out_note(path: str, left: Mapping[str, int], modalities: Sequence[str]) -> str:
     """The note on a file that these modalities are taken from."""
-    which = f"that are not of type {GENES!r} " if modalities == ["rna"] else ""
-    parts = ", ".join(f"{n:,} {name or 'without a type'}" for name, n in left.items())
     ways = " and ".join(f"{modality_of(name)}=PATH" for name in left if name)
     also = f"; the same file given as {ways} too, beside rna=PATH, gives each modality its own" if ways else ""
-    return f"{path}: {sum(left.values()):,} features {which}were left out ({parts}){also}"
+    return f"{path}: {left_out(left, modalities)}{also}"
+
+
+def left_out(left: Mapping[str, int], modalities: Sequence[str]) -> str:
+    """How many features of which types these modalities left out, in words."""
+    which = f"that are not of type {GENES!r} " if modalities == ["rna"] else ""
+    parts = ", ".join(f"{n:,} {name or 'without a type'}" for name, n in left.items())
+    return f"{sum(left.values()):,} features {which}were left out ({parts})"
 
 
 def _place(path: str) -> object:

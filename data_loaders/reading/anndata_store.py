@@ -43,6 +43,8 @@ class AnnDataStore:
         Whether the cells were put in random order when the store was written.
     is_ours : bool
         Whether this project wrote the store.
+    notes : list of str
+        By which column genes are named, where it is not the index.
     readers : dict
         Modality → reader. `X` is `rna` (`latent` in a store of latents); sparse matrices in `obsm` keep their names.
 
@@ -62,6 +64,7 @@ class AnnDataStore:
     ) -> None:
         self.root, self.source, self.name, self._var_names = root, source, name, var_names
         self.readers: dict[str, CsrReader | DenseReader] = {}
+        self.notes: list[str] = []
         with readable(name):
             self._open(layer)
 
@@ -116,7 +119,9 @@ class AnnDataStore:
         if self.is_ours and self._var_names is None:
             return var
         var.index = var.index.astype(str)
-        return name_features(self.name, var, self._var_names).var
+        named = name_features(self.name, var, self._var_names)
+        self.notes += [note for note in named.notes if note not in self.notes]
+        return named.var
 
     def features(self, modality: str) -> pd.DataFrame | None:
         """The table of the features of a modality beside the first, or None where the store has none."""

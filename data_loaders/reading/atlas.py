@@ -1,6 +1,7 @@
 """`Atlas`: a store of cells as users see it. Small columns in memory, counts read by rows."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from data_loaders.reading.rows import SparseRows
 from data_loaders.reading.store import Column, Reader, Rows, Store
 from data_loaders.types import Array, Floats, Ints, PathLike
 
+log = logging.getLogger("data_loaders")
 NOT_LABELS = ("split", "shard", "is_generated")
 
 
@@ -76,7 +78,10 @@ def open_atlas(
         for one, column in zip(paths, columns, strict=True)
         for store in _open_stores(one, layer, column, storage, soma)
     ]
-    return Atlas(genes_alone(stores[0]) if len(stores) == 1 else JoinedStore(stores, join, min_shared))
+    store = genes_alone(stores[0]) if len(stores) == 1 else JoinedStore(stores, join, min_shared)
+    for note in store.notes:
+        log.warning("%s", note)
+    return Atlas(store)
 
 
 def _open_stores(

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput
-from data_loaders.features.shared_names import MIN_SHARED, refuse_few_shared
+from data_loaders.features.shared_names import MIN_SHARED, lost_note, refuse_few_shared
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.mixed_store import refuse_mixed
 from data_loaders.reading.reader import CsrReader, WideCounts
@@ -65,6 +65,8 @@ class JoinedStore:
                 raise _repeated(genes, names)
             refuse_few_shared(names, genes, lambda number: stores[number].var(), join=join, min_shared=min_shared)
         self._genes = _join_genes(genes, join, names)
+        self.notes = [note for store in stores for note in store.notes]
+        self.notes += lost_note(names, genes, self._genes, join) if join != "same" else []
         maps = [None if index.equals(self._genes) else self._genes.get_indexer(index) for index in genes]
         self.readers = {modality: JoinedReader(readers, maps, len(self._genes))}
         for name in list(stores[0].readers)[1:]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput
-from data_loaders.features.feature_types import Taken, columns_of, types_of
+from data_loaders.features.feature_types import Taken, columns_of, left_out, types_of
 from data_loaders.reading.rows import DenseRows, SparseRows, compacted
 from data_loaders.reading.store import Column, Reader, Rows, Store
 from data_loaders.types import Array, Ints
@@ -24,7 +24,7 @@ def genes_alone(store: Store) -> Store:
         There are several types, and no genes among them.
     """
     taken = None if _is_ours(store) else _taken(store.name, store.var())
-    return store if taken is None else MixedStore(store, taken.features)
+    return store if taken is None else MixedStore(store, taken)
 
 
 def refuse_mixed(store: Store, var: pd.DataFrame) -> None:
@@ -54,12 +54,14 @@ def _taken(name: str, var: pd.DataFrame) -> Taken | None:
 class MixedStore:
     """Another store, some of the features of its main modality; see `reading.store.Store`."""
 
-    def __init__(self, store: Store, features: Ints) -> None:
-        self._store, self._features = store, features
+    def __init__(self, store: Store, taken: Taken) -> None:
+        self._store, self._features = store, taken.features
+        self.notes = [*store.notes, f"{store.name}: {left_out(taken.left_out, ['rna'])}"]
         self.name, self.n_cells, self.obs_columns = store.name, store.n_cells, store.obs_columns
         self.is_shuffled = store.is_shuffled
         self.readers: Mapping[str, Reader] = {
-            name: SomeColumns(reader, features) if name == MAIN else reader for name, reader in store.readers.items()
+            name: SomeColumns(reader, taken.features) if name == MAIN else reader
+            for name, reader in store.readers.items()
         }
 
     def __getattr__(self, name: str) -> Any:

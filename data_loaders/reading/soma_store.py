@@ -85,6 +85,7 @@ class SomaStore:
         var_names: str | None = None,
     ) -> None:
         self.name, self._var_names = str(uri), var_names
+        self.notes: list[str] = []
         try:
             import tiledbsoma
         except ImportError as error:
@@ -159,7 +160,9 @@ class SomaStore:
 
     def var(self) -> pd.DataFrame:
         """The var table in the order of the join ids, its index the gene names, see `features.gene_names`."""
-        return name_features(self.name, self.var_table(), self._var_names).var
+        named = name_features(self.name, self.var_table(), self._var_names)
+        self.notes += [note for note in named.notes if note not in self.notes]
+        return named.var
 
     def var_table(self) -> pd.DataFrame:
         """The var table in the order of the join ids as it is stored, its index `var_id` or else the join ids."""

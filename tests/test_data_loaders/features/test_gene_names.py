@@ -53,7 +53,7 @@ def write(tmp_path, container, var):
         ({"entrez": NUMBERS, "my_own": IDS}, "my_own"),
     ],
 )
-def test_bare_numbers_yield_to_the_first_column_of_unique_text(tmp_path, container, columns, expected):
+def test_bare_numbers_yield_to_the_first_column_of_unique_text(tmp_path, container, columns, expected, caplog):
     path = write(tmp_path, container, pd.DataFrame(columns, index=NUMBERS))
     out, card = ingested(tmp_path, path)
     assert list(out.var_names) == columns[expected]
@@ -62,8 +62,10 @@ def test_bare_numbers_yield_to_the_first_column_of_unique_text(tmp_path, contain
         for note in card["notes"]
     )
     if container != "h5mu":
+        caplog.clear()
         atlas = open_atlas(path)
         assert list(atlas.genes) == columns[expected]
+        assert caplog.messages == [f"{path}: genes are named by var[{expected!r}]; the names of var are numbers"]
         assert expected not in atlas.var
 
 

@@ -114,8 +114,10 @@ def test_names_that_all_share_are_few_although_neighbours_share_many(tmp_path):
     assert out.n_vars == 50
 
 
-def test_what_a_join_loses_is_said(tmp_path, capsys):
+def test_what_a_join_loses_is_said(tmp_path, capsys, caplog):
     a, b = write(tmp_path, table(SYMBOLS), table([*SYMBOLS[:20], *IDS[:5]]))
+    open_atlas([a, b], join="inner")
+    assert caplog.messages[0].startswith("join inner: 20 genes are in every source and kept; lost are 20 % of")
     words = ["ingest", str(a), str(b), "--min-cells", "0", "--drop-empty", "--join"]
     assert main([*words, "inner", str(tmp_path / "i.zarr")]) == 0
     note = (

@@ -27,9 +27,11 @@ def mixed(tmp_path, kind, types=TYPES):
 
 
 @pytest.mark.parametrize("kind", ["zarr", "dense", "h5ad", "soma"])
-def test_genes_alone_are_shown(tmp_path, kind):
+def test_genes_alone_are_shown(tmp_path, kind, caplog):
     path, counts = mixed(tmp_path, kind)
     atlas = open_atlas(path)
+    left_out = "10 features that are not of type 'Gene Expression' were left out (4 Antibody Capture, 6 Peaks)"
+    assert caplog.messages == [f"{path}: {left_out}"]
     assert list(atlas.genes) == [f"g{i}" for i in range(4, 19)]
     assert atlas.n_genes == 15
     rows = np.array([7, 3, 59, 3, 0])
