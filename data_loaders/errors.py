@@ -28,6 +28,14 @@ class BadInput(ValueError):
     """
 
 
+class WorkFailed(RuntimeError):
+    """Work that failed by no mistake of the user's, after what could be tried was tried.
+
+    The message is one line, written as those of `BadInput`. The command line prints it without a traceback and exits
+    with code 1.
+    """
+
+
 def nearest(name: object, valid: Iterable[object]) -> str:
     """The words "did you mean 'x'?" for the valid name most like `name`, or the valid names if none is near."""
     names = [str(value) for value in valid]

@@ -18,6 +18,8 @@ from cfgen_dist.evaluation.verdict import judge, number
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def real():
