@@ -15,7 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--modality",
         action="append",
         metavar="NAME=PATH",
-        help="in place of SRC: a source of rna, atac, ...; again for each; FILE.h5mu:NAME is one modality of a file",
+        help="in place of SRC: a source of rna, atac, ...; again for each, the same PATH where it has several types of "
+        "features; FILE.h5mu:NAME is one modality of a file",
     )
     parser.add_argument(
         "--cells",
@@ -42,6 +43,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measurement", metavar="NAME", help="of a SOMA experiment (default: the only one, or RNA)")
     parser.add_argument("--obs-filter", metavar="TEXT", help="SOMA value filter, such as 'tissue == \"lung\"'")
     parser.add_argument("--join", choices=["inner", "outer"], help="keep shared genes, or all, when sources differ")
+    parser.add_argument(
+        "--min-shared",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="share of the shorter gene list that sources must have in common to be joined (default 0.1)",
+    )
+    parser.add_argument(
+        "--var-names",
+        action="append",
+        metavar="COLUMN",
+        help="var column with the gene names ('index': the index of var); once, or once for each source",
+    )
     parser.add_argument(
         "--obs",
         dest="obs_files",
@@ -76,6 +90,8 @@ def run(args: argparse.Namespace) -> None:
         keep_order=args.keep_order,
         measurement=args.measurement,
         obs_filter=args.obs_filter,
+        var_names=args.var_names,
+        min_shared=args.min_shared,
         seed=args.seed,
     )
     for source in card["sources"]:

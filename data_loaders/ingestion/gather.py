@@ -131,6 +131,10 @@ def _encoded(
     """The pieces of a block for the buckets, and how many values it had."""
     rows, counts = block
     n_values = counts.nnz
+    if source.left_out:  # what is of another type need not be counts
+        own = np.zeros(counts.shape[1], bool)
+        own[source.features] = True
+        counts.data = np.where(own[counts.indices], counts.data, 0)
     counts = choose_columns(as_counts(counts, rows, source), columns, spill.n_columns)
     places = row_of[rows]
     if (places < 0).any():

@@ -20,6 +20,9 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.features.feature_types import left_out_notes, refuse_copies
+from data_loaders.features.gene_names import one_for_each
+from data_loaders.features.shared_names import MIN_SHARED
 from data_loaders.files import refuse_existing, temporary_folder
 from data_loaders.ingestion.buckets import Spill
 from data_loaders.ingestion.cells import merge_obs
@@ -64,6 +67,8 @@ def ingest(
     keep_order: bool = False,
     measurement: str | None = None,
     obs_filter: str | None = None,
+    var_names: str | Sequence[str] | None = None,
+    min_shared: float = MIN_SHARED,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Write an atlas from one or many sources of counts.
@@ -73,8 +78,9 @@ def ingest(
     sources : path or list of paths, or dict of str to either
         h5ad and h5mu files, AnnData-Zarr stores, 10x HDF5 files, 10x Matrix Market folders, SOMA experiments (path or
         URI). An h5mu file is all its modalities, `FILE.h5mu:NAME` one of them; a dict names the modality of each
-        path. `rna` must be among several: labels and size factors are its own, and `genes`, `layer` and `raw` choose
-        within it.
+        path. `rna` must be among several: labels and size factors are its own, and `genes`, `layer`, `raw` and
+        `var_names` choose within it. Where a source tells the types of its features, a modality gets those of its
+        own (`data_loaders.features.feature_types`), so the same path may be given for several.
     out : path-like
         Store to write; must not exist.
     labels : sequence of str
@@ -110,6 +116,12 @@ def ingest(
         Of SOMA experiments; the only one, or RNA, by default.
     obs_filter : str, optional
         Value filter of SOMA experiments, such as `tissue == "lung"`: only these cells are read.
+    var_names : str or sequence of str, optional
+        The var column with the gene names (`index`: the index of var), one for all sources or one for each. When left
+        out, by the rule of `data_loaders.features.gene_names`.
+    min_shared : float
+        Sources are joined when at least this share of the genes of the smaller list is in both; 0 joins them whatever
+        their names.
     seed : int
         Of the split and the shuffle.
 
@@ -132,14 +144,16 @@ def ingest(
     n_hvg = parse_hvg(genes) if genes else None
     with ExitStack() as files:
         folder = files.enter_context(temporary_folder(beside=out))
-        opened = _open(files, paths[MAIN], Options(layer, raw, measurement, obs_filter), obs_files)
-        others = {name: _open(files, paths[name], Options(), None) for name in paths if name != MAIN}
+        opened = _open(files, paths[MAIN], Options(layer, raw, measurement, obs_filter), obs_files, var_names=var_names)
+        others = {name: _open(files, paths[name], Options(), None, name) for name in paths if name != MAIN}
+        refuse_copies({MAIN: opened} | others)
         every = [*opened, *(source for part in others.values() for source in part)]
         for source in every[len(opened) :]:
             source.choices = ""  # `layer` and `raw` choose within rna
-        var = join_genes(opened, join)
+        var, lost = join_genes(opened, join, min_shared)
         listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
         obs, notes = merge_obs(opened, labels, also=[holdout[0]] if holdout else [])
+        notes += left_out_notes({MAIN: opened} | others) + lost
         if holdout and len(obs[holdout[0]].cat.categories) < 2:
             raise BadInput(f"`holdout` names {holdout[0]!r}: the column has a single category; expected two or more")
 
@@ -160,7 +174,8 @@ def ingest(
         for name, part in others.items():
             matched = match_cells(name, part, opened, cells)
             notes += matched.notes
-            features = join_genes(part, join)
+            features, lost = join_genes(part, join, min_shared, f"{name} features")
+            notes += lost
             buckets = folder / name
             buckets.mkdir()
             gathered[name] = gather(
@@ -181,6 +196,8 @@ def ingest(
             "drop_empty": drop_empty,
             "in_order": keep_order,
             **({"obs_filter": obs_filter} if obs_filter else {}),
+            **({"var_names": var_names if isinstance(var_names, str) else list(var_names)} if var_names else {}),
+            **({"min_shared": min_shared} if min_shared != MIN_SHARED else {}),
             "seed": seed,
             "val_fraction": val_fraction,
             **({"holdout": list(holdout), "held_out": held_out} if holdout else {"test_fraction": test_fraction}),
@@ -211,7 +228,14 @@ def _check_options(paths: Mapping[str, Sequence[PathLike]], min_cells: int, spli
         raise BadInput(f"`join={join!r}`: {nearest(join, ['inner', 'outer'])}")
 
 
-def _open(files: ExitStack, paths: Sequence[PathLike], options: Options, obs_files: Paths | None) -> list[Source]:
+def _open(
+    files: ExitStack,
+    paths: Sequence[PathLike],
+    options: Options,
+    obs_files: Paths | None,
+    modality: str = MAIN,
+    var_names: str | Sequence[str] | None = None,
+) -> list[Source]:
     """Open the sources of one modality; they are closed with `files`."""
     tables: list[PathLike | None] = [None]
     if obs_files:
@@ -226,8 +250,8 @@ def _open(files: ExitStack, paths: Sequence[PathLike], options: Options, obs_fil
             raise BadInput(f"{path}: given more than once; expected each source once")
         seen.add(place)
     opened = []
-    for path, table in zip(paths, tables, strict=True):
-        opened.append(open_source(path, options, obs_file=table))
+    for path, table, column in zip(paths, tables, one_for_each(var_names, len(paths)), strict=True):
+        opened.append(open_source(path, options, obs_file=table, modality=modality, var_names=column))
         files.callback(opened[-1].close)
     return opened
 

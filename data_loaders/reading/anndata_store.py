@@ -11,6 +11,7 @@ from anndata.io import read_elem
 
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput, readable
+from data_loaders.features.gene_names import name_features
 from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.chunks import ZarrChunks, open_chunks
 from data_loaders.reading.reader import INCOMPLETE, CsrReader, DenseReader, DiskGroup, matrix_reader, read_whole
@@ -30,6 +31,9 @@ class AnnDataStore:
         Path, for messages.
     layer : str, optional
         Counts from this layer in place of X.
+    var_names : str, optional
+        The var column with the gene names. When left out, by the rule of `features.gene_names`; in stores that this
+        project wrote, the index.
 
     Attributes
     ----------
@@ -37,6 +41,10 @@ class AnnDataStore:
     obs_columns : list of str
     is_shuffled : bool
         Whether the cells were put in random order when the store was written.
+    is_ours : bool
+        Whether this project wrote the store.
+    notes : list of str
+        By which column genes are named, where it is not the index.
     readers : dict
         Modality → reader. `X` is `rna` (`latent` in a store of latents); sparse matrices in `obsm` keep their names.
 
@@ -46,9 +54,17 @@ class AnnDataStore:
         When parts of the store are missing or do not fit each other.
     """
 
-    def __init__(self, root: DiskGroup, source: ByteSource | None, name: str, layer: str | None = None) -> None:
-        self.root, self.source, self.name = root, source, name
+    def __init__(
+        self,
+        root: DiskGroup,
+        source: ByteSource | None,
+        name: str,
+        layer: str | None = None,
+        var_names: str | None = None,
+    ) -> None:
+        self.root, self.source, self.name, self._var_names = root, source, name, var_names
         self.readers: dict[str, CsrReader | DenseReader] = {}
+        self.notes: list[str] = []
         with readable(name):
             self._open(layer)
 
@@ -72,6 +88,7 @@ class AnnDataStore:
         self.readers = {key: matrix_reader(root[path], source, f"{name}: {path}") for key, path in elements.items()}
         self.n_cells = len(self.readers[main])
         card = self.uns("atlas_card")
+        self.is_ours = card is not None or main == "latent"
         self.is_shuffled = card is not None and json.loads(str(card)).get("options", {}).get("in_order") is False
         self._check_lengths()
 
@@ -98,7 +115,13 @@ class AnnDataStore:
 
     def var(self) -> pd.DataFrame:
         """The var table, its index the gene names."""
-        return self._read("var")
+        var: pd.DataFrame = self._read("var")
+        if self.is_ours and self._var_names is None:
+            return var
+        var.index = var.index.astype(str)
+        named = name_features(self.name, var, self._var_names)
+        self.notes += [note for note in named.notes if note not in self.notes]
+        return named.var
 
     def features(self, modality: str) -> pd.DataFrame | None:
         """The table of the features of a modality beside the first, or None where the store has none."""

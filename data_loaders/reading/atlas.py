@@ -1,6 +1,7 @@
 """`Atlas`: a store of cells as users see it. Small columns in memory, counts read by rows."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.features.gene_names import one_for_each
+from data_loaders.features.shared_names import MIN_SHARED, check_min_shared
 from data_loaders.reading.rows import SparseRows
 from data_loaders.reading.store import Column, Reader, Rows, Store
 from data_loaders.types import Array, Floats, Ints, PathLike
 
+log = logging.getLogger("data_loaders")
 NOT_LABELS = ("split", "shard", "is_generated")
 
 
@@ -24,6 +28,8 @@ def open_atlas(
     layer: str | None = None,
     join: str = "same",
     storage: dict[str, Any] | None = None,
+    var_names: str | Sequence[str] | None = None,
+    min_shared: float = MIN_SHARED,
     **soma: Any,
 ) -> "Atlas":
     """Open a store of cells for reading.
@@ -38,6 +44,11 @@ def open_atlas(
     join : str
         The genes of several stores: `same` (all must have the same ones), `inner` (those that all have), `outer` (those
         that any has).
+    var_names : str or sequence of str, optional
+        The var column with the gene names (`index`: the index of var), one for all paths or one for each. When left
+        out, by the rule of `data_loaders.features.gene_names`.
+    min_shared : float
+        Stores are joined when at least this share of the genes of the smaller list is in both.
     storage : dict, optional
         Options of the object store when `path` is a URL, see `data_loaders.reading.remote.open_remote`.
     **soma
@@ -51,27 +62,47 @@ def open_atlas(
     Raises
     ------
     BadInput
-        When there is no such store, or it is damaged, incomplete or still being written.
+        When there is no such store, it is damaged, incomplete or still being written, a column does not name its
+        genes, or stores share few genes.
     """
     from data_loaders.reading.joined_store import JoinedStore
+    from data_loaders.reading.mixed_store import genes_alone
 
     paths = [path] if isinstance(path, str | os.PathLike) else path
     if not paths:
         raise BadInput("no path given; expected at least one store")
-    stores = [store for one in paths for store in _open_stores(one, layer, storage, soma)]
-    return Atlas(stores[0] if len(stores) == 1 else JoinedStore(stores, join))
+    columns = one_for_each(var_names, len(paths))
+    check_min_shared(min_shared)
+    stores = [
+        store
+        for one, column in zip(paths, columns, strict=True)
+        for store in _open_stores(one, layer, column, storage, soma)
+    ]
+    store = genes_alone(stores[0]) if len(stores) == 1 else JoinedStore(stores, join, min_shared)
+    for note in store.notes:
+        log.warning("%s", note)
+    return Atlas(store)
 
 
 def _open_stores(
-    path: PathLike, layer: str | None, storage: dict[str, Any] | None, soma: dict[str, Any]
+    path: PathLike, layer: str | None, var_names: str | None, storage: dict[str, Any] | None, soma: dict[str, Any]
 ) -> Sequence[Store]:
-    """The stores at a path: one, or those of a folder of stores."""
+    """The stores at a path: one, or those of a folder of stores. A column that the user named is looked at here."""
+    stores = _find_stores(path, layer, var_names, storage, soma)
+    for store in stores if var_names is not None else ():
+        store.var()
+    return stores
+
+
+def _find_stores(
+    path: PathLike, layer: str | None, var_names: str | None, storage: dict[str, Any] | None, soma: dict[str, Any]
+) -> Sequence[Store]:
     from data_loaders.reading.anndata_store import AnnDataStore, open_root
     from data_loaders.reading.remote import is_remote, open_remote
     from data_loaders.reading.soma_store import SomaStore, is_soma
 
     if is_soma(path):
-        return [SomaStore(path, layer=layer, **soma)]
+        return [SomaStore(path, layer=layer, var_names=var_names, **soma)]
     if soma:
         raise BadInput(f"{path}: {', '.join(f'`{name}`' for name in soma)} given, but it is no SOMA experiment")
     root, source = open_remote(str(path), storage) if is_remote(path) else open_root(path)
@@ -79,11 +110,11 @@ def _open_stores(
         inside = {name: group for name, group in root.groups() if group.attrs.get("encoding-type") == "anndata"}
         if inside:
             names = sorted(inside, key=lambda name: [int(part) for part in re.findall(r"\d+", name)] or [name])
-            stores = [AnnDataStore(inside[name], source, f"{path}/{name}", layer) for name in names]
+            stores = [AnnDataStore(inside[name], source, f"{path}/{name}", layer, var_names) for name in names]
             for store in stores:
                 store.is_shuffled = root.attrs.get("encoding-type") == "annbatch-preshuffled"
             return stores
-    return [AnnDataStore(root, source, str(path), layer)]
+    return [AnnDataStore(root, source, str(path), layer, var_names)]
 
 
 class Atlas:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.errors import DAMAGED, BadInput, nearest
+from data_loaders.features.gene_names import name_features
 from data_loaders.parallel import run_all
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.rows import SparseRows, offsets
@@ -62,6 +63,8 @@ class SomaStore:
         The obs columns of the atlas; all when left out. A column is read when it is asked for.
     config : dict, optional
         TileDB configuration, such as credentials of an object store.
+    var_names : str, optional
+        The var column with the gene names; by the rule of `features.gene_names` when left out.
 
     Raises
     ------
@@ -79,8 +82,10 @@ class SomaStore:
         obs_filter: str | None = None,
         obs_columns: Sequence[str] | None = None,
         config: dict[str, Any] | None = None,
+        var_names: str | None = None,
     ) -> None:
-        self.name = str(uri)
+        self.name, self._var_names = str(uri), var_names
+        self.notes: list[str] = []
         try:
             import tiledbsoma
         except ImportError as error:
@@ -154,11 +159,20 @@ class SomaStore:
         return str(self._experiment.obs.schema.field(column).type).startswith("dictionary")
 
     def var(self) -> pd.DataFrame:
-        """The var table in the order of the join ids, its index the gene names (`var_id` or the join ids)."""
+        """The var table in the order of the join ids, its index the gene names, see `features.gene_names`."""
+        named = name_features(self.name, self.var_table(), self._var_names)
+        self.notes += [note for note in named.notes if note not in self.notes]
+        return named.var
+
+    def var_table(self) -> pd.DataFrame:
+        """The var table in the order of the join ids as it is stored, its index `var_id` or else the join ids."""
         with sound(f"{self.name}: var"):
             var = self._measurement.var.read().concat().to_pandas().sort_values("soma_joinid")
-        names = var.pop("var_id" if "var_id" in var else "soma_joinid")
-        return var.drop(columns="soma_joinid", errors="ignore").set_index(names.astype(str).to_numpy())
+        index = "var_id" if "var_id" in var else "soma_joinid"
+        names = var.pop(index)
+        var = var.drop(columns="soma_joinid", errors="ignore").set_index(names.astype(str).to_numpy())
+        var.attrs["index"] = index
+        return var
 
     def features(self, modality: str) -> None:
         """None: a measurement is read as one modality, whose features are `var`."""

@@ -54,6 +54,8 @@ def open_group(path: str, root: Group, options: Options) -> Source:
         notes.append(f"{path}: {int(obs.index.duplicated().sum()):,} repeated cell names were numbered (-1, -2, ...)")
         obs.index = _numbered(obs.index)
     matrix = open_matrix(f"{path}: {label}", root[key])
+    if matrix.shape[1] != len(var):
+        raise BadInput(f"{path}: {label} has {matrix.shape[1]:,} columns, its var {len(var):,} rows; {DAMAGED}")
     return Source(path, obs, var, matrix, np.arange(len(var)), counts_from=label, notes=notes)
 
 

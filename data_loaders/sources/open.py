@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from data_loaders.errors import BadInput, readable
+from data_loaders.features.feature_types import take_modality
+from data_loaders.features.gene_names import name_features, usable_columns
 from data_loaders.sources import anndata, mudata, soma, tenx
 from data_loaders.sources.source import Options, Source
 from data_loaders.types import PathLike
@@ -52,7 +54,14 @@ FORMATS = (  # the first that recognises a path opens it
 )  # fmt: skip
 
 
-def open_source(path: PathLike, options: Options | None = None, *, obs_file: PathLike | None = None) -> Source:
+def open_source(
+    path: PathLike,
+    options: Options | None = None,
+    *,
+    obs_file: PathLike | None = None,
+    modality: str = "rna",
+    var_names: str | None = None,
+) -> Source:
     """Open a source.
 
     Parameters
@@ -62,6 +71,11 @@ def open_source(path: PathLike, options: Options | None = None, *, obs_file: Pat
         Where its counts are.
     obs_file : path-like, optional
         CSV or TSV table with cell names in the first column; its columns are added to obs.
+    modality : str
+        Where the source tells the types of its features, those of this modality are taken, see
+        `features.feature_types`.
+    var_names : str, optional
+        The column of var with the names of the features; by the rule of `features.gene_names` when left out.
 
     Returns
     -------
@@ -82,6 +96,9 @@ def open_source(path: PathLike, options: Options | None = None, *, obs_file: Pat
     source = known.open(path, options)
     source.choices = " or ".join(CHOICES[name] for name in known.takes if name in CHOICES)
     try:
+        take_modality(source, modality)
+        source.var, notes = name_features(path, source.var, var_names, number=source.number_names)
+        source.notes += notes
         _check(source)
         if obs_file is not None:
             _join_obs(source, obs_file)
@@ -132,8 +149,14 @@ def _check(source: Source) -> None:
         shown = ", ".join(repr(str(name)) for name in repeated[:5])
         raise BadInput(
             f"{source.path}: {len(repeated)} gene names occur more than once, such as {shown}; "
-            "make them unique first (adata.var_names_make_unique())"
+            f"make them unique first (adata.var_names_make_unique()){_unique_columns(source.var)}"
         )
+
+
+def _unique_columns(var: pd.DataFrame) -> str:
+    """The way on by another column of var, for a message."""
+    usable = usable_columns(var)
+    return f", or take the names of a column that is unique, `var_names={usable[0]!r}`" if usable else ""
 
 
 def _join_obs(source: Source, obs_file: PathLike) -> None:

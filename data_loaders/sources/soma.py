@@ -23,7 +23,7 @@ def open(path: str, options: Options) -> Source:
     store = SomaStore(path, measurement=options.measurement, layer=options.layer, obs_filter=obs_filter)
     try:
         with sound(f"{path}: obs and var"):
-            obs, var = store.obs_table(), store.var()
+            obs, var = store.obs_table(), store.var_table()
     except BadInput:
         store.close()
         raise

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from data_loaders.types import Ints
+from data_loaders.types import Array, Ints
 
 Block = tuple[Ints, csr_matrix]  # cell numbers, int64 (n,), and their values (n, features)
 Group = Any  # a group of an open HDF5 file or Zarr store: both are used alike
@@ -87,6 +87,12 @@ class Source:
         What was changed or guessed, for the user to know.
     choices : str
         The options that name another matrix of it, for messages; empty where it has a single one.
+    types : object array (len(var),) or None
+        The type of each feature, where the format has a place for it; those of AnnData are columns of var.
+    number_names : bool
+        Whether names of features that repeat are numbered.
+    left_out : dict of str to int
+        Type → number of its features that belong to another modality.
     """
 
     path: str
@@ -98,6 +104,9 @@ class Source:
     file: Closable | None = None
     notes: list[str] = field(default_factory=list)
     choices: str = ""
+    types: Array | None = None
+    number_names: bool = False
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def close(self) -> None:
         """Close the file, if it is one."""

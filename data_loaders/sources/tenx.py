@@ -1,7 +1,7 @@
 """10x Genomics outputs as sources: HDF5 of Cell Ranger 2 and 3 onwards, and Matrix Market folders.
 
 Genes are named by symbol, as scanpy does; repeated symbols get -1, -2, ...; `var["gene_id"]` keeps the identifiers.
-Only features of type "Gene Expression" are taken where types are given.
+Where types are given, `features.feature_types` chooses those of a modality.
 """
 
 from pathlib import Path
@@ -10,15 +10,13 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 import pandas as pd
-from anndata.utils import make_index_unique
 
 from data_loaders.errors import BadInput, readable
+from data_loaders.features.feature_types import canonical
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import CompressedMatrix, MatrixMarket
 from data_loaders.sources.source import Matrix, Options, Source
 from data_loaders.types import Array
-
-GENES = "Gene Expression"
 
 
 class Features(NamedTuple):
@@ -75,30 +73,24 @@ def _open_folder(path: str) -> Source:
     table = _lines(_member(path, "features.tsv", "genes.tsv"))
     ids = np.asarray(table[0])
     names = np.asarray(table[1]) if 1 in table else ids
-    kinds = np.asarray(table[2]) if 2 in table else None
+    kinds = np.asarray(table[2]) if 2 in table and canonical(table[2]) is not None else None  # or a column of others
     return _source(path, matrix, np.asarray(barcodes), Features(ids, names, kinds))
 
 
 def _source(path: str, matrix: Matrix, barcodes: Array, described: Features) -> Source:
-    """The source with the genes among the features, under unique names."""
+    """The source with all features under their symbols."""
     n_features = matrix.shape[1]
     if len(described.names) != n_features:
         raise BadInput(f"{path}: {len(described.names)} features are named, the matrix has {n_features}")
-    kinds = np.full(n_features, GENES) if described.kinds is None else described.kinds
-    genes = np.flatnonzero(kinds == GENES)
-    if len(genes) == 0:
-        raise BadInput(f"{path}: features of types {sorted(set(kinds))}; expected some of type {GENES!r}")
-    notes = []
-    if len(genes) < n_features:
-        notes.append(f"{path}: {n_features - len(genes):,} features that are not of type {GENES!r} were left out")
-    var = pd.DataFrame({"gene_id": described.ids[genes]}, index=described.names[genes].astype(object))
-    if var.index.has_duplicates:
-        notes.append(f"{path}: {int(var.index.duplicated().sum()):,} repeated gene symbols were numbered (-1, -2, ...)")
-        var.index = make_index_unique(var.index)
+    names = np.where(described.names == "", described.ids, described.names).astype(object)
+    var = pd.DataFrame({"gene_id": described.ids}, index=names)
+    var.attrs["index"] = "gene_symbol"
     obs = pd.DataFrame(index=pd.Index(barcodes, dtype=object))
     if obs.index.has_duplicates:
         raise BadInput(f"{path}: barcode {obs.index[obs.index.duplicated()][0]!r} occurs more than once")
-    return Source(path, obs, var, matrix, genes, counts_from="counts", notes=notes)
+    return Source(
+        path, obs, var, matrix, np.arange(n_features), counts_from="counts", types=described.kinds, number_names=True
+    )
 
 
 def _text(dataset: h5py.Dataset) -> Array:
