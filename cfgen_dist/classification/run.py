@@ -16,6 +16,7 @@ from cfgen_dist.classification.classifiers import Blocks, Moments, knn, logistic
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output
+from data_loaders.locks import alone
 from data_loaders.progress import progress
 from data_loaders.types import Array, Floats, Ints, PathLike
 
@@ -23,6 +24,7 @@ CLASSIFIERS = ("logistic", "knn")
 CONFIDENCE = 0.95
 
 
+@alone()
 def classify(
     atlas: PathLike,
     augmented: PathLike | Sequence[PathLike],

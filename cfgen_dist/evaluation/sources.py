@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,16 +15,27 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata.io import read_elem
+from pydantic import Field
 from scipy import sparse
 
 from data_loaders.errors import BadInput, nearest
 from data_loaders.reading.atlas import Atlas, open_atlas
 from data_loaders.reading.rows import DenseRows, SparseRows
+from data_loaders.records import Record, parse_json
 from data_loaders.types import Array, Bools, Ints, PathLike
 
 Source: TypeAlias = PathLike | Atlas | ad.AnnData
 DEFAULT_LABEL = "cell_type"
 MAIN = "rna"  # the modality in X
+
+
+class Generated(Record):
+    """The form of `uns["generation"]`."""
+
+    plan: dict[str, Any]
+    labels: dict[str, list[str]] = Field(default={})
+    model: dict[str, Any] = Field(default={})
+    sha256: str = ""
 
 
 @dataclass(eq=False)
@@ -191,7 +201,11 @@ def _from_anndata(data: ad.AnnData, asked: str | None, name: str, modality: str 
         label,
         *_types(values.cat.codes.to_numpy(), values.cat.categories.astype(str), name, label),
         pd.Categorical(data.obs["split"].astype(str)) if "split" in data.obs else None,
-        {"path": name, "card": None, "generation": json.loads(generation) if generation else None},
+        {
+            "path": name,
+            "card": None,
+            "generation": parse_generation(str(generation), name, False) if generation else None,
+        },
         uuid.uuid4().hex,  # nothing is known of what was in memory at another time
         {other: data.obsm[other].max() for other in features if other in data.obsm},
         lambda rows: sparse.csr_matrix(counts[rows]),
@@ -248,7 +262,20 @@ def _generation(name: str) -> dict[str, Any] | None:
     if not path.exists():  # atlases on remote storage are not local paths
         return None
     root = zarr.open_group(path, mode="r") if path.is_dir() else h5py.File(path, "r")
-    return json.loads(str(read_elem(root["uns/generation"]))) if "uns/generation" in root else None
+    if "uns/generation" not in root:
+        return None
+    return parse_generation(str(read_elem(root["uns/generation"])), name, "uns/atlas_card" in root)
+
+
+def parse_generation(text: str, name: str, ours: bool) -> dict[str, Any] | None:
+    """`uns["generation"]` of a store; None of one that this project did not write and that is something else."""
+    try:
+        note: dict[str, Any] = parse_json(text, Generated, f"{name}: uns/generation")
+        return note
+    except BadInput:
+        if ours:
+            raise
+        return None
 
 
 def _choose(name: str, label: str | None, columns: Sequence[str], labels: Sequence[str]) -> str:

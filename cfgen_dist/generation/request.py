@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.records import one_line, read_regular, show
 from data_loaders.seeds import Generation, generator
 from data_loaders.types import Array, Ints, PathLike
 
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from cfgen_dist.model.trained import TrainedModel
 
 MOST_CELLS = 10**12
+MOST_BYTES = 1 << 33  # of a label table
 
 
 def combinations_of(
@@ -58,33 +63,50 @@ def combinations_of(
 
 def read_label_table(path: PathLike) -> pd.DataFrame:
     """Read a CSV or Parquet table of labels; BadInput when it cannot be read."""
+    name = f"label table {path}"
     try:
+        file = io.BytesIO(read_regular(path, name, MOST_BYTES))
         return (
-            pd.read_parquet(path)
+            pd.read_parquet(file)
             if str(path).endswith(".parquet")
-            else pd.read_csv(path, dtype=str, keep_default_na=False)
+            else pd.read_csv(file, dtype=str, keep_default_na=False, compression=_compression(path))
         )
     except FileNotFoundError:
-        raise BadInput(f"label table {path} does not exist") from None
-    except (ValueError, OSError) as error:
-        raise BadInput(f"label table {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise BadInput(f"{name} does not exist") from None
+    except BadInput:
+        raise
+    except (ValueError, OSError, EOFError, RuntimeError, LookupError, TypeError, zlib.error) as error:
+        raise BadInput(f"{name} cannot be read: {one_line(error)}") from error
+
+
+def _compression(path: PathLike) -> Literal["gzip", "bz2", "zip", "xz", "zstd", "tar"] | None:
+    """What the ending of a file says of how it is packed, as pandas would take it."""
+    endings = {".gz": "gzip", ".bz2": "bz2", ".zip": "zip", ".xz": "xz", ".zst": "zstd", ".tar": "tar"}
+    return endings.get(Path(path).suffix)  # type: ignore[return-value]
 
 
 def _from_table(model: TrainedModel, table: pd.DataFrame) -> tuple[Ints, Ints]:
     """Combinations and counts of a table with a column per attribute and, optionally, `n`."""
+    if table.columns.has_duplicates:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise BadInput(f"label table: column {show(twice)} stands there twice")
     for column in table.columns:
         if column != "n" and column not in model.labels:
-            raise BadInput(f"label table: unknown column {column!r}, {nearest(column, [*model.labels, 'n'])}")
+            raise BadInput(f"label table: unknown column {show(column)}, {nearest(column, [*model.labels, 'n'])}")
     for name in model.labels:
         if name not in table:
-            raise BadInput(f"label table: column {name!r} is missing, found {', '.join(map(str, table.columns))}")
+            raise BadInput(f"label table: column {name!r} is missing, found {', '.join(map(show, table.columns[:20]))}")
     codes = model.codes(table.astype(dict.fromkeys(model.labels, str)))
-    counts = pd.to_numeric(table["n"], errors="coerce").to_numpy() if "n" in table else np.ones(len(table))
+    counts = (
+        pd.to_numeric(table["n"], errors="coerce").to_numpy(float, na_value=np.nan)
+        if "n" in table
+        else np.ones(len(table))
+    )
     wrong = ~((counts >= 0) & (counts <= MOST_CELLS)) | (counts != np.floor(counts))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         found = table["n"].tolist()[row]
-        raise BadInput(f"label table: n is {found!r} in row {row}, expected a whole number, zero or more")
+        raise BadInput(f"label table: n is {show(found)} in row {row}, expected a whole number, zero or more")
     if not 1 <= counts.sum() <= MOST_CELLS:
         raise BadInput(f"label table: it asks for {counts.sum():.0f} cells, expected 1 to {MOST_CELLS:,}")
     return codes, counts.astype(np.int64)

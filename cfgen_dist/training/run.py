@@ -17,7 +17,9 @@ from cfgen_dist.training.stages import identity, run_stages
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
+from data_loaders.locks import alone
 from data_loaders.reading.remote import is_remote
+from data_loaders.records import Record, Whole, read_json
 from data_loaders.types import PathLike
 
 log = logging.getLogger("cfgen_dist")
@@ -25,6 +27,15 @@ log = logging.getLogger("cfgen_dist")
 MAY_CHANGE = ("accelerator", "checkpoint_every_n_steps", "checkpoint_every_minutes")
 
 
+class TrainedOn(Record):
+    """The form of `atlas.json`."""
+
+    path: str
+    fingerprint: str
+    n_cells: Whole = 0
+
+
+@alone(make_folder=True)
 def train(
     atlas: PathLike,
     out: PathLike,
@@ -147,10 +158,11 @@ def _read_run(out: Path) -> tuple[Config, dict[str, Any]]:
     if saved.labels is None or saved.flow.max_steps is None or saved.size_factor.covariate == "auto":
         raise BadInput(f"{out}/config.yaml is damaged: keys are missing; give another directory")
     try:
-        trained_on = json.loads((out / "atlas.json").read_text())
-        return saved, {key: trained_on[key] for key in ("fingerprint", "path")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{out}/atlas.json is damaged ({error!r}); give another directory") from error
+        return saved, read_json(out / "atlas.json", TrainedOn)
+    except FileNotFoundError:
+        raise BadInput(f"{out}/atlas.json is missing; give another directory") from None
+    except BadInput as error:
+        raise BadInput(f"{out}/atlas.json is damaged ({error}); give another directory") from error
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

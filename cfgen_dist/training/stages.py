@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from cfgen_dist.bundle import CFGen
+from cfgen_dist.bundle_form import check_state
 from cfgen_dist.config import Config, SizeFactorConfig
 from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.multimodal import JointAutoencoder
@@ -36,6 +37,7 @@ from data_loaders.types import Ints
 
 log = logging.getLogger("cfgen_dist")
 WEIGHTS = "weights.safetensors"
+DONE_AGAIN = "; without that file the stage is done again"
 
 
 def run_stages(atlas: Atlas, out: Path, config: Config) -> None:
@@ -74,7 +76,7 @@ def _autoencoder(atlas: Atlas, config: Config, directory: Path) -> Autoencoder |
     state = _finished(directory)
     if state is not None:
         autoencoder = untrained_autoencoder(atlas, config.autoencoder, config.modalities)
-        autoencoder.load_state_dict(state)
+        _fill(autoencoder, state, directory)
         return autoencoder.eval()
     log.info(
         "training the autoencoder on %s cells x %s genes", f"{len(atlas.rows(split='train')):,}", f"{atlas.n_genes:,}"
@@ -90,7 +92,7 @@ def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Confi
     if state is not None:
         rows = fitted_rows(latents, config.modalities, config.refit)
         velocity = untrained_velocity(latents, labels, config.flow, rows)
-        velocity.load_state_dict(state)
+        _fill(velocity, state, directory)
         return velocity.eval()
     log.info("training the flow on latents of %d dimensions", config.autoencoder.latent_dim)
     velocity = train_flow(latents, labels, config.flow, config.modalities, RunSettings.of(config), directory)
@@ -106,9 +108,14 @@ def _finished(directory: Path) -> dict[str, torch.Tensor] | None:
         try:
             return load_file(path) if path.exists() else None
         except SafetensorError as error:
-            raise BadInput(f"{path} is damaged ({error}); without that file the stage is done again") from error
+            raise BadInput(f"{path} is damaged ({error}){DONE_AGAIN}") from error
 
     return on_main(read)
+
+
+def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+    check_state(network.state_dict(), state, f"{directory / WEIGHTS} is damaged", DONE_AGAIN)
+    network.load_state_dict(dict(state))
 
 
 def _finish(directory: Path, network: nn.Module) -> None:

@@ -11,6 +11,9 @@ from data_loaders.sources.source import Source
 from data_loaders.types import Array
 
 OURS = ("split", "size_factor", "source", "source_row")
+RESERVED = (".", "..", "_index", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")  # by the store itself
+LONGEST_NAME = 240  # bytes; file systems end at 255
+UNSTORABLE = "of a name that a store cannot have, such as one with '/' in it"
 TAKEN = ("_index", "split", "size_factor", "source_row", "shard", "is_generated", "n", "row")  # atlases, label tables
 MOST_CATEGORIES = 100  # that a column may have when most of them are single cells
 
@@ -43,7 +46,7 @@ def merge_obs(
     keys = source_keys(sources)
     wanted = list(dict.fromkeys([*labels, *also]))
     for name in wanted:
-        if "/" in name or name in TAKEN:
+        if name in TAKEN or not is_storable(name):
             raise BadInput(f"label {name!r}: this name cannot be a label column; rename it")
         if list(labels).count(name) > 1:
             raise BadInput(f"label {name!r}: given more than once; expected each label once")
@@ -65,12 +68,18 @@ def merge_obs(
     for name in wanted:
         _refuse_measurement(name, merged[name].cat, ", ".join(source.path for source in sources))
     if lost:
-        notes.append(f"obs columns left out (not in every source, of no simple type, or with '/' in the name): {lost}")
+        notes.append(f"obs columns left out (not in every source, of no simple type, or {UNSTORABLE}): {lost}")
     if merged.index.has_duplicates:
         notes.append("cell names occur in more than one source: '-SOURCE' was added to all of them")
         names = [f"{name}-{key}" for table, key in zip(tables, keys, strict=True) for name in table.index]
         merged.index = pd.Index(names, dtype=object)
     return merged, notes
+
+
+def is_storable(name: str) -> bool:
+    """Whether a column of this name can be a folder of a store: no path, and nothing that the format itself uses."""
+    n_bytes = len(name.encode("utf-8", "replace"))
+    return 0 < n_bytes <= LONGEST_NAME and not set(name) & {"/", "\0"} and name not in RESERVED
 
 
 def source_keys(sources: Sequence[Source]) -> list[str]:
@@ -123,7 +132,7 @@ def _concatenate(tables: list[pd.DataFrame], wanted: Collection[str]) -> tuple[p
     lost = []
     for name in names:
         parts = [table[name] for table in tables if name in table]
-        usable = len(parts) == len(tables) and "/" not in name and name != "_index"  # names that a store cannot have
+        usable = len(parts) == len(tables) and is_storable(name)
         column = _joined(parts) if usable else None
         if column is None:
             lost.append(name)

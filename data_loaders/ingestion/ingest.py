@@ -30,6 +30,7 @@ from data_loaders.ingestion.gather import Gathered, gather
 from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
 from data_loaders.ingestion.modalities import MAIN, Paths, match_cells, sources_by_modality
 from data_loaders.ingestion.splits import holdout_split, random_split
+from data_loaders.locks import one_at_a_time
 from data_loaders.progress import progress
 from data_loaders.seeds import Ingestion, check_seed, generator
 from data_loaders.sources.open import open_source
@@ -143,6 +144,7 @@ def ingest(
     genes = None if genes is None else str(genes)
     n_hvg = parse_hvg(genes) if genes else None
     with ExitStack() as files:
+        files.enter_context(one_at_a_time(out))
         folder = files.enter_context(temporary_folder(beside=out))
         opened = _open(files, paths[MAIN], Options(layer, raw, measurement, obs_filter), obs_files, var_names=var_names)
         others = {name: _open(files, paths[name], Options(), None, name) for name in paths if name != MAIN}

@@ -1,6 +1,5 @@
 """AnnData stores (Zarr v2 and v3, h5ad): columns on demand, matrices through readers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pandas as pd
 import zarr
 from anndata.io import read_elem
 
-from data_loaders.card import LATENTS
+from data_loaders.card import LATENTS, parse_card
 from data_loaders.errors import BadInput, readable
 from data_loaders.features.gene_names import name_features
 from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
@@ -89,7 +88,7 @@ class AnnDataStore:
         self.n_cells = len(self.readers[main])
         card = self.uns("atlas_card")
         self.is_ours = card is not None or main == "latent"
-        self.is_shuffled = card is not None and json.loads(str(card)).get("options", {}).get("in_order") is False
+        self.is_shuffled = card is not None and parse_card(card, name).get("options", {}).get("in_order") is False
         self._check_lengths()
 
     def obs(self, column: str) -> Column:
@@ -189,6 +188,9 @@ def open_root(path: PathLike) -> tuple[DiskGroup, LocalBytes | None]:
             return h5py.File(path, "r"), None
         except OSError as error:
             raise BadInput(f"{path}: cannot be read as an h5ad file ({_one_line(error)})") from error
+    odd = next((entry for entry in (path, path / "zarr.json") if entry.exists() and not _is_plain(entry)), None)
+    if odd is not None:  # reading a pipe would wait for ever
+        raise BadInput(f"{odd}: a pipe or a device; expected an AnnData-Zarr store, h5ad file or SOMA experiment")
     source = LocalBytes(path)
     return open_zarr(str(path), path), source
 
@@ -197,11 +199,17 @@ def open_zarr(name: str, where: Any) -> zarr.Group:
     """The root group of a Zarr store, `where` a path or a Zarr store object."""
     try:
         root = zarr.open(where, mode="r")
+    except BadInput:
+        raise
     except (FileNotFoundError, KeyError, ValueError, OSError) as error:
         raise BadInput(f"{name}: not a Zarr store, or one still being written ({_one_line(error)})") from error
     if not isinstance(root, zarr.Group):
         raise BadInput(f"{name}: a single Zarr array; expected an AnnData-Zarr store")
     return root
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() or path.is_dir()
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,6 +1,5 @@
 """`Atlas`: a store of cells as users see it. Small columns in memory, counts read by rows."""
 
-import json
 import logging
 import os
 import re
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data_loaders.card import parse_card
 from data_loaders.errors import BadInput, nearest
 from data_loaders.features.gene_names import one_for_each
 from data_loaders.features.shared_names import MIN_SHARED, check_min_shared
@@ -98,7 +98,7 @@ def _find_stores(
     path: PathLike, layer: str | None, var_names: str | None, storage: dict[str, Any] | None, soma: dict[str, Any]
 ) -> Sequence[Store]:
     from data_loaders.reading.anndata_store import AnnDataStore, open_root
-    from data_loaders.reading.remote import is_remote, open_remote
+    from data_loaders.reading.remote import RemoteBytes, is_remote, open_remote
     from data_loaders.reading.soma_store import SomaStore, is_soma
 
     if is_soma(path):
@@ -106,6 +106,7 @@ def _find_stores(
     if soma:
         raise BadInput(f"{path}: {', '.join(f'`{name}`' for name in soma)} given, but it is no SOMA experiment")
     root, source = open_remote(str(path), storage) if is_remote(path) else open_root(path)
+    path = source.name if isinstance(source, RemoteBytes) else path  # the address without what signs it
     if root.attrs.get("encoding-type") != "anndata" and "X" not in root and hasattr(root, "groups"):
         inside = {name: group for name, group in root.groups() if group.attrs.get("encoding-type") == "anndata"}
         if inside:
@@ -175,7 +176,7 @@ class Atlas:
     def card(self) -> dict[str, Any] | None:
         """The atlas card, a dict (see `data_loaders.card`); None in a store that this project did not write."""
         text = self._store.uns("atlas_card")
-        return None if text is None else json.loads(str(text))
+        return None if text is None else parse_card(text, self.name)
 
     @cached_property
     def labels(self) -> list[str]:

@@ -7,7 +7,7 @@ from data_loaders.errors import BadInput
 from data_loaders.sources.source import Source
 from data_loaders.types import Array, Ints
 
-LARGEST = np.iinfo(np.uint32).max
+LARGEST = np.iinfo(np.int32).max  # what every reader holds: scipy, torch and the R packages have int32
 LOG_CEILING = 20.0  # log1p of any depth stays below; normalised but unlogged values usually do not
 
 
