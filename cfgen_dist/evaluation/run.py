@@ -24,7 +24,7 @@ from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.markers import read_markers
 from cfgen_dist.evaluation.modalities import Comparison, compare_modalities
 from cfgen_dist.evaluation.reference import PROTOCOLS
-from cfgen_dist.evaluation.selection import attainable, cells_of_types, floor_rows, generated_rows, sets_in
+from cfgen_dist.evaluation.selection import attainable, floor_rows, generated_rows, sets_in, wanted_cells
 from cfgen_dist.evaluation.sources import Cells, Source, open_cells
 from cfgen_dist.evaluation.summary import plain, subsampled, summarise_metrics, summarise_types
 from cfgen_dist.evaluation.verdict import sentences
@@ -225,7 +225,7 @@ def _plan(
     real: Cells, sources: Sequence[Cells], test: Ints, train: Ints, sets: int
 ) -> tuple[dict[int, int], int, list[str]]:
     """Cells of each type in a set, the number of generated sets, and notes on what is missing."""
-    asked, notes = cells_of_types(real, sources, test, train)
+    asked, notes = wanted_cells(real, sources, test, train)
     n_sets = len(sources) if len(sources) > 1 else sets_in(sources[0], asked, sets)
     if len(sources) == 1 and n_sets < sets:
         notes.append(
