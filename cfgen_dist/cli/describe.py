@@ -71,6 +71,8 @@ def _print_label(console: "Console", name: str, label: dict[str, Any], laws: dic
         table.add_row(escape(category), f"{n:,}", f"{n_train:,}", *numbers)
     if len(rows) > MOST_ROWS:
         table.add_row(f"... {len(rows) - MOST_ROWS} more", *[""] * 4)
+    if "unlabelled" in label:
+        table.add_row("(no label)", f"{label['unlabelled']:,}", "", "", "")
     console.print(table)
 
 

@@ -41,7 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", metavar="NAME", help="take the counts from this layer (SOMA: X layer)")
     parser.add_argument("--raw", action="store_true", help="take the counts from raw")
     parser.add_argument("--measurement", metavar="NAME", help="of a SOMA experiment (default: the only one, or RNA)")
-    parser.add_argument("--obs-filter", metavar="TEXT", help="SOMA value filter, such as 'tissue == \"lung\"'")
+    parser.add_argument(
+        "--obs-filter", metavar="EXPR", help="take only these cells, such as 'tissue == \"lung\" and n_genes > 500'"
+    )
     parser.add_argument("--join", choices=["inner", "outer"], help="keep shared genes, or all, when sources differ")
     parser.add_argument(
         "--min-shared",
@@ -61,7 +63,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="obs_files",
         action="append",
         metavar="TABLE",
-        help="CSV or TSV of obs columns; once, or once for each source",
+        help="table of obs columns (CSV, TSV, Parquet); once, or once for each source",
+    )
+    parser.add_argument(
+        "--unlabelled",
+        default="refuse",
+        choices=["refuse", "drop", "keep"],
+        help="cells without a label: leave them out, or train on them without it",
+    )
+    parser.add_argument("--missing-values", default="", metavar="A,B", help="texts that are no label: nan,unknown")
+    parser.add_argument("--drop-copies", action="store_true", help="leave out cells that are copies of others")
+    parser.add_argument(
+        "--round", dest="round_counts", action="store_true", help="round fractional counts (SoupX, DecontX)"
     )
     parser.add_argument("--drop-empty", action="store_true", help="leave cells without counts out")
     parser.add_argument("--keep-order", action="store_true", help="keep the order of the cells; shuffled by default")
@@ -71,6 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the atlas and say what was done."""
     import data_loaders
+    from cfgen_dist.cli.words import in_options
 
     card = data_loaders.ingest(
         _sources(args.sources, args.modality),
@@ -92,13 +106,19 @@ def run(args: argparse.Namespace) -> None:
         obs_filter=args.obs_filter,
         var_names=args.var_names,
         min_shared=args.min_shared,
+        missing_values=args.missing_values,
+        unlabelled=args.unlabelled,
+        drop_copies=args.drop_copies,
+        round_counts=args.round_counts,
         seed=args.seed,
     )
     for source in card["sources"]:
         size = f"{source['n_cells']:,} cells x {source['n_genes']:,} genes"
         print(f"{source['path']}: {size}, counts from {source['counts']}")
+    parser = argparse.ArgumentParser()
+    configure(parser)
     for note in card["notes"]:
-        print(f"note: {note}")
+        print(f"note: {in_options(note, parser, ())}")
     for what, number in card["dropped"].items():
         if number:
             print(f"dropped: {number:,} {what.replace('_', ' ')}")

@@ -235,6 +235,14 @@ def _plan(
     short = [f"{real.types[code]} ({n} for {asked[code]})" for code, n in wanted.items() if n < asked[code]]
     if short:
         notes.append(f"Fewer generated than test cells, floor drawn alike: {', '.join(short)}.")
+    unlabelled = [
+        f"{cells.n_unlabelled:,} cells of {cells.name} without a {real.label}, so left out of all comparisons."
+        for cells in (real, *sources)
+        if cells.n_unlabelled
+    ]
+    for note in unlabelled:
+        log.info("%s", note)
+    notes += unlabelled
     return wanted, n_sets, notes
 
 

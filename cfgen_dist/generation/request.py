@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
-from data_loaders.records import one_line, read_regular, show
+from data_loaders.labels import as_label
+from data_loaders.records import show
 from data_loaders.seeds import Generation, generator
+from data_loaders.tables import read_table
 from data_loaders.types import Array, Ints, PathLike
 
 if TYPE_CHECKING:
@@ -62,27 +62,13 @@ def combinations_of(
 
 
 def read_label_table(path: PathLike) -> pd.DataFrame:
-    """Read a CSV or Parquet table of labels; BadInput when it cannot be read."""
-    name = f"label table {path}"
+    """Read a table of labels, in any form that `data_loaders.tables` knows; BadInput when it cannot be read."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise BadInput(f"label table {path}: not a file")
     try:
-        file = io.BytesIO(read_regular(path, name, MOST_BYTES))
-        return (
-            pd.read_parquet(file)
-            if str(path).endswith(".parquet")
-            else pd.read_csv(file, dtype=str, keep_default_na=False, compression=_compression(path))
-        )
-    except FileNotFoundError:
-        raise BadInput(f"{name} does not exist") from None
-    except BadInput:
-        raise
-    except (ValueError, OSError, EOFError, RuntimeError, LookupError, TypeError, zlib.error) as error:
-        raise BadInput(f"{name} cannot be read: {one_line(error)}") from error
-
-
-def _compression(path: PathLike) -> Literal["gzip", "bz2", "zip", "xz", "zstd", "tar"] | None:
-    """What the ending of a file says of how it is packed, as pandas would take it."""
-    endings = {".gz": "gzip", ".bz2": "bz2", ".zip": "zip", ".xz": "xz", ".zst": "zstd", ".tar": "tar"}
-    return endings.get(Path(path).suffix)  # type: ignore[return-value]
+        return read_table(path, names_first=False)
+    except BadInput as error:
+        raise BadInput(f"label table {error}") from error
 
 
 def _from_table(model: TrainedModel, table: pd.DataFrame) -> tuple[Ints, Ints]:
@@ -96,7 +82,7 @@ def _from_table(model: TrainedModel, table: pd.DataFrame) -> tuple[Ints, Ints]:
     for name in model.labels:
         if name not in table:
             raise BadInput(f"label table: column {name!r} is missing, found {', '.join(map(show, table.columns[:20]))}")
-    codes = model.codes(table.astype(dict.fromkeys(model.labels, str)))
+    codes = model.codes(pd.DataFrame({name: _texts(table, name) for name in model.labels}))
     counts = (
         pd.to_numeric(table["n"], errors="coerce").to_numpy(float, na_value=np.nan)
         if "n" in table
@@ -112,6 +98,15 @@ def _from_table(model: TrainedModel, table: pd.DataFrame) -> tuple[Ints, Ints]:
     return codes, counts.astype(np.int64)
 
 
+def _texts(table: pd.DataFrame, name: str) -> pd.Categorical:
+    """A column of labels as text; whole numbers that are floats are '1', not '1.0'."""
+    label = as_label(table[name])
+    if (label.codes < 0).any():
+        row = int(np.flatnonzero(label.codes < 0)[0])
+        raise BadInput(f"label table: column {name!r} has no value in row {row}, expected a label for every cell")
+    return label
+
+
 def _from_proportions(model: TrainedModel, n: int, fixed: Mapping[str, str], seed: int) -> tuple[Ints, Ints]:
     """Draw how many cells each observed combination gets, some attributes being fixed."""
     names = list(model.labels)
@@ -120,8 +115,8 @@ def _from_proportions(model: TrainedModel, n: int, fixed: Mapping[str, str], see
             raise BadInput(f"the model has no attribute {name!r}, {nearest(name, names)}")
         if not isinstance(fixed[name], str):
             raise BadInput(f"label {name} is {fixed[name]!r}, expected one category; a table asks for several")
-    codes = model.combinations.copy()
-    weights: Array = model.counts.astype(np.float64)
+    codes, observed = model.observed()
+    weights: Array = observed.astype(np.float64)
     wanted = {names.index(name): int(model.codes_of(name, value)[0]) for name, value in fixed.items()}
     if wanted:
         matches = np.all([codes[:, k] == code for k, code in wanted.items()], axis=0)

@@ -167,7 +167,7 @@ def _device(accelerator: str) -> str:
 
 
 def _combinations(atlas: Atlas, labels: Sequence[str], rows: Ints) -> tuple[Ints, Ints]:
-    """Label combinations of the cells at `rows` (M, K) and their counts (M,)."""
+    """Label combinations of the cells at `rows` (M, K), -1 where a cell lacks a label, and their counts (M,)."""
     columns = [atlas.codes(name)[rows] for name in labels]
     codes = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
     combinations, counts = np.unique(codes.astype(np.int64), axis=0, return_counts=True)

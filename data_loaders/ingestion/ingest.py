@@ -9,6 +9,7 @@ Memory: one block of the source and one bucket, beside the obs table. Disk: abou
 only while this runs.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,10 +27,12 @@ from data_loaders.features.shared_names import MIN_SHARED
 from data_loaders.files import refuse_existing, temporary_folder
 from data_loaders.ingestion.buckets import Spill
 from data_loaders.ingestion.cells import merge_obs
+from data_loaders.ingestion.equal_cells import equal_cells
 from data_loaders.ingestion.gather import Gathered, gather
 from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
 from data_loaders.ingestion.modalities import MAIN, Paths, match_cells, sources_by_modality
 from data_loaders.ingestion.splits import holdout_split, random_split
+from data_loaders.labels import check_unlabelled, parse_missing
 from data_loaders.locks import one_at_a_time
 from data_loaders.progress import progress
 from data_loaders.seeds import Ingestion, check_seed, generator
@@ -70,6 +73,10 @@ def ingest(
     obs_filter: str | None = None,
     var_names: str | Sequence[str] | None = None,
     min_shared: float = MIN_SHARED,
+    missing_values: str | Sequence[str] = (),
+    unlabelled: str = "refuse",
+    drop_copies: bool = False,
+    round_counts: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Write an atlas from one or many sources of counts.
@@ -106,7 +113,8 @@ def ingest(
         What to do when modalities differ in their cells: refuse, keep those that all have, or keep all cells of rna,
         without counts where another modality lacks them.
     obs_files : path or list of paths, optional
-        CSV or TSV tables of obs columns, cell names first: one for all sources, or one for each.
+        Tables of obs columns, cell names first, as `data_loaders.tables` reads them (CSV, TSV, Parquet, ...): one for
+        all sources, or one for each. A cell that a table lacks has no label in it; rows of no cell are ignored.
     drop_empty : bool
         Drop cells without counts in the chosen genes, and count them in the card; they are refused otherwise.
     keep_order : bool
@@ -116,13 +124,26 @@ def ingest(
     measurement : str, optional
         Of SOMA experiments; the only one, or RNA, by default.
     obs_filter : str, optional
-        Value filter of SOMA experiments, such as `tissue == "lung"`: only these cells are read.
+        Which cells to take, an expression over obs such as `tissue == "lung" and n_genes > 500`, see
+        `data_loaders.obs_filter`. The others are counted in the card.
     var_names : str or sequence of str, optional
         The var column with the gene names (`index`: the index of var), one for all sources or one for each. When left
         out, by the rule of `data_loaders.features.gene_names`.
     min_shared : float
         Sources are joined when at least this share of the genes of the smaller list is in both; 0 joins them whatever
         their names.
+    missing_values : sequence of str, or str with commas
+        Texts that are no label, such as "nan" and "unknown", whatever their case. Missing values and empty text are
+        none anyway.
+    unlabelled : {"refuse", "drop", "keep"}
+        What to do with cells that have no value in a label column: refuse, leave them out and count them in the card,
+        or keep them with the code -1: a model trains on them with that attribute absent.
+    drop_copies : bool
+        Leave out cells whose `is_primary_data` is False, and cells with exactly the counts of an earlier one in all
+        genes. They are counted and noted otherwise.
+    round_counts : bool
+        Round fractional counts, such as those that SoupX and DecontX correct; the card has how many and by how much.
+        Values that are whole but for the error of floats (1e-6) are counts anyway, normalised ones never.
     seed : int
         Of the split and the shuffle.
 
@@ -143,18 +164,25 @@ def ingest(
     _check_options(paths, min_cells, how_to_split, join)
     genes = None if genes is None else str(genes)
     n_hvg = parse_hvg(genes) if genes else None
+    missing_values = parse_missing(missing_values)
+    check_unlabelled(unlabelled)
     with ExitStack() as files:
         files.enter_context(one_at_a_time(out))
         folder = files.enter_context(temporary_folder(beside=out))
-        opened = _open(files, paths[MAIN], Options(layer, raw, measurement, obs_filter), obs_files, var_names=var_names)
-        others = {name: _open(files, paths[name], Options(), None, name) for name in paths if name != MAIN}
+        options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts)
+        opened = _open(files, paths[MAIN], options_of_rna, obs_files, var_names=var_names)
+        further = Options(round_counts=round_counts)
+        others = {name: _open(files, paths[name], further, None, name) for name in paths if name != MAIN}
         refuse_copies({MAIN: opened} | others)
         every = [*opened, *(source for part in others.values() for source in part)]
         for source in every[len(opened) :]:
             source.choices = ""  # `layer` and `raw` choose within rna
         var, lost = join_genes(opened, join, min_shared)
         listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
-        obs, notes = merge_obs(opened, labels, also=[holdout[0]] if holdout else [])
+        obs, notes, left_out = merge_obs(
+            opened, labels, [holdout[0]] if holdout else [],
+            missing_values=missing_values, unlabelled=unlabelled, drop_copies=drop_copies,
+        )  # fmt: skip
         notes += left_out_notes({MAIN: opened} | others) + lost
         if holdout and len(obs[holdout[0]].cat.categories) < 2:
             raise BadInput(f"`holdout` names {holdout[0]!r}: the column has a single category; expected two or more")
@@ -188,6 +216,15 @@ def ingest(
                 kept_cells = kept_cells & matched.measured
                 _refuse_empty((gathered[name].totals > 0) | ~kept_cells, obs, opened, drop_empty, f"{name} ")
                 kept_cells = kept_cells & (gathered[name].totals > 0)
+        n_incomplete = int((~kept_cells & (rna.totals > 0)).sum())
+        copies = equal_cells(rna.identity, kept_cells, ends)
+        notes += copies.notes(drop_copies)
+        if drop_copies:
+            kept_cells &= ~copies.rows
+            left_out["cells_equal_to_others"] = copies.n_cells
+        n_filtered = sum(source.n_filtered for source in opened)
+        left_out |= {"cells_filtered_out": n_filtered} if obs_filter else {}
+        notes += [note for source in every for note in _rounding_note(source)]
         held_out = _split(obs, kept_cells, labels, how_to_split)
         options = {
             "labels": list(labels),
@@ -200,6 +237,10 @@ def ingest(
             **({"obs_filter": obs_filter} if obs_filter else {}),
             **({"var_names": var_names if isinstance(var_names, str) else list(var_names)} if var_names else {}),
             **({"min_shared": min_shared} if min_shared != MIN_SHARED else {}),
+            **({"missing_values": list(missing_values)} if missing_values else {}),
+            **({"unlabelled": unlabelled} if unlabelled != "refuse" else {}),
+            **({"drop_copies": True} if drop_copies else {}),
+            **({"round_counts": True} if round_counts else {}),
             "seed": seed,
             "val_fraction": val_fraction,
             **({"holdout": list(holdout), "held_out": held_out} if holdout else {"test_fraction": test_fraction}),
@@ -207,7 +248,7 @@ def ingest(
         provenance = {
             "sources": [_described(source) for source in every],
             "options": options,
-            "dropped": _dropped(rna, gathered, kept_cells),
+            "dropped": _dropped(rna, gathered, n_incomplete) | left_out,
             "notes": [note for source in every for note in source.notes] + notes,
             "statistics": "var mean and variance and the size-factor law are over the training cells; n_cells over all",
         }
@@ -255,6 +296,14 @@ def _open(
     for path, table, column in zip(paths, tables, one_for_each(var_names, len(paths)), strict=True):
         opened.append(open_source(path, options, obs_file=table, modality=modality, var_names=column))
         files.callback(opened[-1].close)
+    for table in dict.fromkeys(table for table in tables if table is not None):
+        sharing = [source for source, of in zip(opened, tables, strict=True) if of == table]
+        unmatched = functools.reduce(pd.Index.intersection, [source.unmatched for source in sharing])
+        if len(unmatched):
+            where = "any source" if len(sharing) > 1 else sharing[0].path
+            sharing[0].notes.append(
+                f"{table}: {len(unmatched):,} rows are of no cell of {where}, such as {str(unmatched[0])!r}; ignored"
+            )
     return opened
 
 
@@ -298,10 +347,18 @@ def _described(source: Source) -> dict[str, Any]:
     return {"path": source.path, "counts": source.counts_from, "n_cells": n_cells, "n_genes": n_genes}
 
 
-def _dropped(rna: Gathered, others: Mapping[str, Gathered], kept_cells: Bools) -> dict[str, int]:
-    """The card's entry on what was left out."""
+def _rounding_note(source: Source) -> list[str]:
+    """What to say of values that were not whole."""
+    rounding = source.rounding
+    if not rounding.n_rounded:
+        return []
+    what = f"{source.path}: {rounding.n_rounded:,} values were rounded, by at most {rounding.largest:.3g}"
+    return [what if rounding.allowed else f"{what}: whole numbers but for the error of floats"]
+
+
+def _dropped(rna: Gathered, others: Mapping[str, Gathered], incomplete: int) -> dict[str, int]:
+    """The card's entry on what was left out; `incomplete` cells lack a modality."""
     too_rare, not_chosen = rna.dropped()
-    incomplete = int((~kept_cells & (rna.totals > 0)).sum())
     return {
         "empty_cells": int((rna.totals == 0).sum()),
         **({"cells_without_all_modalities": incomplete} if others else {}),

@@ -14,6 +14,7 @@ from data_loaders.card import parse_card
 from data_loaders.errors import BadInput, nearest
 from data_loaders.features.gene_names import one_for_each
 from data_loaders.features.shared_names import MIN_SHARED, check_min_shared
+from data_loaders.labels import label_codes, parse_missing
 from data_loaders.reading.rows import SparseRows
 from data_loaders.reading.store import Column, Reader, Rows, Store
 from data_loaders.types import Array, Floats, Ints, PathLike
@@ -30,6 +31,7 @@ def open_atlas(
     storage: dict[str, Any] | None = None,
     var_names: str | Sequence[str] | None = None,
     min_shared: float = MIN_SHARED,
+    missing_values: str | Sequence[str] = (),
     **soma: Any,
 ) -> "Atlas":
     """Open a store of cells for reading.
@@ -51,6 +53,9 @@ def open_atlas(
         Stores are joined when at least this share of the genes of the smaller list is in both.
     storage : dict, optional
         Options of the object store when `path` is a URL, see `data_loaders.reading.remote.open_remote`.
+    missing_values : sequence of str, or str with commas
+        Texts that are no label, such as "nan" and "unknown", whatever their case. Missing values and empty text are
+        none anyway: their code is -1.
     **soma
         Of a SOMA experiment: `measurement`, `obs_filter`, `obs_columns`, see
         `data_loaders.reading.soma_store.SomaStore`.
@@ -81,7 +86,7 @@ def open_atlas(
     store = genes_alone(stores[0]) if len(stores) == 1 else JoinedStore(stores, join, min_shared)
     for note in store.notes:
         log.warning("%s", note)
-    return Atlas(store)
+    return Atlas(store, parse_missing(missing_values))
 
 
 def _open_stores(
@@ -132,8 +137,8 @@ class Atlas:
         `rna` first; (`latent`,) for a store of latents.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, missing_values: Sequence[str] = ()) -> None:
+        self._store, self._missing_values = store, tuple(missing_values)
         self.name = store.name
         self.n_cells = store.n_cells
         self.modalities = tuple(store.readers)
@@ -311,10 +316,7 @@ class Atlas:
         """(codes, categories) of an obs column, kept."""
         if name not in self._columns:
             self._check_column(name)
-            values = self._store.obs(name)
-            if not isinstance(values, pd.Categorical):
-                values = pd.Categorical(np.asarray(values).astype(str))
-            self._columns[name] = (values.codes, [str(category) for category in values.categories])
+            self._columns[name] = label_codes(self._store.obs(name), self._missing_values)
         return self._columns[name]
 
     def _check_column(self, name: str) -> None:

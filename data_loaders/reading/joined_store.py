@@ -79,7 +79,9 @@ class JoinedStore:
     def obs(self, column: str) -> Column:
         """Values of an obs column of all stores."""
         parts = [store.obs(column) for store in self._stores]
-        if all(isinstance(part, pd.Categorical) for part in parts):
+        if all(isinstance(part, pd.Categorical) for part in parts) and (
+            len({part.categories.dtype for part in parts}) == 1
+        ):
             return pd.api.types.union_categoricals(parts, ignore_order=True)
         return np.concatenate([np.asarray(part) for part in parts])
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from data_loaders.errors import DAMAGED, BadInput, nearest
 from data_loaders.features.gene_names import name_features
+from data_loaders.obs_filter import ObsFilter
 from data_loaders.parallel import run_all
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.rows import SparseRows, offsets
@@ -23,6 +24,7 @@ CONFIG = {
 }
 RUNS_AT_ONCE = 2  # TileDB has threads of its own: while it decodes one run, another is sorted into rows
 RUNS_KEPT = 2
+SHOWN_PARTS = 8  # of obs, whose values a message may name
 RUN_ROWS = 2048  # rows of one query: the extent of SOMA's tiles, which are decoded whole
 
 
@@ -58,7 +60,8 @@ class SomaStore:
     layer : str, optional
         The X layer with the counts; the only one, or `data`, when left out.
     obs_filter : str, optional
-        A SOMA value filter, such as `tissue == "lung"`; only these cells are in the atlas.
+        An expression over obs, such as `tissue == "lung"`, see `data_loaders.obs_filter`; only these cells are in the
+        atlas.
     obs_columns : sequence of str, optional
         The obs columns of the atlas; all when left out. A column is read when it is asked for.
     config : dict, optional
@@ -95,38 +98,33 @@ class SomaStore:
             self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
         except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:
             raise BadInput(f"{uri}: not a SOMA experiment ({_one_line(error)})") from error
-        self._filter = obs_filter
+        self._ids: Ints | None = None  # of the cells that pass a filter, sorted
         try:
             with sound(self.name):
-                self._open(measurement, layer, obs_columns)
+                self._open(measurement, layer, obs_filter, obs_columns)
         except BaseException:
             self.close()
             raise
 
     is_shuffled = False
 
-    def _open(self, measurement: str | None, layer: str | None, obs_columns: Sequence[str] | None) -> None:
+    def _open(
+        self, measurement: str | None, layer: str | None, obs_filter: str | None, obs_columns: Sequence[str] | None
+    ) -> None:
         """Choose what is read and see how large it is."""
-        import tiledbsoma
-
-        uri, obs_filter = self.name, self._filter
+        uri = self.name
         ms = self._experiment.ms
         measurement = _choose(f"{uri}: measurement", measurement, list(ms), "RNA")
         self._measurement = ms[measurement]
         layer = _choose(f"{uri}: X layer of measurement {measurement!r}", layer, list(self._measurement.X), "data")
+        self.has_other_layers = len(list(self._measurement.X)) > 1
         known = [name for name in self._experiment.obs.schema.names if name != "soma_joinid"]
         for name in obs_columns or ():
             if name not in known:
                 raise BadInput(f"{uri}: no obs column {name!r}; {nearest(name, known)}")
         self.obs_columns = list(obs_columns or known)
-        try:
-            ids = self._query(["soma_joinid"])["soma_joinid"].to_numpy()
-        except (tiledbsoma.SOMAError, SyntaxError, ValueError) as error:
-            if obs_filter is None:
-                raise BadInput(f"{uri}: obs cannot be read, {DAMAGED} ({_one_line(error)})") from error
-            raise BadInput(f"{uri}: obs filter {obs_filter!r} cannot be used ({_one_line(error)})") from error
-        if len(ids) == 0:
-            raise BadInput(f"{uri}: no cell passes the obs filter {obs_filter!r}")
+        with sound(f"{uri}: obs"):
+            ids = self._passing(obs_filter)
         self._order = np.argsort(ids, kind="stable")
         ids = ids[self._order]
         self.n_cells = len(ids)
@@ -191,8 +189,41 @@ class SomaStore:
         with sound(f"{self.name}: obs"):
             return self._query(columns)
 
+    def _passing(self, obs_filter: str | None) -> Ints:
+        """Join ids of the cells that pass the filter, in the order SOMA gives them.
+
+        The filter is evaluated here, part by part, and not by TileDB, so that it means what it means for other files.
+        """
+        if obs_filter is None:
+            return np.asarray(self._query(["soma_joinid"])["soma_joinid"])
+        expression = ObsFilter(obs_filter, self.name)
+        expression.check_columns(list(self._experiment.obs.schema.names))
+        columns = list(dict.fromkeys(["soma_joinid", *expression.columns]))
+        passing: list[Ints] = []
+        parts: list[pd.DataFrame] = []
+        for table in self._experiment.obs.read(column_names=columns):
+            part = table.to_pandas()
+            passes = expression.passes(part)
+            passing.append(part["soma_joinid"].to_numpy()[passes])
+            parts.append(part if not passes.any() and len(parts) < SHOWN_PARTS else part.iloc[:0])
+        ids = np.concatenate(passing or [np.empty(0, np.int64)])
+        if len(ids) == 0:
+            raise expression.none_passes(pd.concat(parts) if parts else None)
+        self._ids = np.sort(ids)
+        return ids
+
     def _query(self, columns: Sequence[str]) -> pd.DataFrame:
-        return self._experiment.obs.read(column_names=columns, value_filter=self._filter).concat().to_pandas()
+        if self._ids is None:
+            return self._experiment.obs.read(column_names=columns).concat().to_pandas()
+        import pyarrow
+
+        parts = []
+        for table in self._experiment.obs.read(column_names=list(dict.fromkeys(["soma_joinid", *columns]))):
+            ids = table["soma_joinid"].to_numpy()
+            places = np.searchsorted(self._ids, ids)
+            passes = self._ids[np.minimum(places, len(self._ids) - 1)] == ids
+            parts.append(table.filter(pyarrow.array(passes)).select(list(columns)))
+        return pyarrow.concat_tables(parts).to_pandas()
 
 
 class SomaReader:

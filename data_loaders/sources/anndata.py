@@ -9,7 +9,7 @@ import zarr
 from anndata.io import read_elem
 
 from data_loaders.errors import DAMAGED, BadInput, nearest, readable
-from data_loaders.sources.counts import fault
+from data_loaders.sources.counts import ROUND, fault, has_fractions, looks_logged, normalised
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import open_matrix
 from data_loaders.sources.source import Group, Options, Source
@@ -56,7 +56,14 @@ def open_group(path: str, root: Group, options: Options) -> Source:
     matrix = open_matrix(f"{path}: {label}", root[key])
     if matrix.shape[1] != len(var):
         raise BadInput(f"{path}: {label} has {matrix.shape[1]:,} columns, its var {len(var):,} rows; {DAMAGED}")
-    return Source(path, obs, var, matrix, np.arange(len(var)), counts_from=label, notes=notes)
+    others = _others(root, key)
+    return Source(path, obs, var, matrix, np.arange(len(var)), counts_from=label, notes=notes, others=others)
+
+
+def _others(root: Group, key: str) -> list[str]:
+    """The options that name another matrix than the one at `key`."""
+    layers = [name for name in root.get("layers", ()) if f"layers/{name}" != key]
+    return [*(["layer"] if layers else []), *(["raw"] if key != "raw/X" and _has(root, "raw/X") else [])]
 
 
 def _numbered(names: pd.Index) -> pd.Index:
@@ -108,13 +115,33 @@ def _choose(path: str, root: Group, options: Options) -> Place:
     whole = [place for place, problem in of_others.items() if problem is None]
     if len(whole) == 1:
         return whole[0]
+    if options.round_counts and not whole:
+        rounded = [place for place in usual + others if _can_be_rounded(path, root, place)]
+        if len(rounded) == 1:
+            return rounded[0]
+        if rounded:
+            places = ", ".join(place.label for place in rounded)
+            raise BadInput(f"{path}: values to round are in {places}; expected one of them, choose by `layer=NAME`")
     if whole:  # spliced and ambiguous counts, or binary values: only the user knows which are meant
         problems.append(f"whole numbers are in {', '.join(place.label for place in whole)}")
         raise BadInput(f"{path}: {'; '.join(problems)}; expected one of them, choose by `layer=NAME`")
     problems += [problem for problem in of_others.values() if problem is not None]
+    rounds = f"; {ROUND}" if any(_can_be_rounded(path, root, place) for place in usual + others) else ""
     raise BadInput(
-        f"{path}: no counts: {'; '.join(problems)}; {EXPECTED} in X, a layer (`layer=NAME`) or raw (`raw=True`)"
+        f"{path}: no counts: {'; '.join(problems)}; {EXPECTED} in X, a layer (`layer=NAME`) or raw (`raw=True`){rounds}"
     )
+
+
+def _can_be_rounded(path: str, root: Group, place: Place) -> bool:
+    """Whether the first block of a matrix holds numbers that are neither counts nor normalised, but near to counts."""
+    try:
+        matrix = open_matrix(f"{path}: {place.label}", root[place.key])
+    except BadInput:
+        return False
+    block = next((block for _, block in matrix.blocks()), None)
+    if block is None or fault(block.data, round_counts=True) is not None or not has_fractions(block.data):
+        return False
+    return not looks_logged(block.data) and normalised(block) is None
 
 
 def _has(root: Group, key: str) -> bool:

@@ -278,10 +278,10 @@ def test_bad_label_tables(model, change, message):
 
 
 def test_unreadable_label_tables(tmp_path):
-    with pytest.raises(BadInput, match=r"label table .*none.csv does not exist"):
+    with pytest.raises(BadInput, match=r"label table .*none.csv: no such file"):
         read_label_table(tmp_path / "none.csv")
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(BadInput, match=r"label table .*empty.csv cannot be read"):
+    with pytest.raises(BadInput, match=r"label table .*empty.csv: an empty file"):
         read_label_table(tmp_path / "empty.csv")
 
 

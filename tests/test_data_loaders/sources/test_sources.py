@@ -92,11 +92,11 @@ def test_obs_tables_are_refused_when_they_do_not_fit(tmp_path):
     assert "'cell0'" in message
     pd.concat([adata.obs, adata.obs.iloc[:1]]).to_csv(table)
     assert "cell 'cell0' has more than one row" in refused(tmp_path, tmp_path / "a", obs_files=table)
-    assert "cannot be read as a table" in refused(tmp_path, tmp_path / "a", obs_files=tmp_path / "no.csv")
+    assert "no such file" in refused(tmp_path, tmp_path / "a", obs_files=tmp_path / "no.csv")
     assert "2 tables for 1 sources" in refused(tmp_path, tmp_path / "a", obs_files=[table, table])
     adata.obs.iloc[5:].to_csv(table)
     message = refused(tmp_path, tmp_path / "a", obs_files=table, labels=["donor"])
-    assert "'donor' has no value in 5 cells, the first is row 0 ('cell0')" in message
+    assert "'donor' has no value in 5 of 60 cells, the first is row 0 ('cell0')" in message
 
 
 def test_obs_tables_keep_text_as_it_is(tmp_path):

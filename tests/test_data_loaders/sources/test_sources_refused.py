@@ -203,7 +203,8 @@ def test_a_10x_source_has_a_single_matrix_and_no_obs_columns(tmp_path):
     message = refused(tmp_path, tmp_path / "a", labels=["cell_type"])
     assert message.endswith("a: no obs column 'cell_type'; it has none, `obs_files=TABLE` adds those of a table")
     (tmp_path / "a" / "matrix.mtx").write_text(text.replace(" 300\n", " 300.5\n"))
-    assert refused(tmp_path, tmp_path / "a").endswith("300.5; expected raw counts (whole numbers, 0 or more)")
+    message = refused(tmp_path, tmp_path / "a")
+    assert "300.5; expected raw counts (whole numbers, 0 or more); `round_counts=True` rounds" in message
 
 
 def test_lost_names_of_cells(tmp_path):
