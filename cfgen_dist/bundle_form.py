@@ -122,7 +122,10 @@ def fill(build: Callable[[], nn.Module], state: Mapping[str, torch.Tensor], name
     except (RuntimeError, OverflowError, MemoryError, TypeError):  # more numbers than can be counted
         raise BadInput(f"{name}: the config asks for a network that cannot be{way_on}") from None
     check_state(expected, state, name, way_on)
-    network = build()
+    try:
+        network = build()
+    except (RuntimeError, OverflowError, ValueError):  # a start value that float32 does not hold
+        raise BadInput(f"{name}: the config has a number that no network can have{way_on}") from None
     network.load_state_dict(dict(state))
     return network
 

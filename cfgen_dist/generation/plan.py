@@ -194,10 +194,12 @@ def read_plan(path: PathLike, model: TrainedModel) -> Plan:
     except TypeError as error:
         raise BadInput(f"{name} cannot be read: {show(one_line(error), quoted=False)}") from error
     if plan.bundle != model.digest:
-        raise BadInput(f"plan {path} is for bundle {str(plan.bundle)[:12]}, this one is {model.digest[:12]}")
+        raise BadInput(f"plan {path} is for bundle {one_line(plan.bundle)[:12]}, this one is {model.digest[:12]}")
     wrong = _wrong_entry(plan, model)
     if wrong:
-        raise BadInput(f"plan {path}: {wrong} is {str(getattr(plan, wrong))[:60]}, which no plan of this model has")
+        raise BadInput(
+            f"plan {path}: {wrong} is {one_line(getattr(plan, wrong))[:60]}, which no plan of this model has"
+        )
     check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed, plan.device)
     refuse_unseen(model, np.asarray(plan.codes), plan.weights)
     _check_shards(plan)
@@ -212,6 +214,10 @@ def _check_shards(plan: Plan) -> None:
         )
 
 
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 60
+
+
 def _wrong_entry(plan: Plan, model: TrainedModel) -> str | None:
     """The first impossible entry of a plan that was read, perhaps edited by hand; None when all are possible."""
     sizes = [len(categories) for categories in model.labels.values()]
@@ -223,9 +229,9 @@ def _wrong_entry(plan: Plan, model: TrainedModel) -> str | None:
 
     whole = {name: type(getattr(plan, name)) is int for name in ("steps", "batch_size", "shard_size", "seed")}
     valid = whole | {
-        "solver": isinstance(plan.solver, str),
-        "size_factor": isinstance(plan.size_factor, str),
-        "device": isinstance(plan.device, str),
+        "solver": _is_word(plan.solver),
+        "size_factor": _is_word(plan.size_factor),
+        "device": _is_word(plan.device),
         "codes": isinstance(plan.codes, list) and all(map(is_combination, plan.codes)),
         "counts": isinstance(plan.counts, list) and all(type(n) is int and n >= 0 for n in plan.counts),
         "weights": isinstance(plan.weights, list) and all(type(w) in (int, float) for w in plan.weights),

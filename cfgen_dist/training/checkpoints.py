@@ -42,7 +42,7 @@ class CheckpointForm(Record):
     global_step: Annotated[int, Field(ge=0, lt=1 << 48)]
     state_dict: dict[str, Any]
     callbacks: dict[str, dict[str, Any]]
-    optimizer_states: list[dict[str, Any]]
+    optimizer_states: Annotated[list[dict[str, Any]], Field(min_length=1)]
     lr_schedulers: list[dict[str, Any]]
     loops: dict[str, dict[str, Any]]
 
@@ -80,12 +80,33 @@ def check_fits(path: PathLike, network: nn.Module) -> None:
 
 
 class Restored(Callback):
-    """Knows when a checkpoint was taken up: what goes wrong before that is the checkpoint's fault."""
+    """Knows when a checkpoint was taken up: what goes wrong before that is the checkpoint's fault.
 
-    done = False
+    Parameters
+    ----------
+    path : path-like or None
+        The checkpoint, if there is one.
+    schedulers : int
+        How many schedules of learning rates are in it.
+    """
+
+    def __init__(self, path: PathLike | None = None, schedulers: int = 0) -> None:
+        self.path, self.schedulers, self.done = path, schedulers, False
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Training begins."""
+        """See whether the optimisers fit: torch takes up moments of any shape, or none."""
+        if self.path is not None:
+            if self.schedulers != len(trainer.lr_scheduler_configs):
+                raise BadInput(f"{self.path} is damaged (other schedules of the learning rate){WAY_ON}")
+            for optimizer in trainer.optimizers:
+                fits = [
+                    value.ndim == 0 or value.shape == weight.shape
+                    for weight, state in optimizer.state.items()
+                    for value in state.values()
+                    if isinstance(value, torch.Tensor)
+                ]
+                if not fits or not all(fits):
+                    raise BadInput(f"{self.path} is damaged (the optimiser's moments are of another shape){WAY_ON}")
         self.done = True
 
 
@@ -129,7 +150,7 @@ def place_of(checkpoint: PathLike) -> dict[str, Any]:
     with whole(checkpoint):
         (position,) = saved["loops"]["fit_loop"]["state_dict"]["combined_loader"]
         check_form(position, Position, "the position of the stream")
-    return {"step": saved["global_step"], "position": position}
+    return {"step": saved["global_step"], "position": position, "schedulers": len(saved["lr_schedulers"])}
 
 
 def best_state(directory: Path) -> tuple[dict[str, torch.Tensor], int]:

@@ -77,7 +77,7 @@ def fit(
     directory.mkdir(parents=True, exist_ok=True)
     last = directory / LAST
     place = on_main(lambda: place_of(last) if last.exists() else None)
-    restored = Restored()
+    restored = Restored(last, place["schedulers"]) if place else Restored()
     if place:  # Lightning itself takes a position up only in the middle of an epoch
         check_fits(last, module)
         train_stream.load_state_dict(place["position"])
