@@ -13,6 +13,7 @@ from data_loaders.errors import DAMAGED, BadInput, nearest
 from data_loaders.parallel import run_all
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.rows import SparseRows, offsets
+from data_loaders.reading.soma_words import of_filter, of_object, one_line
 from data_loaders.reading.store import Column
 from data_loaders.types import Array, Ints, PathLike
 
@@ -43,7 +44,7 @@ def sound(name: str) -> Iterator[None]:
     except (
         tiledbsoma.SOMAError, pyarrow.ArrowException, RuntimeError, LookupError, TypeError, AttributeError
     ) as error:  # fmt: skip
-        raise BadInput(f"{name} cannot be read, {DAMAGED} ({_one_line(error)})") from error
+        raise BadInput(f"{name} cannot be read, {DAMAGED} ({one_line(error)})") from error
 
 
 class SomaStore:
@@ -89,7 +90,7 @@ class SomaStore:
         try:
             self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
         except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:
-            raise BadInput(f"{uri}: not a SOMA experiment ({_one_line(error)})") from error
+            raise BadInput(f"{uri}: {of_object(self.name, context, error)}") from error
         self._filter = obs_filter
         try:
             with sound(self.name):
@@ -108,7 +109,8 @@ class SomaStore:
         ms = self._experiment.ms
         measurement = _choose(f"{uri}: measurement", measurement, list(ms), "RNA")
         self._measurement = ms[measurement]
-        layer = _choose(f"{uri}: X layer of measurement {measurement!r}", layer, list(self._measurement.X), "data")
+        self.layers = list(self._measurement.X)
+        layer = _choose(f"{uri}: X layer of measurement {measurement!r}", layer, self.layers, "data")
         known = [name for name in self._experiment.obs.schema.names if name != "soma_joinid"]
         for name in obs_columns or ():
             if name not in known:
@@ -118,8 +120,8 @@ class SomaStore:
             ids = self._query(["soma_joinid"])["soma_joinid"].to_numpy()
         except (tiledbsoma.SOMAError, SyntaxError, ValueError) as error:
             if obs_filter is None:
-                raise BadInput(f"{uri}: obs cannot be read, {DAMAGED} ({_one_line(error)})") from error
-            raise BadInput(f"{uri}: obs filter {obs_filter!r} cannot be used ({_one_line(error)})") from error
+                raise BadInput(f"{uri}: obs cannot be read, {DAMAGED} ({one_line(error)})") from error
+            raise BadInput(f"{uri}: obs filter {obs_filter!r} {of_filter(error, known)}") from error
         if len(ids) == 0:
             raise BadInput(f"{uri}: no cell passes the obs filter {obs_filter!r}")
         self._order = np.argsort(ids, kind="stable")
@@ -268,7 +270,7 @@ class SomaReader:
                 for part in table.to_batches()
             ]
         except Exception as error:  # tiledbsoma raises plain RuntimeErrors for damaged files
-            raise BadInput(f"{self.name}: rows {first} to {last} cannot be read ({_one_line(error)})") from error
+            raise BadInput(f"{self.name}: rows {first} to {last} cannot be read ({one_line(error)})") from error
         positions = np.zeros(last - first + 1, np.int64)
         positions[ids - first] = np.arange(len(ids))
         lengths = np.zeros(len(ids), np.int64)
@@ -293,7 +295,3 @@ def _choose(what: str, name: str | None, known: list[str], usual: str) -> str:
     if name not in known:
         raise BadInput(f"{what} {name!r} does not exist; {nearest(name, known)}")
     return name
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -5,7 +5,7 @@ from scipy.sparse import csr_matrix
 
 from data_loaders.errors import BadInput
 from data_loaders.sources.source import Source
-from data_loaders.types import Array, Ints
+from data_loaders.types import Array, Bools, Ints
 
 LARGEST = np.iinfo(np.uint32).max
 LOG_CEILING = 20.0  # log1p of any depth stays below; normalised but unlogged values usually do not
@@ -30,6 +30,12 @@ def fault(values: Array) -> str | None:
     return None
 
 
+def _as_named(values: Array) -> Bools:
+    """Which values have the fault that `fault` names."""
+    kinds = (~np.isfinite(values), values < 0, values != np.rint(values), values > LARGEST)
+    return next(kind for kind in kinds if kind.any())
+
+
 def as_counts(block: csr_matrix, rows: Ints, source: Source) -> csr_matrix:
     """Check a block and return it as counts: CSR, uint32 values, sorted columns, no stored zeros.
 
@@ -48,8 +54,7 @@ def as_counts(block: csr_matrix, rows: Ints, source: Source) -> csr_matrix:
     problem = fault(block.data)
     if problem is not None:
         values = block.data
-        bad = ~np.isfinite(values) | (values < 0) | (values != np.rint(values)) | (values > LARGEST)
-        at = int(np.flatnonzero(bad)[0])
+        at = int(np.flatnonzero(_as_named(values))[0])
         cell = source.obs.index[rows[np.searchsorted(block.indptr, at, side="right") - 1]]
         named = source.var.index[source.features == block.indices[at]]
         gene = f"gene {str(named[0])!r}" if len(named) else f"feature {block.indices[at]}"

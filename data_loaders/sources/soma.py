@@ -33,7 +33,8 @@ def open(path: str, options: Options) -> Source:
         obs.index = make_index_unique(obs.index)
     if obs_filter is not None:
         notes.append(f"{path}: {len(obs):,} of {store.n_all:,} cells pass the obs filter {obs_filter!r}")
-    return Source(path, obs, var, SomaMatrix(store), np.arange(len(var)), store.counts_from, store, notes)
+    matrix, several = SomaMatrix(store), len(store.layers) > 1
+    return Source(path, obs, var, matrix, np.arange(len(var)), store.counts_from, store, notes, has_others=several)
 
 
 class SomaMatrix:

@@ -26,12 +26,15 @@ class Options:
         Take the counts from `raw` of an AnnData.
     measurement, obs_filter : str or None
         Of a SOMA experiment: which measurement, and a value filter that chooses the cells.
+    genes_in : {None, "rows", "columns"}
+        Which axis of a text table is the genes; told by the names where it is None.
     """
 
     layer: str | None = None
     raw: bool = False
     measurement: str | None = None
     obs_filter: str | None = None
+    genes_in: str | None = None
 
     def given(self) -> list[str]:
         """Names of the options that were used."""
@@ -85,6 +88,8 @@ class Source:
         Open as long as the counts are read.
     notes : list of str
         What was changed or guessed, for the user to know.
+    has_others : bool
+        Whether it has matrices of the same kind beside this one.
     choices : str
         The options that name another matrix of it, for messages; empty where it has a single one.
     """
@@ -97,6 +102,7 @@ class Source:
     counts_from: str
     file: Closable | None = None
     notes: list[str] = field(default_factory=list)
+    has_others: bool = False
     choices: str = ""
 
     def close(self) -> None:
