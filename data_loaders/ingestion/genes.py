@@ -33,6 +33,7 @@ def join_genes(sources: Sequence[Source], join: str | None = None) -> pd.DataFra
         Genes differ and `join` is None, or none is shared.
     """
     first = sources[0]
+    sources = list({id(source.var): source for source in sources}.values())  # many may share one table
     genes = first.var.index
     for source in sources[1:]:
         missing, new = genes.difference(source.var.index), source.var.index.difference(genes)

@@ -25,7 +25,9 @@ from data_loaders.ingestion.buckets import Spill
 from data_loaders.ingestion.cells import merge_obs
 from data_loaders.ingestion.gather import Gathered, gather
 from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
-from data_loaders.ingestion.modalities import MAIN, Paths, match_cells, sources_by_modality
+from data_loaders.ingestion.modalities import MAIN, Paths, listed_paths, match_cells, sources_by_modality
+from data_loaders.ingestion.opening import Check, Refusals, open_all
+from data_loaders.ingestion.paths import expand
 from data_loaders.ingestion.splits import holdout_split, random_split
 from data_loaders.progress import progress
 from data_loaders.seeds import Ingestion, check_seed, generator
@@ -57,6 +59,7 @@ def ingest(
     val_fraction: float = 0.1,
     layer: str | None = None,
     raw: bool = False,
+    genes_in: str | None = None,
     join: str | None = None,
     cells: str = "same",
     obs_files: Paths | None = None,
@@ -64,6 +67,7 @@ def ingest(
     keep_order: bool = False,
     measurement: str | None = None,
     obs_filter: str | None = None,
+    skip_refused: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Write an atlas from one or many sources of counts.
@@ -74,7 +78,8 @@ def ingest(
         h5ad and h5mu files, AnnData-Zarr stores, 10x HDF5 files, 10x Matrix Market folders, SOMA experiments (path or
         URI). An h5mu file is all its modalities, `FILE.h5mu:NAME` one of them; a dict names the modality of each
         path. `rna` must be among several: labels and size factors are its own, and `genes`, `layer` and `raw` choose
-        within it.
+        within it. A pattern (`folder/*.h5ad`), a folder of sources, and a text file of paths, one a line, stand for
+        many; see `data_loaders.ingestion.paths`.
     out : path-like
         Store to write; must not exist.
     labels : sequence of str
@@ -93,6 +98,8 @@ def ingest(
     layer, raw : str, bool
         Where the counts of AnnData sources are; by default the first of X, layers["counts"] and raw that holds whole
         numbers, or else the only other layer that does. `layer` names an X layer of SOMA experiments too.
+    genes_in : {None, "rows", "columns"}
+        Which axis of text tables is the genes; by default their names tell, or the table is refused.
     join : {None, "inner", "outer"}
         What to do when sources differ in their genes: refuse, keep the shared ones, or keep all (missing means zero).
     cells : {"same", "shared", "rna"}
@@ -110,6 +117,9 @@ def ingest(
         Of SOMA experiments; the only one, or RNA, by default.
     obs_filter : str, optional
         Value filter of SOMA experiments, such as `tissue == "lung"`: only these cells are read.
+    skip_refused : bool
+        Leave out sources that cannot be used, and note their reasons; all are read once more beforehand. Otherwise
+        the first step that meets refused sources names all of them.
     seed : int
         Of the split and the shuffle.
 
@@ -123,23 +133,31 @@ def ingest(
     BadInput
         For anything about the sources or options that the user has to change; nothing is written then.
     """
-    paths = sources_by_modality(sources)
+    found: list[str] = []
+    paths = sources_by_modality(expand(listed_paths(sources), found))
     refuse_existing(out)
     check_seed(seed)
     how_to_split = Splitting(test_fraction, holdout, val_fraction, seed)
-    _check_options(paths, min_cells, how_to_split, join)
+    _check_options(paths, min_cells, how_to_split, join, skip_refused)
     genes = None if genes is None else str(genes)
     n_hvg = parse_hvg(genes) if genes else None
     with ExitStack() as files:
         folder = files.enter_context(temporary_folder(beside=out))
-        opened = _open(files, paths[MAIN], Options(layer, raw, measurement, obs_filter), obs_files)
-        others = {name: _open(files, paths[name], Options(), None) for name in paths if name != MAIN}
+        also = [holdout[0]] if holdout else []
+        refusals = Refusals(skip_refused)
+        opened = _open(
+            files, paths[MAIN], Options(layer, raw, measurement, obs_filter, genes_in=genes_in),
+            obs_files, refusals,
+            lambda source: merge_obs([source], labels, also),
+        )  # fmt: skip
+        refused = refusals.notes()
+        others = {name: _open(files, paths[name], Options(), None, Refusals(False)) for name in paths if name != MAIN}
         every = [*opened, *(source for part in others.values() for source in part)]
         for source in every[len(opened) :]:
             source.choices = ""  # `layer` and `raw` choose within rna
         var = join_genes(opened, join)
         listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
-        obs, notes = merge_obs(opened, labels, also=[holdout[0]] if holdout else [])
+        obs, notes = merge_obs(opened, labels, also=also)
         if holdout and len(obs[holdout[0]].cat.categories) < 2:
             raise BadInput(f"`holdout` names {holdout[0]!r}: the column has a single category; expected two or more")
 
@@ -189,13 +207,15 @@ def ingest(
             "sources": [_described(source) for source in every],
             "options": options,
             "dropped": _dropped(rna, gathered, kept_cells),
-            "notes": [note for source in every for note in source.notes] + notes,
+            "notes": found + [note for source in every for note in source.notes] + notes + refused,
             "statistics": "var mean and variance and the size-factor law are over the training cells; n_cells over all",
         }
         return _write(out, rna, gathered, obs, kept_cells, labels, provenance)
 
 
-def _check_options(paths: Mapping[str, Sequence[PathLike]], min_cells: int, split: Splitting, join: str | None) -> None:
+def _check_options(
+    paths: Mapping[str, Sequence[PathLike]], min_cells: int, split: Splitting, join: str | None, skip_refused: bool
+) -> None:
     """Refuse options that make no atlas, before anything is read."""
     if not paths[MAIN]:
         raise BadInput("no sources; expected at least one")
@@ -207,12 +227,21 @@ def _check_options(paths: Mapping[str, Sequence[PathLike]], min_cells: int, spli
     if split.holdout and not 0 < split.holdout[1] < 1:
         column, share = split.holdout
         raise BadInput(f"`holdout` has {share} for {column!r}: expected a share above 0 and below 1")
+    if skip_refused and len(paths) > 1:
+        raise BadInput("`skip_refused=True` with several modalities; expected it with one: a cell needs all of its own")
     if join not in (None, "inner", "outer"):
         raise BadInput(f"`join={join!r}`: {nearest(join, ['inner', 'outer'])}")
 
 
-def _open(files: ExitStack, paths: Sequence[PathLike], options: Options, obs_files: Paths | None) -> list[Source]:
-    """Open the sources of one modality; they are closed with `files`."""
+def _open(
+    files: ExitStack,
+    paths: Sequence[PathLike],
+    options: Options,
+    obs_files: Paths | None,
+    refusals: Refusals,
+    check: Check | None = None,
+) -> list[Source]:
+    """Open the sources of one modality but for those refused; they are closed with `files`."""
     tables: list[PathLike | None] = [None]
     if obs_files:
         tables = [obs_files] if isinstance(obs_files, str | os.PathLike) else list(obs_files)
@@ -225,10 +254,12 @@ def _open(files: ExitStack, paths: Sequence[PathLike], options: Options, obs_fil
         if (place := Path(path).resolve()) in seen:
             raise BadInput(f"{path}: given more than once; expected each source once")
         seen.add(place)
-    opened = []
-    for path, table in zip(paths, tables, strict=True):
-        opened.append(open_source(path, options, obs_file=table))
-        files.callback(opened[-1].close)
+
+    def open_one(number: int) -> Source:
+        return open_source(paths[number], options, obs_file=tables[number])
+
+    opened = open_all(files, paths, open_one, refusals, check)
+    refusals.settle()
     return opened
 
 

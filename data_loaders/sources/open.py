@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_loaders.errors import BadInput, readable
-from data_loaders.sources import anndata, mudata, soma, tenx
+from data_loaders.sources import anndata, mudata, soma, table, tenx
 from data_loaders.sources.source import Options, Source
 from data_loaders.types import PathLike
 
@@ -46,10 +46,16 @@ FORMATS = (  # the first that recognises a path opens it
     Format("an AnnData", ".h5ad file or Zarr store", anndata.recognises, anndata.open, ("layer", "raw")),
     Format("a modality of a MuData", "FILE.h5mu:NAME", mudata.recognises, mudata.open, ("layer", "raw")),
     Format("10x output", ".h5 file or folder with matrix.mtx", tenx.recognises, tenx.open),
+    Format("a table of counts", ".csv, .tsv or .txt file", table.recognises, table.open, ("genes_in",)),
     Format(
         "a SOMA experiment", "folder or URI", soma.recognises, soma.open, ("layer", "measurement", "obs_filter")
     ),
 )  # fmt: skip
+
+
+def is_source(path: str) -> bool:
+    """Whether a path is of a known format, as far as its name and place tell."""
+    return any(known.recognises(path) for known in FORMATS)
 
 
 def open_source(path: PathLike, options: Options | None = None, *, obs_file: PathLike | None = None) -> Source:
@@ -80,7 +86,8 @@ def open_source(path: PathLike, options: Options | None = None, *, obs_file: Pat
         raise _unrecognised(path)
     _refuse_unknown_options(path, known, options)
     source = known.open(path, options)
-    source.choices = " or ".join(CHOICES[name] for name in known.takes if name in CHOICES)
+    if source.has_others:
+        source.choices = " or ".join(CHOICES[name] for name in known.takes if name in CHOICES)
     try:
         _check(source)
         if obs_file is not None:
