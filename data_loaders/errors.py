@@ -56,4 +56,15 @@ def readable(name: object) -> Iterator[None]:
         raise BadInput(f"{name} cannot be read: permission denied") from error
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, UnicodeDecodeError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
+        unknown = unknown_kind(error)
+        if unknown is not None:
+            raise BadInput(f"{name} cannot be read: {unknown}") from error
         raise BadInput(f"{name} cannot be read, {DAMAGED} ({reason})") from error
+
+
+def unknown_kind(error: BaseException) -> str | None:
+    """What an error of zarr says about a data type or codec that it does not know, and the way on; None for others."""
+    text = " ".join(str(error).split())
+    if not text.startswith("No Zarr data type found") and type(error).__name__ != "UnknownCodecError":
+        return None
+    return f"the installed zarr does not know its data type or codec; a newer zarr may ({text[:120]})"

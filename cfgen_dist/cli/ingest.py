@@ -4,11 +4,16 @@ import argparse
 
 from data_loaders.errors import BadInput
 
+SHOWN = 20  # sources and notes that are printed
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "sources", nargs="*", metavar="SRC", help=".h5ad, AnnData-Zarr, 10x .h5, folder with matrix.mtx, or SOMA"
+        "sources",
+        nargs="*",
+        metavar="SRC",
+        help=".h5ad, AnnData-Zarr, 10x .h5, folder with matrix.mtx, SOMA, table; a pattern, a folder, a list of paths",
     )
     parser.add_argument("out", metavar="OUT", help="the store to write; must not exist")
     parser.add_argument(
@@ -40,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layer", metavar="NAME", help="take the counts from this layer (SOMA: X layer)")
     parser.add_argument("--raw", action="store_true", help="take the counts from raw")
+    parser.add_argument("--genes-in", choices=["rows", "columns"], help="of text tables whose names do not tell")
     parser.add_argument("--measurement", metavar="NAME", help="of a SOMA experiment (default: the only one, or RNA)")
     parser.add_argument(
         "--obs-filter", metavar="EXPR", help="take only these cells, such as 'tissue == \"lung\" and n_genes > 500'"
@@ -78,6 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--drop-empty", action="store_true", help="leave cells without counts out")
     parser.add_argument("--keep-order", action="store_true", help="keep the order of the cells; shuffled by default")
+    parser.add_argument("--skip-refused", action="store_true", help="go on without sources that cannot be used")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="start of all random numbers (default 0)")
 
 
@@ -97,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
         val_fraction=args.val_fraction,
         layer=args.layer,
         raw=args.raw,
+        genes_in=args.genes_in,
         join=args.join,
         cells=args.cells,
         obs_files=args.obs_files,
@@ -110,18 +118,27 @@ def run(args: argparse.Namespace) -> None:
         unlabelled=args.unlabelled,
         drop_copies=args.drop_copies,
         round_counts=args.round_counts,
+        skip_refused=args.skip_refused,
         seed=args.seed,
     )
-    for source in card["sources"]:
+    for source in card["sources"][:SHOWN]:
         size = f"{source['n_cells']:,} cells x {source['n_genes']:,} genes"
         print(f"{source['path']}: {size}, counts from {source['counts']}")
     parser = argparse.ArgumentParser()
     configure(parser)
-    for note in card["notes"]:
+    if len(card["sources"]) > SHOWN:
+        print(f"and {len(card['sources']) - SHOWN:,} more sources")
+    notes = [note for note in card["notes"] if not note.startswith("refused: ")]
+    for note in notes[:SHOWN]:
         print(f"note: {in_options(note, parser, ())}")
+    if len(notes) > SHOWN:
+        print(f"and {len(notes) - SHOWN:,} more notes, in the card of {args.out}")
     for what, number in card["dropped"].items():
         if number:
             print(f"dropped: {number:,} {what.replace('_', ' ')}")
+    for note in card["notes"]:
+        if note.startswith("refused: "):
+            print(note)
     splits = ", ".join(f"{n:,} {name}" for name, n in card["splits"].items())
     print(f"{args.out}: {card['n_cells']:,} cells x {card['n_genes']:,} genes ({splits})")
 

@@ -59,6 +59,7 @@ def join_genes(
         paths, names, lambda number: sources[number].var, join=join, min_shared=min_shared, what=what
     )  # fmt: skip
     first = sources[0]
+    sources = list({id(source.var): source for source in sources}.values())  # many may share one table
     genes = first.var.index
     for source in sources[1:]:
         missing, new = genes.difference(source.var.index), source.var.index.difference(genes)

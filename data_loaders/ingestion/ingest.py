@@ -30,7 +30,9 @@ from data_loaders.ingestion.cells import merge_obs
 from data_loaders.ingestion.equal_cells import equal_cells
 from data_loaders.ingestion.gather import Gathered, gather
 from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
-from data_loaders.ingestion.modalities import MAIN, Paths, match_cells, sources_by_modality
+from data_loaders.ingestion.modalities import MAIN, Paths, listed_paths, match_cells, sources_by_modality
+from data_loaders.ingestion.opening import Check, Refusals, open_all
+from data_loaders.ingestion.paths import expand
 from data_loaders.ingestion.splits import holdout_split, random_split
 from data_loaders.labels import check_unlabelled, parse_missing
 from data_loaders.locks import one_at_a_time
@@ -64,6 +66,7 @@ def ingest(
     val_fraction: float = 0.1,
     layer: str | None = None,
     raw: bool = False,
+    genes_in: str | None = None,
     join: str | None = None,
     cells: str = "same",
     obs_files: Paths | None = None,
@@ -77,6 +80,7 @@ def ingest(
     unlabelled: str = "refuse",
     drop_copies: bool = False,
     round_counts: bool = False,
+    skip_refused: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Write an atlas from one or many sources of counts.
@@ -89,6 +93,8 @@ def ingest(
         path. `rna` must be among several: labels and size factors are its own, and `genes`, `layer`, `raw` and
         `var_names` choose within it. Where a source tells the types of its features, a modality gets those of its
         own (`data_loaders.features.feature_types`), so the same path may be given for several.
+        A pattern (`folder/*.h5ad`), a folder of sources, and a text file of paths, one a line, stand for many; see
+        `data_loaders.ingestion.paths`.
     out : path-like
         Store to write; must not exist.
     labels : sequence of str
@@ -107,6 +113,8 @@ def ingest(
     layer, raw : str, bool
         Where the counts of AnnData sources are; by default the first of X, layers["counts"] and raw that holds whole
         numbers, or else the only other layer that does. `layer` names an X layer of SOMA experiments too.
+    genes_in : {None, "rows", "columns"}
+        Which axis of text tables is the genes; by default their names tell, or the table is refused.
     join : {None, "inner", "outer"}
         What to do when sources differ in their genes: refuse, keep the shared ones, or keep all (missing means zero).
     cells : {"same", "shared", "rna"}
@@ -144,6 +152,9 @@ def ingest(
     round_counts : bool
         Round fractional counts, such as those that SoupX and DecontX correct; the card has how many and by how much.
         Values that are whole but for the error of floats (1e-6) are counts anyway, normalised ones never.
+    skip_refused : bool
+        Leave out sources that cannot be used, and note their reasons; all are read once more beforehand. Otherwise
+        the first step that meets refused sources names all of them.
     seed : int
         Of the split and the shuffle.
 
@@ -157,11 +168,12 @@ def ingest(
     BadInput
         For anything about the sources or options that the user has to change; nothing is written then.
     """
-    paths = sources_by_modality(sources)
+    found: list[str] = []
+    paths = sources_by_modality(expand(listed_paths(sources), found))
     refuse_existing(out)
     check_seed(seed)
     how_to_split = Splitting(test_fraction, holdout, val_fraction, seed)
-    _check_options(paths, min_cells, how_to_split, join)
+    _check_options(paths, min_cells, how_to_split, join, skip_refused)
     genes = None if genes is None else str(genes)
     n_hvg = parse_hvg(genes) if genes else None
     missing_values = parse_missing(missing_values)
@@ -169,10 +181,22 @@ def ingest(
     with ExitStack() as files:
         files.enter_context(one_at_a_time(out))
         folder = files.enter_context(temporary_folder(beside=out))
-        options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts)
-        opened = _open(files, paths[MAIN], options_of_rna, obs_files, var_names=var_names)
+        also = [holdout[0]] if holdout else []
+        refusals = Refusals(skip_refused)
+        may_lack = "refuse" if unlabelled == "refuse" else "keep"  # a check leaves no cell out
+
+        def check(source: Source) -> None:
+            merge_obs([source], labels, also, missing_values=missing_values, unlabelled=may_lack)
+
+        options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts, genes_in)
+        opened = _open(files, paths[MAIN], options_of_rna, obs_files, refusals, check, var_names=var_names)
+        refused = refusals.notes()
         further = Options(round_counts=round_counts)
-        others = {name: _open(files, paths[name], further, None, name) for name in paths if name != MAIN}
+        others = {
+            name: _open(files, paths[name], further, None, Refusals(False), modality=name)
+            for name in paths
+            if name != MAIN
+        }
         refuse_copies({MAIN: opened} | others)
         every = [*opened, *(source for part in others.values() for source in part)]
         for source in every[len(opened) :]:
@@ -180,7 +204,7 @@ def ingest(
         var, lost = join_genes(opened, join, min_shared)
         listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
         obs, notes, left_out = merge_obs(
-            opened, labels, [holdout[0]] if holdout else [],
+            opened, labels, also,
             missing_values=missing_values, unlabelled=unlabelled, drop_copies=drop_copies,
         )  # fmt: skip
         notes += left_out_notes({MAIN: opened} | others) + lost
@@ -249,13 +273,15 @@ def ingest(
             "sources": [_described(source) for source in every],
             "options": options,
             "dropped": _dropped(rna, gathered, n_incomplete) | left_out,
-            "notes": [note for source in every for note in source.notes] + notes,
+            "notes": found + [note for source in every for note in source.notes] + notes + refused,
             "statistics": "var mean and variance and the size-factor law are over the training cells; n_cells over all",
         }
         return _write(out, rna, gathered, obs, kept_cells, labels, provenance)
 
 
-def _check_options(paths: Mapping[str, Sequence[PathLike]], min_cells: int, split: Splitting, join: str | None) -> None:
+def _check_options(
+    paths: Mapping[str, Sequence[PathLike]], min_cells: int, split: Splitting, join: str | None, skip_refused: bool
+) -> None:
     """Refuse options that make no atlas, before anything is read."""
     if not paths[MAIN]:
         raise BadInput("no sources; expected at least one")
@@ -267,6 +293,8 @@ def _check_options(paths: Mapping[str, Sequence[PathLike]], min_cells: int, spli
     if split.holdout and not 0 < split.holdout[1] < 1:
         column, share = split.holdout
         raise BadInput(f"`holdout` has {share} for {column!r}: expected a share above 0 and below 1")
+    if skip_refused and len(paths) > 1:
+        raise BadInput("`skip_refused=True` with several modalities; expected it with one: a cell needs all of its own")
     if join not in (None, "inner", "outer"):
         raise BadInput(f"`join={join!r}`: {nearest(join, ['inner', 'outer'])}")
 
@@ -276,10 +304,13 @@ def _open(
     paths: Sequence[PathLike],
     options: Options,
     obs_files: Paths | None,
+    refusals: Refusals,
+    check: Check | None = None,
+    *,
     modality: str = MAIN,
     var_names: str | Sequence[str] | None = None,
 ) -> list[Source]:
-    """Open the sources of one modality; they are closed with `files`."""
+    """Open the sources of one modality but for those refused; they are closed with `files`."""
     tables: list[PathLike | None] = [None]
     if obs_files:
         tables = [obs_files] if isinstance(obs_files, str | os.PathLike) else list(obs_files)
@@ -292,12 +323,20 @@ def _open(
         if (place := Path(path).resolve()) in seen:
             raise BadInput(f"{path}: given more than once; expected each source once")
         seen.add(place)
-    opened = []
-    for path, table, column in zip(paths, tables, one_for_each(var_names, len(paths)), strict=True):
-        opened.append(open_source(path, options, obs_file=table, modality=modality, var_names=column))
-        files.callback(opened[-1].close)
+    columns = one_for_each(var_names, len(paths))
+
+    def open_one(number: int) -> Source:
+        return open_source(
+            paths[number], options, obs_file=tables[number], modality=modality, var_names=columns[number]
+        )
+
+    opened = open_all(files, paths, open_one, refusals, check)
+    refusals.settle()
+    table_of = {str(path): table for path, table in zip(paths, tables, strict=True)}
     for table in dict.fromkeys(table for table in tables if table is not None):
-        sharing = [source for source, of in zip(opened, tables, strict=True) if of == table]
+        sharing = [source for source in opened if table_of.get(source.path) == table]
+        if not sharing:
+            continue
         unmatched = functools.reduce(pd.Index.intersection, [source.unmatched for source in sharing])
         if len(unmatched):
             where = "any source" if len(sharing) > 1 else sharing[0].path

@@ -94,6 +94,13 @@ def sources_by_modality(sources: Paths | Mapping[str, Paths]) -> dict[str, list[
     return {MAIN: named.pop(MAIN)} | named
 
 
+def listed_paths(sources: Paths | Mapping[str, Paths]) -> list[PathLike] | dict[str, list[PathLike]]:
+    """Sources as lists: one of paths, or one for each modality."""
+    if isinstance(sources, Mapping):
+        return {str(name): _listed(paths) for name, paths in sources.items()}
+    return _listed(sources)
+
+
 def _listed(paths: Paths) -> list[PathLike]:
     return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import h5py
 import pandas as pd
 import zarr
 from anndata.io import read_elem
@@ -11,11 +10,13 @@ from anndata.io import read_elem
 from data_loaders.card import LATENTS, parse_card
 from data_loaders.errors import BadInput, readable
 from data_loaders.features.gene_names import name_features
+from data_loaders.hdf5 import check_filters, open_h5ad
 from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.chunks import ZarrChunks, open_chunks
 from data_loaders.reading.reader import INCOMPLETE, CsrReader, DenseReader, DiskGroup, matrix_reader, read_whole
 from data_loaders.reading.store import Column
 from data_loaders.types import Array, PathLike
+from data_loaders.zarr_groups import is_unknown, names, open_group
 
 
 class AnnDataStore:
@@ -75,15 +76,18 @@ class AnnDataStore:
         for part in ("obs", "var"):
             if part not in root or "_index" not in root[part].attrs:
                 raise BadInput(f"{name}: no complete {part} in it; {INCOMPLETE}")
-        layers = root.get("layers") or {}
+        layers = names(root.get("layers"))
         if layer is not None and layer not in layers:
             raise BadInput(f"{name}: no layer {layer!r}; it has {', '.join(sorted(layers)) or 'none'}")
-        self.obs_columns = [str(column) for column in root["obs"].attrs.get("column-order", [])]
+        columns = [str(column) for column in root["obs"].attrs.get("column-order", [])]
+        self.obs_columns = [column for column in columns if not is_unknown(root["obs"], column)]
         main = "latent" if root.attrs.get("content") == LATENTS else "rna"
         elements = {main: "X" if layer is None else f"layers/{layer}"}
-        for key in sorted(root.get("obsm") or ()):
-            if root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
+        for key in sorted(names(root.get("obsm"))):
+            if not is_unknown(root["obsm"], key) and root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
                 elements[str(key)] = f"obsm/{key}"
+        for path in elements.values():
+            check_filters(name, root[path])
         self.readers = {key: matrix_reader(root[path], source, f"{name}: {path}") for key, path in elements.items()}
         self.n_cells = len(self.readers[main])
         card = self.uns("atlas_card")
@@ -125,15 +129,16 @@ class AnnDataStore:
     def features(self, modality: str) -> pd.DataFrame | None:
         """The table of the features of a modality beside the first, or None where the store has none."""
         key = f"uns/features/{modality}"
-        return self._read(key) if modality in ((self.root.get("uns") or {}).get("features") or {}) else None
+        return self._read(key) if key in self.root else None
 
     def uns(self, key: str) -> Any:
         """An entry of uns, or None."""
-        return self._read(f"uns/{key}") if key in (self.root.get("uns") or {}) else None
+        return self._read(f"uns/{key}") if f"uns/{key}" in self.root else None
 
     def _read(self, path: str) -> Any:
         with readable(f"{self.name}: {path}"):
             element = self.root[path]
+            check_filters(self.name, element)
             parts = [element[key] for key in element] if isinstance(element, zarr.Group) else [element]
         if isinstance(element, zarr.Array) and element.dtype.kind in "iuf" and element.fill_value != 0:
             # numbers as our own stores keep them; anndata would hold the encoded shards in memory beside them
@@ -185,7 +190,7 @@ def open_root(path: PathLike) -> tuple[DiskGroup, LocalBytes | None]:
         raise BadInput(f"{path}: no such file or folder; expected an AnnData-Zarr store, h5ad file or SOMA experiment")
     if path.is_file():
         try:
-            return h5py.File(path, "r"), None
+            return open_h5ad(path), None
         except OSError as error:
             raise BadInput(f"{path}: cannot be read as an h5ad file ({_one_line(error)})") from error
     odd = next((entry for entry in (path, path / "zarr.json") if entry.exists() and not _is_plain(entry)), None)
@@ -198,7 +203,7 @@ def open_root(path: PathLike) -> tuple[DiskGroup, LocalBytes | None]:
 def open_zarr(name: str, where: Any) -> zarr.Group:
     """The root group of a Zarr store, `where` a path or a Zarr store object."""
     try:
-        root = zarr.open(where, mode="r")
+        root = open_group(where)
     except BadInput:
         raise
     except (FileNotFoundError, KeyError, ValueError, OSError) as error:

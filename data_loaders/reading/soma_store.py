@@ -15,6 +15,7 @@ from data_loaders.obs_filter import ObsFilter
 from data_loaders.parallel import run_all
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.rows import SparseRows, offsets
+from data_loaders.reading.soma_words import of_object, one_line
 from data_loaders.reading.store import Column
 from data_loaders.types import Array, Ints, PathLike
 
@@ -46,7 +47,7 @@ def sound(name: str) -> Iterator[None]:
     except (
         tiledbsoma.SOMAError, pyarrow.ArrowException, RuntimeError, LookupError, TypeError, AttributeError
     ) as error:  # fmt: skip
-        raise BadInput(f"{name} cannot be read, {DAMAGED} ({_one_line(error)})") from error
+        raise BadInput(f"{name} cannot be read, {DAMAGED} ({one_line(error)})") from error
 
 
 class SomaStore:
@@ -97,7 +98,7 @@ class SomaStore:
         try:
             self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
         except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:
-            raise BadInput(f"{uri}: not a SOMA experiment ({_one_line(error)})") from error
+            raise BadInput(f"{uri}: {of_object(self.name, context, error)}") from error
         self._ids: Ints | None = None  # of the cells that pass a filter, sorted
         try:
             with sound(self.name):
@@ -116,8 +117,9 @@ class SomaStore:
         ms = self._experiment.ms
         measurement = _choose(f"{uri}: measurement", measurement, list(ms), "RNA")
         self._measurement = ms[measurement]
-        layer = _choose(f"{uri}: X layer of measurement {measurement!r}", layer, list(self._measurement.X), "data")
-        self.has_other_layers = len(list(self._measurement.X)) > 1
+        self.layers = list(self._measurement.X)
+        layer = _choose(f"{uri}: X layer of measurement {measurement!r}", layer, self.layers, "data")
+        self.has_other_layers = len(self.layers) > 1
         known = [name for name in self._experiment.obs.schema.names if name != "soma_joinid"]
         for name in obs_columns or ():
             if name not in known:
@@ -313,7 +315,7 @@ class SomaReader:
                 for part in table.to_batches()
             ]
         except Exception as error:  # tiledbsoma raises plain RuntimeErrors for damaged files
-            raise BadInput(f"{self.name}: rows {first} to {last} cannot be read ({_one_line(error)})") from error
+            raise BadInput(f"{self.name}: rows {first} to {last} cannot be read ({one_line(error)})") from error
         positions = np.zeros(last - first + 1, np.int64)
         positions[ids - first] = np.arange(len(ids))
         lengths = np.zeros(len(ids), np.int64)
@@ -338,7 +340,3 @@ def _choose(what: str, name: str | None, known: list[str], usual: str) -> str:
     if name not in known:
         raise BadInput(f"{what} {name!r} does not exist; {nearest(name, known)}")
     return name
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from data_loaders.errors import BadInput
 from data_loaders.sources.source import Rounding, Source
-from data_loaders.types import Array, Ints
+from data_loaders.types import Array, Bools, Ints
 
 LARGEST = np.iinfo(np.int32).max  # what every reader holds: scipy, torch and the R packages have int32
 LOG_CEILING = 20.0  # log1p of any depth stays below; normalised but unlogged values usually do not
@@ -68,6 +68,14 @@ def _same_sums(block: csr_matrix) -> bool:
     return len(sums) >= FEW_CELLS and bool(sums.std() < SAME_SUMS * sums.mean())
 
 
+def _as_named(values: Array, round_counts: bool) -> Bools:
+    """Which values have the fault that `fault` names."""
+    kinds = [~np.isfinite(values), values < 0]
+    if not round_counts:
+        kinds.append(np.abs(values - np.rint(values)) > ROUNDING * np.maximum(values, 1))
+    return next(kind for kind in [*kinds, values > LARGEST] if kind.any())
+
+
 def as_counts(block: csr_matrix, rows: Ints, source: Source) -> csr_matrix:
     """Check a block and return it as counts: CSR, uint32 values, sorted columns, no stored zeros.
 
@@ -92,10 +100,7 @@ def as_counts(block: csr_matrix, rows: Ints, source: Source) -> csr_matrix:
         )
     if problem is not None:
         values = block.data
-        bad = ~np.isfinite(values) | (values < 0) | (values > LARGEST)
-        if not may_round:
-            bad |= np.abs(values - np.rint(values)) > ROUNDING * np.maximum(values, 1)
-        at = int(np.flatnonzero(bad)[0])
+        at = int(np.flatnonzero(_as_named(values, may_round))[0])
         cell = source.obs.index[rows[np.searchsorted(block.indptr, at, side="right") - 1]]
         named = source.var.index[source.features == block.indices[at]]
         gene = f"gene {str(named[0])!r}" if len(named) else f"feature {block.indices[at]}"

@@ -31,6 +31,8 @@ class Options:
         Which cells of the source are taken, see `data_loaders.obs_filter`.
     round_counts : bool
         Round fractional values, see `sources.counts`.
+    genes_in : {None, "rows", "columns"}
+        Which axis of a text table is the genes; told by the names where it is None.
     """
 
     layer: str | None = None
@@ -38,6 +40,7 @@ class Options:
     measurement: str | None = None
     obs_filter: str | None = None
     round_counts: bool = False
+    genes_in: str | None = None
 
     def given(self) -> list[str]:
         """Names of the options that were used."""

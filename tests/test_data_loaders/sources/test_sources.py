@@ -230,7 +230,7 @@ def test_real_files_come_through_unchanged(tmp_path, real_data):
 
 def test_a_format_is_two_functions_and_a_line(tmp_path, monkeypatch):
     def recognises(path):
-        return path.endswith(".csv")
+        return path.endswith(".counts")
 
     def open(path, options):
         table = pd.read_csv(path, index_col=0)
@@ -238,13 +238,13 @@ def test_a_format_is_two_functions_and_a_line(tmp_path, monkeypatch):
         matrix = DenseMatrix(f"{path}: counts", zarr.array(table.to_numpy()))
         return Source(path, obs, var, matrix, np.arange(len(var)), counts_from="counts")
 
-    line = sources.Format("a table of counts", "FILE.csv", recognises, open)
+    line = sources.Format("counts of a test", "FILE.counts", recognises, open)
     monkeypatch.setattr(sources, "FORMATS", (*sources.FORMATS, line))
     adata = small_adata()
-    adata.to_df().astype(int).to_csv(tmp_path / "a.csv")
-    out, _ = ingested(tmp_path, tmp_path / "a.csv")
+    adata.to_df().astype(int).to_csv(tmp_path / "a.counts")
+    out, _ = ingested(tmp_path, tmp_path / "a.counts")
     assert same_counts(out, adata)
     shutil.rmtree(tmp_path / "out.zarr")
-    message = refused(tmp_path, tmp_path / "a.csv", layer="counts")
-    assert message.endswith("a SOMA experiment; this is a table of counts, which takes no such option")
-    assert refused(tmp_path, tmp_path / "a.txt").endswith("(folder or URI) or a table of counts (FILE.csv)")
+    message = refused(tmp_path, tmp_path / "a.counts", layer="counts")
+    assert message.endswith("a SOMA experiment; this is counts of a test, which takes no such option")
+    assert refused(tmp_path, tmp_path / "a.xyz").endswith("(folder or URI) or counts of a test (FILE.counts)")

@@ -212,3 +212,22 @@ def test_lost_names_of_cells(tmp_path):
     write_zarr(small_adata(), path)
     (path / "obs" / "_index" / "0").unlink()
     assert "obs has 60 rows without a name; the file is damaged or cut short" in refused(tmp_path, path)
+
+
+def test_the_value_shown_has_the_fault_that_is_named(tmp_path):
+    adata = small_adata()
+    values = adata.X.toarray() * np.float32(0.8)
+    values[0, 3], values[0, 4] = -0.25, np.nan
+    ad.AnnData(values, obs=adata.obs, var=adata.var).write_h5ad(tmp_path / "a.h5ad")
+    assert "NaN or infinite values, the first in cell 'cell0', gene 'g4': nan" in refused(tmp_path, tmp_path / "a.h5ad")
+    values[0, 4] = 1
+    changed = ad.AnnData(values, obs=adata.obs, var=adata.var)
+    changed.write_h5ad(tmp_path / "a.h5ad")
+    message = refused(tmp_path, tmp_path / "a.h5ad")
+    assert "negative values (smallest -0.25), the first in cell 'cell0', gene 'g3': -0.25" in message
+    assert "layer" not in message  # there is none, nor a raw
+    changed.layers["other"] = changed.X
+    changed.write_h5ad(tmp_path / "a.h5ad")
+    assert refused(tmp_path, tmp_path / "a.h5ad", layer="other").endswith(
+        "name another matrix by `layer=NAME` or `raw=True`"
+    )

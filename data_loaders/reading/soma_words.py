@@ -1,0 +1,54 @@
+"""What tiledbsoma's errors mean, in words: filters that it does not take, and objects that are no experiment."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data_loaders.errors import nearest
+
+DEPTH = 4  # of collections in collections that are looked through
+NO_COLUMN = re.compile(r"Column (\S+) does not exist in schema")
+
+
+def of_filter(error: BaseException, columns: Sequence[str]) -> str:
+    """Why an obs filter cannot be used."""
+    text = one_line(error)
+    column = NO_COLUMN.search(text)
+    if column is not None:
+        return f"cannot be used: no obs column {column[1]!r}; {nearest(column[1], columns)}"
+    if "incompatible function arguments" in text:
+        text = "a column is compared with a value of another type"
+    return f"cannot be used ({text}); expected such as 'column == \"value\"' or \"column in ['a', 'b']\""
+
+
+def of_object(uri: str, context: Any, error: BaseException) -> str:
+    """What is at a path in place of an experiment, and which experiments are inside."""
+    import tiledbsoma
+
+    try:
+        with tiledbsoma.open(uri, context=context) as found:
+            kind = type(found).__name__
+            inside = list(_experiments(found, uri.rstrip("/"))) if isinstance(found, tiledbsoma.Collection) else []
+    except Exception:  # it is nothing of SOMA's, or damaged: the first error says more
+        return f"not a SOMA experiment ({one_line(error)})"
+    if inside:
+        return f"a SOMA collection; expected one of the experiments in it: {', '.join(inside)}"
+    return f"a SOMA {kind} without an experiment in it; expected a SOMA experiment"
+
+
+def _experiments(collection: Any, path: str, depth: int = DEPTH) -> Iterator[str]:
+    """Paths of the experiments in a collection and its collections."""
+    import tiledbsoma
+
+    for name in sorted(collection):
+        member = collection[name]
+        if isinstance(member, tiledbsoma.Experiment):
+            yield f"{path}/{name}"
+        elif isinstance(member, tiledbsoma.Collection) and depth > 1:
+            yield from _experiments(member, f"{path}/{name}", depth - 1)
+
+
+def one_line(error: BaseException) -> str:
+    """An error as part of a line, without the Python files that it came through."""
+    text = " ".join(str(error).split()).split(" At: ")[0].split(" Invoked with: ")[0]
+    return text.removeprefix("SOMAError: ")[:200]
