@@ -104,7 +104,8 @@ def as_counts(block: csr_matrix, rows: Ints, source: Source) -> csr_matrix:
         cell = source.obs.index[rows[np.searchsorted(block.indptr, at, side="right") - 1]]
         named = source.var.index[source.features == block.indices[at]]
         gene = f"gene {str(named[0])!r}" if len(named) else f"feature {block.indices[at]}"
-        rounds = f"; {ROUND}" if has_fractions(values) and not may_round and not looks_logged(values) else ""
+        rounding_mends = not may_round and fault(values, round_counts=True) is None
+        rounds = f"; {ROUND}" if rounding_mends and not looks_logged(values) else ""
         raise BadInput(
             f"{source.matrix.name}: {problem}, the first in cell {str(cell)!r}, {gene}: {values[at]:.6g}; "
             f"expected raw counts (whole numbers, 0 or more){_another(source)}{rounds}"

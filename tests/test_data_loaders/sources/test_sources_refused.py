@@ -226,8 +226,6 @@ def test_the_value_shown_has_the_fault_that_is_named(tmp_path):
     message = refused(tmp_path, tmp_path / "a.h5ad")
     assert "negative values (smallest -0.25), the first in cell 'cell0', gene 'g3': -0.25" in message
     assert "layer" not in message  # there is none, nor a raw
-    changed.layers["other"] = changed.X
+    changed.layers["other"] = changed.layers["more"] = changed.X
     changed.write_h5ad(tmp_path / "a.h5ad")
-    assert refused(tmp_path, tmp_path / "a.h5ad", layer="other").endswith(
-        "name another matrix by `layer=NAME` or `raw=True`"
-    )
+    assert refused(tmp_path, tmp_path / "a.h5ad", layer="other").endswith("name another matrix by `layer=NAME`")
