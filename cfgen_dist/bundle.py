@@ -7,27 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from cfgen_dist.bundle_form import FORMAT, BundleCard, check_arrays, check_config, fill
 from cfgen_dist.config import load_config, to_dict
 from cfgen_dist.model.build import build_autoencoder, build_velocity
+from cfgen_dist.model.bundle_form import FORMAT, BundleCard, check_arrays, check_config, fill
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.trained import TrainedModel
-from cfgen_dist.workers.threads import check_device
-from data_loaders.errors import BadInput, nearest
+from data_loaders.errors import BadInput
 from data_loaders.files import begin_output, finish_output
 from data_loaders.records import check_form, one_line, plain_json, read_regular, show
-from data_loaders.types import Ints, PathLike
+from data_loaders.types import PathLike
 
 if TYPE_CHECKING:
     import anndata as ad
-    import torch
 
 CARD = "card.json"
 AUTOENCODER, FLOW = "autoencoder.safetensors", "flow.safetensors"
@@ -136,32 +133,6 @@ class CFGen(TrainedModel):
             digest=_sha256(path / CARD),
             features=features,
         )
-
-    @property
-    def device(self) -> "torch.device":
-        """Where the networks are."""
-        return self.velocity.latent_mean.device
-
-    def to(self, device: str) -> "CFGen":
-        """The same model, its networks moved to a device; BadInput for "cuda" where there is no GPU."""
-        check_device(device)
-        self.autoencoder.to(device)
-        self.velocity.to(device)
-        return self
-
-    def codes_of(self, name: str, values: Any) -> Ints:
-        """Integer codes of one value or an array of values of the attribute `name`; BadInput if unknown."""
-        categories = self.labels[name]
-        codes = pd.Index(categories).get_indexer(np.atleast_1d(np.asarray(values, dtype=object)))
-        if (codes < 0).any():
-            unknown = np.atleast_1d(np.asarray(values, dtype=object))[codes < 0][0]
-            raise BadInput(f"{name}: unknown category {unknown!r}, {nearest(unknown, categories)}")
-        return codes.astype(np.int64)
-
-    def codes(self, table: pd.DataFrame) -> Ints:
-        """Integer codes (N, K) of a DataFrame with a column per attribute."""
-        columns = [self.codes_of(name, table[name].to_numpy()) for name in self.labels]
-        return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0), np.int64)
 
     def generate(
         self,

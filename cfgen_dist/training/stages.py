@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from cfgen_dist.bundle import CFGen
-from cfgen_dist.bundle_form import check_state
 from cfgen_dist.config import Config, SizeFactorConfig
 from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.bundle_form import check_state
 from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.velocity import Velocity

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from cfgen_dist.bundle_form import check_state
 from cfgen_dist.config import Config, load_config
 from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.bundle_form import check_state
 from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
