@@ -185,7 +185,7 @@ def check_arrays(
             "combinations": (
                 "int64",
                 (max(m, 1), len(sizes)),
-                lambda codes: bool(((codes >= 0) & (codes < np.array(sizes, np.int64))).all()),
+                lambda codes: bool(((codes >= -1) & (codes < np.array(sizes, np.int64))).all()),  # -1: no label
             ),
             "counts": ("int64", (m,), lambda counts: bool((counts > 0).all() and counts.max() < 1 << 53)),
         },
