@@ -1,24 +1,9 @@
-"""What tiledbsoma's errors mean, in words: filters that it does not take, and objects that are no experiment."""
+"""What tiledbsoma's errors mean, in words: objects that are no experiment."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from data_loaders.errors import nearest
-
 DEPTH = 4  # of collections in collections that are looked through
-NO_COLUMN = re.compile(r"Column (\S+) does not exist in schema")
-
-
-def of_filter(error: BaseException, columns: Sequence[str]) -> str:
-    """Why an obs filter cannot be used."""
-    text = one_line(error)
-    column = NO_COLUMN.search(text)
-    if column is not None:
-        return f"cannot be used: no obs column {column[1]!r}; {nearest(column[1], columns)}"
-    if "incompatible function arguments" in text:
-        text = "a column is compared with a value of another type"
-    return f"cannot be used ({text}); expected such as 'column == \"value\"' or \"column in ['a', 'b']\""
 
 
 def of_object(uri: str, context: Any, error: BaseException) -> str:
