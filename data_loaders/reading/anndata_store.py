@@ -18,6 +18,8 @@ from data_loaders.reading.store import Column
 from data_loaders.types import Array, PathLike
 from data_loaders.zarr_groups import is_unknown, names, open_group
 
+NOT_IN_PLACE = {"matrix": "a 10x or loom file", "mod": "a MuData file"}  # by a member that only such files have
+
 
 class AnnDataStore:
     """One AnnData-Zarr store or h5ad file.
@@ -71,6 +73,9 @@ class AnnDataStore:
     def _open(self, layer: str | None) -> None:
         """Find the columns and matrices, and see whether they fit each other."""
         root, source, name = self.root, self.source, self.name
+        kind = next((kind for member, kind in NOT_IN_PLACE.items() if member in root), None)
+        if kind is not None and "X" not in root:
+            raise BadInput(f"{name}: {kind}, not read in place; `ingest({name!r}, OUT)` makes a store of it")
         if "X" not in root and layer is None:
             raise BadInput(f"{name}: no X in it; not an AnnData store, or {INCOMPLETE}")
         for part in ("obs", "var"):

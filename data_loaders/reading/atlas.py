@@ -214,8 +214,11 @@ class Atlas:
 
     @cached_property
     def has_size_factor(self) -> bool:
-        """Whether the store has the column `size_factor`; without it, size factors come from reading all counts."""
-        return "size_factor" in self.obs_columns
+        """Whether the store keeps the sums of its counts; without them, size factors come from reading all counts.
+
+        A column `size_factor` of others may be anything: text, or factors that scran made, near to 1.
+        """
+        return "size_factor" in self.obs_columns and bool(getattr(self._store, "is_ours", False))
 
     @cached_property
     def size_factor(self) -> Floats:
