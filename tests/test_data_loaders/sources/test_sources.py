@@ -219,6 +219,7 @@ def test_types_that_scipy_does_not_take(tmp_path, dtype, kind):
     assert same_counts(out, adata)
 
 
+@pytest.mark.heavy
 def test_real_files_come_through_unchanged(tmp_path, real_data):
     adata = ad.read_h5ad(real_data / "pbmc3k.h5ad")
     out, _ = ingested(tmp_path, real_data / "pbmc3k.h5ad", labels=["cell_type"], min_cells=30)
