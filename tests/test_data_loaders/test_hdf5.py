@@ -37,6 +37,7 @@ def test_compressed_by_a_plugin(tmp_path, name):
     assert (rows.toarray() == adata.X.toarray()).all()
 
 
+@pytest.mark.heavy
 def test_without_the_plugin_the_filter_is_named(tmp_path):
     small_adata().write_h5ad(tmp_path / "a.h5ad", compression=hdf5plugin.FILTERS["zstd"])
     with h5py.File(tmp_path / "b.h5ad", "w") as file, h5py.File(tmp_path / "a.h5ad") as whole:

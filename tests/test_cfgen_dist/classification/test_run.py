@@ -18,6 +18,8 @@ from cfgen_dist.cli import main
 from data_loaders import AtlasWriter, open_atlas
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
+
 GENES = 60
 PROFILES = np.random.default_rng(0).gamma(0.7, size=(4, GENES))
 

@@ -13,6 +13,8 @@ from cfgen_dist.cli import main
 from data_loaders import BadInput, export, ingest, open_atlas
 from data_loaders.ingestion import buckets
 
+pytestmark = pytest.mark.heavy
+
 AN_ANNDATA = "this is an AnnData, which takes `layer` and `raw`"
 
 N = 9_000  # five runs, three blocks
