@@ -14,7 +14,7 @@ import pandas as pd
 from data_loaders.errors import BadInput, readable
 from data_loaders.features.feature_types import take_modality
 from data_loaders.features.gene_names import name_features, usable_columns
-from data_loaders.sources import anndata, mudata, soma, table, tenx
+from data_loaders.sources import anndata, mudata, parquet, soma, table, tenx
 from data_loaders.sources.rows import filter_rows
 from data_loaders.sources.source import Options, Source
 from data_loaders.tables import read_table
@@ -54,6 +54,10 @@ FORMATS = (  # the first that recognises a path opens it
     Format("a modality of a MuData", "FILE.h5mu:NAME", mudata.recognises, mudata.open, ("layer", "raw")),
     Format("10x output", ".h5 file or folder with matrix.mtx", tenx.recognises, tenx.open),
     Format("a table of counts", ".csv, .tsv or .txt file", table.recognises, table.open, ("genes_in",)),
+    Format(
+        "Parquet of cells", ".parquet file, folder or pattern of them", parquet.recognises, parquet.open,
+        ("layer", "genes_table"),
+    ),
     Format(
         "a SOMA experiment", "folder or URI", soma.recognises, soma.open, ("layer", "measurement", "obs_filter")
     ),
