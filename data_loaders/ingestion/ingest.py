@@ -39,6 +39,7 @@ from data_loaders.labels import check_unlabelled, parse_missing
 from data_loaders.locks import one_at_a_time
 from data_loaders.progress import progress
 from data_loaders.seeds import Ingestion, check_seed, generator
+from data_loaders.sources.counts import same_sums_note
 from data_loaders.sources.open import open_source
 from data_loaders.sources.source import Options, Source
 from data_loaders.types import Bools, Ints, PathLike
@@ -230,7 +231,7 @@ def ingest(
             opened, rows_of, var, Spill(folder, position, n_values, len(var)),
             min_cells=min_cells, n_hvg=n_hvg, listed=listed,
         )  # fmt: skip
-        notes += rna.notes
+        notes += rna.notes + same_sums_note(rna.identity.totals)
         kept_cells = rna.totals > 0
         _refuse_empty(kept_cells, obs, opened, drop_empty)
         gathered = {}

@@ -93,7 +93,7 @@ def _of_folder(folder: Path, notes: list[str]) -> list[str] | None:
     for entry in entries:
         if entry.suffix in parquet.ENDINGS and entry.is_file() and not parquet.holds_cells(entry):
             continue  # a table of labels
-        if (entry.suffix in SOURCES and is_source(str(entry))) or entry.suffix == ".h5mu":
+        if (entry.suffix.lower() in SOURCES and is_source(str(entry))) or entry.suffix == ".h5mu":
             kinds.setdefault(entry.suffix, []).append(str(entry))
         elif entry.is_dir() and is_source(str(entry)):
             kinds.setdefault("", []).append(str(entry))

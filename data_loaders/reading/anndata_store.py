@@ -191,8 +191,6 @@ def open_root(path: PathLike) -> tuple[DiskGroup, LocalBytes | None]:
         When nothing readable is there.
     """
     path = Path(path)
-    if _is_parquet(path):
-        raise BadInput(f"{path}: Parquet, not read in place; `ingest({str(path)!r}, OUT)` makes a store of it")
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder; expected an AnnData-Zarr store, h5ad file or SOMA experiment")
     if path.is_file():
@@ -218,14 +216,6 @@ def open_zarr(name: str, where: Any) -> zarr.Group:
     if not isinstance(root, zarr.Group):
         raise BadInput(f"{name}: a single Zarr array; expected an AnnData-Zarr store")
     return root
-
-
-def _is_parquet(path: Path) -> bool:
-    """Whether a path is a Parquet file, or a folder of them."""
-    if not path.is_dir():
-        return path.suffix in (".parquet", ".pq")
-    is_zarr = any((path / name).exists() for name in ("zarr.json", ".zgroup"))
-    return not is_zarr and any(file for pattern in ("*.parquet", "data/*.parquet") for file in path.glob(pattern))
 
 
 def _is_plain(path: Path) -> bool:

@@ -5,7 +5,6 @@ Each class is a `sources.source.Matrix`. Its blocks are `(rows, csr)`: the cells
 read in one pass.
 """
 
-import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +17,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from data_loaders.errors import DAMAGED, BadInput, readable
 from data_loaders.hdf5 import check_filters
 from data_loaders.sources.source import Block, Group, Matrix
+from data_loaders.text_files import open_text
 from data_loaders.types import Array, Ints, PathLike
 
 BLOCK_VALUES = 1 << 22  # values read at a time
@@ -148,7 +148,7 @@ class MatrixMarket:
 
     def _open(self) -> TextIO:
         """The file as text."""
-        return gzip.open(self._path, "rt") if self._path.suffix == ".gz" else open(self._path)
+        return open_text(self._path)
 
 
 def _of_banner(name: str, banner: str) -> bool:

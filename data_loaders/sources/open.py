@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from data_loaders.contents import kind_of
 from data_loaders.errors import BadInput, readable
 from data_loaders.features.feature_types import take_modality
 from data_loaders.features.gene_names import name_features, usable_columns
+from data_loaders.hdf5 import CONTENTS, content_of
 from data_loaders.sources import anndata, mudata, parquet, soma, table, tenx
 from data_loaders.sources.rows import filter_rows
 from data_loaders.sources.source import Options, Source
@@ -135,7 +137,9 @@ def _unrecognised(path: str) -> BadInput:
     elif place.is_dir():
         found = "a folder without a store or matrix.mtx"
     else:
-        found = f"a file ending in {place.suffix!r}"
+        content = content_of(place)
+        kind = CONTENTS.get(content or "") or kind_of(place)
+        found = f"a file ending in {place.suffix!r}" + (f", {kind}" if kind else "")
     return BadInput(f"{path}: {found}; expected {_listed([f'{known.name} ({known.paths})' for known in FORMATS])}")
 
 
