@@ -8,7 +8,7 @@ START = 512  # bytes looked at
 HDF5 = b"\x89HDF\r\n\x1a\n"
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 KINDS = {  # first bytes → what such a file is, and the way on
-    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as CSV",
+    b"PK\x03\x04": "an Excel workbook or a zip archive: save it as CSV, or unpack it",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an Excel workbook: save it as CSV",
     b"PAR1": "a Parquet file: its name must end in .parquet",
     b"ARROW1": "an Arrow or Feather file",

@@ -59,6 +59,8 @@ def open_hdf5(path: PathLike) -> h5py.File:
                 f"{path}: another program has it open for writing; close it there (on disks that cannot lock, set "
                 "HDF5_USE_FILE_LOCKING=FALSE)"
             ) from error
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
+            raise OSError("the file is empty") from error
         kind = kind_of(path) if os.path.isfile(path) and os.access(path, os.R_OK) else None
         if kind is not None:
             raise BadInput(f"{path}: not an HDF5 file but {kind}") from error

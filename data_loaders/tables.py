@@ -68,7 +68,8 @@ def read_table(path: PathLike, *, names_first: bool) -> pd.DataFrame:
 def _read_text(path: Path, names_first: bool) -> pd.DataFrame:
     kind = kind_of(path)
     if kind is not None and not kind.startswith("packed"):
-        raise BadInput(f"{path}: {kind}; expected a table of text")
+        what, _, way = kind.partition(": ")
+        raise BadInput(f"{path}: {what}; expected a table of text{': ' if way else ''}{way}")
     with open_text(path) as handle:
         text = handle.read()
     lines = list(itertools.islice((line for line in io.StringIO(text, newline=None) if line.strip()), LINES))

@@ -47,7 +47,7 @@ def open(path: str, options: Options) -> Source:
         raise BadInput(f"`genes_in={options.genes_in!r}`: {nearest(options.genes_in, AXES)}")
     with readable(path):
         kind = kind_of(path)
-        if kind is not None and not kind.startswith("packed"):
+        if kind is not None and not kind.startswith(("packed", "an empty")):
             raise BadInput(f"{path}: not a table but {kind}")
         layout, rows = _layout(path)
     in_rows = options.genes_in == "rows" if options.genes_in else genes_are_in_rows(rows, layout.columns)

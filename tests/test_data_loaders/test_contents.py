@@ -25,12 +25,11 @@ from data_loaders.text_files import open_text
 WRONG = {
     "page.h5ad": (b"\n<!DOCTYPE html><html>404", "a web page"),
     "page.csv": (b"<html>404\n</html>", "a web page"),
-    "none.h5": (b"", "an empty file"),
     "pointer.h5ad": (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
     "packed.h5ad": (gzip.compress(b"\x89HDF"), "packed by gzip: unpack it"),
     "packed.h5ad.gz": (gzip.compress(b"\x89HDF"), "packed by gzip: unpack it"),
     "seurat.rds": (gzip.compress(b"RDX3"), "a file of R"),
-    "table.xlsx": (b"PK\x03\x04.........", "a zip archive or an Excel workbook"),
+    "table.xlsx": (b"PK\x03\x04.........", "an Excel workbook or a zip archive"),
     "server.h5ad": (b'{"error": "forbidden"}', "a message of a server"),
 }
 

@@ -96,7 +96,7 @@ def test_truncated_files(tmp_path):
         message = refused(tmp_path, cut)
         assert "cut.h5ad cannot be read, the file is damaged or cut short" in message
     cut.write_bytes(b"")
-    assert "not an HDF5 file but an empty file" in refused(tmp_path, cut)
+    assert "cannot be read, the file is damaged or cut short (the file is empty)" in refused(tmp_path, cut)
 
     write_10x_folder(tmp_path / "tenx", adata, suffix=".gz")
     matrix = tmp_path / "tenx" / "matrix.mtx.gz"
