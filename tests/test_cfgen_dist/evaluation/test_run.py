@@ -166,7 +166,7 @@ MISTAKES = {
     ),
     "no such label column": (
         lambda real, made: (change_obs(real, cell_type=None), made, {"label": "cell_type"}),
-        "real: no obs column 'cell_type', expected one of: split",
+        "real: no obs column 'cell_type', valid: split",
     ),
     "two label columns": (
         lambda real, made: (change_obs(real, cell_type=None, **dict.fromkeys("ab", real.obs["cell_type"])), made, {}),
