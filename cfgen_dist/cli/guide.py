@@ -7,6 +7,7 @@ from cfgen_dist.cli.making import add_solver
 from cfgen_dist.cli.values import pairs, weights
 from data_loaders.errors import BadInput
 
+SHOWN = 4  # settings side by side
 COLUMNS = ("on_target", "w2", "mmd", "spread", "coverage")  # as many as 80 characters hold
 
 
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from cfgen_dist.evaluation.trade_off import as_table
     from cfgen_dist.guidance_sweep.run import guidance_table, guide
 
     sweep = {name: span(name, text) for name, text in pairs(args.sweep, "--sweep").items()}
@@ -54,6 +56,18 @@ def run(args: argparse.Namespace) -> None:
     for row in frame[columns].itertuples(index=False):
         table.add_row(row[0], *("" if value is None or math.isnan(value) else f"{value:.3g}" for value in row[1:]))
     Console().print(table)
+    if result["chosen"] is not None:
+        headings = [
+            ("joint " if setting["model"] == "joint" else "")
+            + "/".join(f"{weight:g}" for weight in setting["weights"].values())
+            + (" chosen" if number == result["chosen"] else "")
+            for number, setting in enumerate(result["settings"])
+        ]
+        for first in range(0, len(headings), SHOWN):
+            part = slice(first, first + SHOWN)
+            names = "/".join(result["settings"][0]["weights"])
+            title = f"The trade-off by weight of {names}" if first == 0 else ""
+            Console().print(as_table(title, headings[part], result["settings"][part]))
     print(f"{args.out}/guidance.json, guidance.csv, cells.png, scores.png")
 
 

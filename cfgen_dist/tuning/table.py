@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
+from cfgen_dist.tuning.guidance import heading_of
 from cfgen_dist.tuning.records import TrialRecord
 
 log = logging.getLogger("cfgen_dist")
@@ -34,7 +35,7 @@ class Table(Callback):
     """
 
     def __init__(self, run: Path, read: Callable[[Path], list[TrialRecord]], objective: str) -> None:
-        self.run, self.read, self.titles = run, read, OBJECTIVE | {"flow": f"{objective} on validation cells"}
+        self.run, self.read, self.titles = run, read, OBJECTIVE | {"flow": heading_of(objective)}
         self.told: set[int] = set()
         self.live: Live | None = None
         self.stage, self.total, self.heard = "", 0, time.monotonic()
