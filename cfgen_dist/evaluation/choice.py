@@ -88,8 +88,9 @@ class Floor:
         if not math.isfinite(value):
             return math.inf
         best = self.mean[metric.key]
-        if metric.better == "equal" and metric.key in self.real:
-            value, best = (abs(each - self.real[metric.key]) for each in (value, best))
+        if metric.better == "equal":  # to the compared cells where they have a value themselves, else to the floor
+            ideal = self.real.get(metric.key, best)
+            value, best = abs(value - ideal), abs(best - ideal)
         worse = best - value if metric.better == "higher" else value - best
         return max(0.0, worse) / self.unit(metric)
 

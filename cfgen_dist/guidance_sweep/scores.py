@@ -1,5 +1,6 @@
 """How near generated cells are to the real cells of an intersection of labels, and how diverse they are."""
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,7 +24,6 @@ TARGET_CELLS = 1000
 FEW_CELLS = 20  # the target needs as many
 NEIGHBOURS = 10
 SETS, FLOOR_SETS = 3, 5  # of generated and of real cells, for the measures of the catalogue
-TARGET = "target"  # the only type of the reference
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,11 @@ class Target:
         Real cells of the intersection outside of the split, at most 1,000.
     reference : Reference
         The real cells of the intersection, ready to score by every measure of the catalogue.
+    beside : Reference
+        The same beside real cells of the split that are of no such labels, as a second type: for measures that compare
+        types, such as fold changes.
+    rest : CSR matrix (r, G)
+        Counts of the latter, at most 1,000.
     other_counts : CSR matrix (k, G)
         Counts of `others`.
     seed : int
@@ -58,6 +63,8 @@ class Target:
     pcs: Floats
     others: Floats
     reference: Reference
+    beside: Reference
+    rest: sparse.csr_matrix
     other_counts: sparse.csr_matrix
     seed: int
 
@@ -98,8 +105,10 @@ class Target:
         }
         target, other_counts = (atlas.read(some).to_scipy() for some in (within, outside))
         pcs, others = space.project(target), space.project(other_counts)
-        reference = Reference.fit(target, [TARGET] * target.shape[0], seed=seed)
-        return cls(labels, space, space.project(counts), has, pcs, others, reference, other_counts, seed)
+        rest = counts[np.flatnonzero(~np.all(list(has.values()), axis=0))[:TARGET_CELLS]]
+        reference = Reference.fit(target, _types(target), seed=seed)
+        beside = Reference.fit(sparse.vstack([target, rest], format="csr"), _types(target, rest), seed=seed)
+        return cls(labels, space, space.project(counts), has, pcs, others, reference, beside, rest, other_counts, seed)
 
     def project(self, counts: sparse.csr_matrix) -> Floats:
         """Components (k, C) of counts (k, G)."""
@@ -154,7 +163,13 @@ class Target:
         return [self._measures(counts[draw * size : (draw + 1) * size], draw) for draw in range(sets)]
 
     def _measures(self, counts: sparse.csr_matrix, draw: int) -> dict[str, float]:
-        return self.reference.score(counts, [TARGET] * counts.shape[0], draw=draw)
+        """Every measure of a set; those that one type alone does not have are taken beside the rest."""
+        found = self.reference.score(counts, _types(counts), draw=draw)
+        if self.rest.shape[0] and any(math.isnan(value) for value in found.values()):
+            both = sparse.vstack([counts, self.rest], format="csr")
+            beside = self.beside.score(both, _types(counts, self.rest), draw=draw, structure=False)
+            found |= {key: value for key, value in beside.items() if math.isnan(found[key])}
+        return found
 
     def purity(self) -> dict[str, float] | None:
         """`on_target` and `on_NAME` of the real cells of the intersection, a cell not being its own neighbour.
@@ -170,6 +185,11 @@ class Target:
     def _shares(self, neighbours: Ints) -> dict[str, float]:
         shares = {f"on_{name}": float(has[neighbours].mean()) for name, has in self.has.items()}
         return {"on_target": float(np.all(list(self.has.values()), axis=0)[neighbours].mean())} | shares
+
+
+def _types(target: sparse.csr_matrix, *rest: sparse.csr_matrix) -> list[str]:
+    """The types of cells of the target, and of those of the rest."""
+    return ["target"] * target.shape[0] + ["rest"] * sum(counts.shape[0] for counts in rest)
 
 
 def _some(rows: Ints, limit: int, rng: np.random.Generator) -> Ints:

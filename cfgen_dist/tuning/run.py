@@ -71,9 +71,10 @@ def tune(
     scheduler : {"asha", "pbt"}
         ASHA with Optuna's suggestions, or population-based training of all trials at once.
     objective : str
-        Of the flows, one of `cfgen_dist.tuning.space.OBJECTIVES`: the lowest over the space's guidance strengths.
-        `worst` is the largest distance to the floor over all measures of an evaluation, structure among them, in units
-        of the floor's spread (`cfgen_dist.evaluation.choice`); the others are one distance alone.
+        Of the flows, one of `cfgen_dist.tuning.space.OBJECTIVES`. `worst` is the largest distance to the floor over all
+        measures of an evaluation, structure among them, in units of the floor's spread
+        (`cfgen_dist.evaluation.choice`), at the guidance strength nearest to 1; the others are one distance alone, the
+        lowest over the space's guidance strengths.
     ray : {"auto", "local"} or str
         As in `cfgen_dist.workers.cluster.connect`; on a cluster `atlas` and `out` lie on a disk that all machines see.
     concurrent : int, optional
