@@ -23,6 +23,7 @@ from cfgen_dist.evaluation.control import write_control
 from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.markers import read_markers
 from cfgen_dist.evaluation.modalities import Comparison, compare_modalities
+from cfgen_dist.evaluation.protocol import name_figures, said
 from cfgen_dist.evaluation.reference import PROTOCOLS
 from cfgen_dist.evaluation.selection import attainable, floor_rows, generated_rows, sets_in, wanted_cells
 from cfgen_dist.evaluation.sources import Cells, Source, open_cells
@@ -107,7 +108,8 @@ def evaluate(
     -------
     dict
         What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control": {"mean", "sd", "sd_types"},
-        "real", "verdict"}}, `types` (one dict per type), `sets` (the values of every set), `verdict` (sentences),
+        "real", "verdict", "title", "meaning"}}, `protocol_says` (sentences: how the figures of the protocol differ from
+        the default's), `types` (one dict per type), `sets` (the values of every set), `verdict` (sentences),
         `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see `compare_modalities`) of
         cells that have several, or with `markers`.
 
@@ -176,9 +178,11 @@ def evaluate(
         scores = {kind: [scored[f"{kind}-{draw}"] for draw in range(n)] for kind, n in n_sets.items()}
         reference = work.cell_set("test")
         metrics = summarise_metrics(scores, reference)
+        name_figures(metrics, protocol)
         by_modality, missing = compare_modalities(comparison, modalities, folder, pool, ray, shard_size)
         result = {
             "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": cells.label, "seed": seed,
+            "protocol_says": said(protocol),
             "n_sets": n_sets,
             "metrics": metrics,
             "types": summarise_types(scores, reference, cells.types),
