@@ -26,7 +26,7 @@ PAPER_SAYS = (
     "cells, which are centred: every distance contains that shift, and real cells score badly too.",
     "MMD is the linear-time estimate, not the squared distance of the means; F1 is computed inside each single type, "
     "not over all types; ± is the spread over types, not over sets, where a measure is computed per type.",
-    "The measures of structure and of counts are the same under both protocols.",
+    "The measures of structure and of counts, and those of further modalities, are the same under both protocols.",
 )
 
 

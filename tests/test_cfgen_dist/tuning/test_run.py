@@ -158,9 +158,8 @@ def test_table_and_report(killed_and_resumed):
         assert float(row["autoencoder.lr"]) > 0
     settings = list(csv.DictReader((out / "sampling.csv").open()))
     assert [row["chosen"] for row in settings].count("True") == 1
-    assert float(settings[0]["worst"]) == max(
-        float(settings[0][key]) for key in settings[0] if key.endswith("_distance")
-    )
+    distances = [float(value) for key, value in settings[0].items() if key.endswith("_distance")]
+    assert float(settings[0]["worst"]) == max(distances)
     page = (out / "report.html").read_text()
     assert "Worst distance to the floor" in page
     assert "Gene-gene correlation error" in page
