@@ -29,6 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embedding", default="pca", metavar="NAME", help="picture of the cells: pca (default) or umap"
     )
+    parser.add_argument(
+        "--no-measures", dest="measures", action="store_false",
+        help="leave out the measures of an evaluation and the choice by them, which take seconds a setting",
+    )  # fmt: skip
     add_solver(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="start of all random numbers (default 0)")
 
@@ -45,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     result = guide(
         args.bundle, args.atlas, args.out, sweep,
         fix=weights(args.fix, "--fix"), target=pairs(args.target, "--target") if args.target else None,
-        joint=args.joint, cells=args.cells, split=args.split, embedding=args.embedding, solver=args.solver,
+        joint=args.joint, cells=args.cells, split=args.split, embedding=args.embedding, measures=args.measures, solver=args.solver,
         steps=args.steps, seed=args.seed,
     )  # fmt: skip
     frame = guidance_table(result)

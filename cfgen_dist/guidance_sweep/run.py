@@ -49,6 +49,7 @@ def guide(
     cells: int = CELLS,
     split: str = "test",
     embedding: str = "pca",
+    measures: bool = True,
     solver: str | None = None,
     steps: int | None = None,
     seed: int = 0,
@@ -77,6 +78,8 @@ def guide(
         The real cells to compare with.
     embedding : {"pca", "umap"}
         Of the picture of the cells.
+    measures : bool
+        Score every measure of an evaluation beside its floor, and choose by them; seconds a setting.
     solver, steps, seed
         As in `cfgen_dist.generation.options.Sampling`. All settings start from the same noise. An attribute with weight
         0 is drawn as observed, so that size factors follow what the setting asks for.
@@ -90,7 +93,7 @@ def guide(
         `worst_error` and `average_error`), `chosen` (the number of the best setting, see `choose`), `floor` (the scores
         of `Target.score` of real cells of the target outside of `split`), `measures_floor` (`mean` and `sd` of every
         measure of these cells), `real` (`Target.purity`), `target`, `target_cells`, `cells`, `split`, `seed`. Without
-        20 real cells outside of `split` there is no floor: all that needs one is None or left out.
+        20 real cells outside of `split`, or `measures`, there is no floor: all that needs one is None or left out.
 
     Raises
     ------
@@ -113,7 +116,7 @@ def guide(
         swept = sorted({float(weight) for values in sweep.values() for weight in values})
         settings += [("joint", joint_model, dict.fromkeys(joint_model.labels, weight)) for weight in swept]
     plans = [_plan(owner, cells, weights, reference.labels, sampling) for _, owner, weights in settings]
-    floor = reference.measures_floor(cells)
+    floor = reference.measures_floor(cells) if measures else None
     results, clouds = [], []
     with progress("guide", len(settings), "settings") as advance:
         for (kind, owner, weights), plan in zip(settings, plans, strict=True):
