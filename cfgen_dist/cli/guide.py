@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> None:
     result = guide(
         args.bundle, args.atlas, args.out, sweep,
         fix=weights(args.fix, "--fix"), target=pairs(args.target, "--target") if args.target else None,
-        joint=args.joint, cells=args.cells, split=args.split, embedding=args.embedding, measures=args.measures, solver=args.solver,
-        steps=args.steps, seed=args.seed,
+        joint=args.joint, cells=args.cells, split=args.split, embedding=args.embedding, measures=args.measures,
+        solver=args.solver, steps=args.steps, seed=args.seed,
     )  # fmt: skip
     frame = guidance_table(result)
     columns = ["model", *(name for name in frame if name.startswith("w_")), *COLUMNS]
