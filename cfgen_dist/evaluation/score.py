@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cfgen_dist.evaluation.cellset import CellSet
-from cfgen_dist.evaluation.metrics.catalogue import scorers_of
+from cfgen_dist.evaluation.metrics.catalogue import metrics_of, scorers_of
 from cfgen_dist.evaluation.metrics.metric import Measured, Metric, Scorer, Values
 from data_loaders.seeds import Evaluation, generator
 from data_loaders.types import Array
@@ -101,6 +101,11 @@ def value_of_real(metric: Metric, real: CellSet) -> float | None:
     if metric.better != "equal":
         return None
     return _named(metric.scorer.function(real.profile, real.profile), metric.scorer)[metric.name]
+
+
+def values_of_real(real: CellSet) -> dict[str, float | None]:
+    """`value_of_real` of every row of the catalogue for log-normalised counts, by key."""
+    return {metric.key: value_of_real(metric, real) for metric in metrics_of()}
 
 
 def _named(found: float | Values | Measured, scorer: Scorer) -> Values:

@@ -82,7 +82,7 @@ def sentences(metrics: Mapping[str, Mapping[str, Any]], lacking: Lacking | None 
         parts = []
         for verdict in ("at", "near", "off"):
             values = [
-                _with_values(metric.title, metrics[metric.key])
+                _with_values(metrics[metric.key].get("title", metric.title), metrics[metric.key])
                 for metric in rows
                 if metric.group == group and metrics[metric.key]["verdict"] == verdict
             ]
