@@ -22,7 +22,8 @@ from data_loaders.types import PathLike
 
 NUMBER = r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?"  # no leading zero, and few enough digits for a float to keep
 EVERY = ("obs_filter", "round_counts")  # options of all formats
-CHOICES = {"layer": "`layer=NAME`", "raw": "`raw=True`"}  # options that name another matrix of the same source
+# options that name another matrix of the same source
+CHOICES = {"layer": "`layer=NAME`", "raw": "`raw=True`", "measurement": "`measurement=NAME`"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ FORMATS = (  # the first that recognises a path opens it
     Format("10x output", ".h5 file or folder with matrix.mtx", tenx.recognises, tenx.open),
     Format("a table of counts", ".csv, .tsv or .txt file", table.recognises, table.open, ("genes_in",)),
     Format(
-        "a SOMA experiment", "folder or URI", soma.recognises, soma.open, ("layer", "measurement", "obs_filter")
+        "a SOMA experiment", "folder or URI", soma.recognises, soma.open, ("layer", "raw", "measurement", "obs_filter")
     ),
 )  # fmt: skip
 
