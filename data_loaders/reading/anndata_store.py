@@ -12,13 +12,13 @@ from data_loaders.card import LATENTS, parse_card
 from data_loaders.errors import BadInput, readable
 from data_loaders.features.gene_names import name_features
 from data_loaders.hdf5 import check_filters
-from data_loaders.reading.byte_ranges import ByteSource
+from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.chunks import DiskArray, ZarrChunks, open_chunks
 from data_loaders.reading.reader import INCOMPLETE, CsrReader, DenseReader, DiskGroup, matrix_reader, read_whole
 from data_loaders.reading.store import Column
-from data_loaders.reading.value_checks import check_first, names_of
+from data_loaders.reading.value_checks import Naming, check_first
 from data_loaders.sources.source import Options
-from data_loaders.sources.which import Place, has, place_of_counts, values_of
+from data_loaders.sources.which import Place, has, in_words, other_places, place_of_counts, values_of
 from data_loaders.types import Array
 from data_loaders.zarr_groups import is_unknown, names, open_group
 
@@ -116,11 +116,14 @@ class AnnDataStore:
             if place != X:
                 self.notes.append(f"{name}: the counts are taken from {place.label}")
             check_filters(name, root[place.key])
-            named = names_of(self.obs_names, lambda: np.asarray(self.var().index))
+            others = other_places(root, place)
+            named = Naming(self.obs_names, lambda: np.asarray(self.var().index), in_words(others))
             reader = matrix_reader(root[place.key], source, f"{name}: {place.label}", named)
         self.counts_from, self._var = place.label, "raw/var" if place.key.startswith("raw/") else "var"
         if not self.is_ours:
             check_first(reader)
+            if isinstance(source, LocalBytes):
+                source.forget()  # who writes to the store from now on is noticed
         return reader
 
     def _first_values(self, name: str, element: DiskGroup | DiskArray) -> Array:
@@ -138,7 +141,7 @@ class AnnDataStore:
 
     def _add_modality(self, key: str) -> None:
         """A sparse matrix of obsm, if it holds counts."""
-        named = None if self.is_ours else names_of(self.obs_names, partial(self._feature_names, key))
+        named = None if self.is_ours else Naming(self.obs_names, partial(self._feature_names, key))
         check_filters(self.name, self.root[f"obsm/{key}"])
         reader = matrix_reader(self.root[f"obsm/{key}"], self.source, f"{self.name}: obsm/{key}", named)
         try:

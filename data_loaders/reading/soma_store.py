@@ -15,7 +15,8 @@ from data_loaders.reading.soma_places import FIRST_ROWS, RAW, SomaPlace, is_dens
 from data_loaders.reading.soma_reader import SomaReader
 from data_loaders.reading.soma_words import of_object, one_line
 from data_loaders.reading.store import Column
-from data_loaders.reading.value_checks import check_first, names_of
+from data_loaders.reading.value_checks import Naming, check_first
+from data_loaders.sources.which import in_words
 from data_loaders.types import Array, Ints, PathLike
 
 CONFIG = {
@@ -165,7 +166,8 @@ class SomaStore:
             matrix = self._measurement.X[place.layer]
             if is_dense(matrix):
                 raise BadInput(f"{name}: a dense array; expected a sparse one")
-            named = names_of(self.obs_names, lambda: np.asarray(self.var().index)) if checked else None
+            naming = Naming(self.obs_names, lambda: np.asarray(self.var().index), in_words(self.others))
+            named = naming if checked else None
             self.readers = {"rna": SomaReader(matrix, ids, np.sort(var_ids), self.n_all, name, named)}
         if checked:
             check_first(self.readers["rna"])
@@ -173,6 +175,8 @@ class SomaStore:
     def obs(self, column: str) -> Column:
         """Values of an obs column: array, or pandas Categorical."""
         values: Column = self._read_obs([column])[column].iloc[self._order].array
+        if self._ids is not None and isinstance(values, pd.Categorical):
+            return values.remove_unused_categories()
         return values
 
     def obs_table(self) -> pd.DataFrame:

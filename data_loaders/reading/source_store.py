@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput
+from data_loaders.features.feature_types import left_out
 from data_loaders.reading.filtered_store import ChosenRows
 from data_loaders.reading.reader import CsrReader, DenseReader
 from data_loaders.reading.store import Column, Reader
-from data_loaders.reading.value_checks import check_first, names_of
+from data_loaders.reading.value_checks import Naming, check_first
 from data_loaders.sources import mudata
 from data_loaders.sources.matrices import CompressedMatrix, DenseMatrix
 from data_loaders.sources.open import open_source
@@ -90,6 +91,11 @@ class SourceStore:
         self.obs_columns = [str(column) for column in self._obs]
         self.counts_from = sources[main].counts_from
         self.notes = [note for source in sources.values() for note in source.notes]
+        self.notes += [
+            f"{name}: {left_out(source.left_out, [modality])}"
+            for modality, source in sources.items()
+            if source.left_out
+        ]
         if self.counts_from not in ("X", "counts"):
             self.notes.append(f"{name}: the counts are taken from {self.counts_from}")
         self.readers: dict[str, Reader] = {}
@@ -137,7 +143,7 @@ class SourceStore:
 def _reader(source: Source) -> CsrReader | DenseReader:
     """The reader of the rows of a source, its values checked."""
     matrix = source.matrix
-    named = names_of(lambda: np.asarray(source.obs.index), lambda: np.asarray(source.var.index))
+    named = Naming(lambda: np.asarray(source.obs.index), lambda: np.asarray(source.var.index), source.choices)
     everything = np.array_equal(source.features, np.arange(matrix.shape[1]))
     kept = None if everything else source.features
     if isinstance(matrix, CompressedMatrix) and matrix.by_row:

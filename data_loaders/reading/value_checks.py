@@ -5,7 +5,7 @@ that copies it; only a value that fails is looked at again, here, for its place.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +17,31 @@ from data_loaders.types import Array, Ints
 
 FIRST_VALUES = 1 << 18  # that are read when a store is opened
 
-# (row, column) of a matrix -> what they are called in messages; a reader without it does not check
-Naming: TypeAlias = Callable[[int, int], str]
+
+@dataclass(frozen=True)
+class Naming:
+    """What the places of a matrix are called in messages; a reader without it does not check.
+
+    Attributes
+    ----------
+    cells, features : callable
+        Names of rows and columns, which are read only when they are needed; None for columns without names.
+    others : str
+        The options that name another matrix of the same store; empty where there is none.
+    """
+
+    cells: Callable[[], Array]
+    features: Callable[[], Array | None]
+    others: str = ""
+
+    def place(self, row: int, column: int) -> str:
+        """A cell and a gene; column -1 is one that is left out."""
+        names = self.features()
+        if column < 0:
+            gene = "a feature that is left out"
+        else:
+            gene = f"column {column}" if names is None else f"gene {str(names[column])!r}"
+        return f"cell {str(self.cells()[row])!r}, {gene}"
 
 
 def refuse_faults(name: str, named: Naming, rows: Iterable[tuple[Array, Callable[[int], tuple[int, int]]]]) -> None:
@@ -28,8 +51,7 @@ def refuse_faults(name: str, named: Naming, rows: Iterable[tuple[Array, Callable
     ----------
     name : str
         The matrix, for messages.
-    named : callable
-        (row, column) → words.
+    named : Naming
     rows : iterable of (array, callable)
         Values that lie together, and what row and column the i-th of them has.
 
@@ -43,10 +65,9 @@ def refuse_faults(name: str, named: Naming, rows: Iterable[tuple[Array, Callable
         if problem is None:
             continue
         at = next(i for i in range(len(values)) if fault(values[i : i + 1]) is not None)
-        raise BadInput(
-            f"{name}: {problem}, the first in {named(*place(at))}: {values[at]:.6g}; {EXPECTED}; "
-            "name another matrix by `layer=NAME` or `raw=True`"
-        )
+        another = f"; name another matrix by {named.others}" if named.others else ""
+        first = f"the first in {named.place(*place(at))}: {values[at]:.6g}"
+        raise BadInput(f"{name}: {problem}, {first}; {EXPECTED}{another}")
 
 
 def check_first(reader: Reader) -> None:
@@ -59,20 +80,6 @@ def check_first(reader: Reader) -> None:
     """
     rows = min(len(reader), max(1, int(FIRST_VALUES * 6 / max(reader.row_bytes, 1.0))))
     reader.read(np.arange(rows))
-
-
-def names_of(cells: Callable[[], Array], features: Callable[[], Array | None]) -> Naming:
-    """Words for a place by the names of cells and genes, which are read only when they are needed."""
-
-    def named(row: int, column: int) -> str:
-        genes = features()
-        if column < 0:
-            gene = "a feature that is left out"
-        else:
-            gene = f"column {column}" if genes is None else f"gene {str(genes[column])!r}"
-        return f"cell {str(cells()[row])!r}, {gene}"
-
-    return named
 
 
 def inverse(columns: Ints, n: int) -> Ints:

@@ -14,7 +14,7 @@ from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import open_matrix
 from data_loaders.sources.orientation import is_turned
 from data_loaders.sources.source import Group, Options, Source
-from data_loaders.sources.which import has, place_of_counts
+from data_loaders.sources.which import other_places, place_of_counts
 from data_loaders.zarr_groups import is_unknown, names
 from data_loaders.zarr_groups import open_group as open_group_of_zarr
 
@@ -40,7 +40,8 @@ def open(path: str, options: Options) -> Source:
 
 def open_group(path: str, root: Group, options: Options) -> Source:
     """The source in an open AnnData, a group of an HDF5 file or Zarr store."""
-    label, key = place_of_counts(path, root, options)
+    place = place_of_counts(path, root, options)
+    label, key = place
     obs = _table(path, root, "obs")
     var = _table(path, root, "raw/var" if key.startswith("raw/") else "var")
     if is_turned(obs.index, var.index):
@@ -55,14 +56,8 @@ def open_group(path: str, root: Group, options: Options) -> Source:
     matrix = open_matrix(f"{path}: {label}", root[key])
     if matrix.shape[1] != len(var):
         raise BadInput(f"{path}: {label} has {matrix.shape[1]:,} columns, its var {len(var):,} rows; {DAMAGED}")
-    others = _others(root, key)
+    others = other_places(root, place)
     return Source(path, obs, var, matrix, np.arange(len(var)), counts_from=label, notes=notes, others=others)
-
-
-def _others(root: Group, key: str) -> list[str]:
-    """The options that name another matrix than the one at `key`."""
-    layers = [name for name in _layers(root) if f"layers/{name}" != key]
-    return [*(["layer"] if layers else []), *(["raw"] if key != "raw/X" and has(root, "raw/X") else [])]
 
 
 def _numbered(names: pd.Index) -> pd.Index:
@@ -95,8 +90,3 @@ def _known_columns(group: Group) -> Any:
         return read_elem(group)
     known = [name for name in group.attrs["column-order"] if name not in unknown]
     return pd.DataFrame({name: read_elem(group[name]) for name in known}, index=read_elem(group[group.attrs["_index"]]))
-
-
-def _layers(root: Group) -> list[str]:
-    """Names of the layers."""
-    return names(root["layers"]) if "layers" in root else []

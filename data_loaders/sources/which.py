@@ -4,7 +4,7 @@ The usual places in order (X, layers["counts"], raw), then the only other one wh
 the first values of a matrix are looked at; whoever reads on checks the rest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +50,8 @@ class Ways(NamedTuple):
     rounding: str = ROUND
 
 
+# options that name another matrix of the same source
+CHOICES = {"layer": "`layer=NAME`", "raw": "`raw=True`", "measurement": "`measurement=NAME`"}
 USUAL = (Place("X", "X"), Place("layers['counts']", "layers/counts"), Place("raw.X", "raw/X"))
 IN_ANNDATA = Ways("in X, a layer (`layer=NAME`) or raw (`raw=True`)", "choose by `layer=NAME`")
 IN_PLACE = "`ingest(round_counts=True)` makes a store of counts that SoupX or DecontX corrected"  # no stream rounds
@@ -101,6 +103,17 @@ def place_of_counts(
         lambda place: _can_be_rounded(path, root, place),
         options.round_counts,
     )
+
+
+def other_places(root: Group, place: Place) -> list[str]:
+    """The options that name another matrix of an AnnData than this one."""
+    layers = [name for name in names(root["layers"]) if f"layers/{name}" != place.key] if "layers" in root else []
+    return [*(["layer"] if layers else []), *(["raw"] if place.key != "raw/X" and has(root, "raw/X") else [])]
+
+
+def in_words(options: Collection[str]) -> str:
+    """Options that name another matrix, as they are written."""
+    return " or ".join(written for option, written in CHOICES.items() if option in options)
 
 
 def search(

@@ -394,4 +394,4 @@ def _select(atlas: Atlas, split: str | None, rows: npt.ArrayLike | None) -> Ints
 def _edges(sizes: Ints) -> list[tuple[int, int]]:
     """(start, stop) of consecutive parts of these sizes."""
     ends = np.cumsum(sizes).tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=True))
+    return list(zip([0, *ends[:-1]][: len(ends)], ends, strict=True))
