@@ -1,5 +1,9 @@
 """TileDB-SOMA experiments read in place: no conversion, cells in SOMA's row order."""
 
+import gc
+import os
+import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +28,24 @@ CONFIG = {
     "sm.mem.total_budget": 300_000_000,  # of one query; a tenth of TileDB's own limit, at the same speed
 }
 SHOWN_PARTS = 8  # of obs, whose values a message may name
+
+_opened: "weakref.WeakSet[SomaStore]" = weakref.WeakSet()
+_of_parent: list["SomaStore"] = []
+
+
+def _keep_in_child() -> None:
+    """Let a forked child free nothing of TileDB that it was born with.
+
+    A context that is freed waits for its threads, of which a forked child has none: it waits for ever, or crashes.
+    Freed are stores that nobody holds any more, and what the garbage collector finds.
+    """
+    if "tiledbsoma" in sys.modules:
+        _of_parent.extend(_opened)
+        gc.freeze()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_in_child)
 
 
 def is_soma(path: PathLike) -> bool:
@@ -116,6 +138,7 @@ class SomaStore:
             self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
         except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:
             raise BadInput(f"{uri}: {of_object(self.name, context, error)}") from error
+        _opened.add(self)
         self._ids: Ints | None = None  # of the cells that pass a filter, sorted
         try:
             with sound(self.name):

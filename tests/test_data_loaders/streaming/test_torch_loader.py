@@ -1,6 +1,8 @@
 """Streams in `torch.utils.data.DataLoader`, in its workers too, and pickled as Ray does."""
 
 import pickle
+import subprocess
+import sys
 
 import cloudpickle
 import mudata
@@ -144,3 +146,33 @@ def test_a_store_that_changed_since_it_was_pickled_is_refused(tmp_path):
     (tmp_path / "other.h5ad").replace(path)
     with pytest.raises(BadInput, match="other cells than when it was opened"):
         pickle.loads(kept).read(np.arange(3))
+
+
+FORK = """
+import gc, os, sys
+import numpy as np
+from data_loaders import open_atlas
+
+atlas = open_atlas(sys.argv[1])
+atlas.read(np.arange(200))
+cycle = [atlas]
+cycle.append(cycle)
+gc.disable()
+if sys.argv[2] == "garbage":
+    del cycle, atlas
+child = os.fork()
+if child == 0:
+    if sys.argv[2] == "forgotten":
+        cycle.clear()
+        del atlas
+    gc.collect()
+    os._exit(0)
+os._exit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.parametrize("left", ["garbage", "forgotten"])
+def test_a_forked_child_does_not_wait_for_the_threads_of_tiledb(stores, left):
+    """A context of TileDB that is freed waits for its threads, which a forked child does not have."""
+    ended = subprocess.run([sys.executable, "-c", FORK, str(stores["soma"]), left], timeout=60, check=False)
+    assert ended.returncode == 0
