@@ -18,7 +18,7 @@ from data_loaders.reading.reader import INCOMPLETE, CsrReader, DenseReader, Disk
 from data_loaders.reading.store import Column
 from data_loaders.reading.value_checks import Naming, check_first
 from data_loaders.sources.source import Options
-from data_loaders.sources.which import Place, has, in_words, other_places, place_of_counts, values_of
+from data_loaders.sources.which import Place, has, in_words, other_counts, other_places, place_of_counts, values_of
 from data_loaders.types import Array
 from data_loaders.zarr_groups import is_unknown, names, open_group
 
@@ -115,6 +115,8 @@ class AnnDataStore:
             place = place_of_counts(name, root, options, self._first_values)
             if place != X:
                 self.notes.append(f"{name}: the counts are taken from {place.label}")
+            elif not options.given() and isinstance(source, LocalBytes | None):
+                self.notes += other_counts(name, root)
             check_filters(name, root[place.key])
             others = other_places(root, place)
             named = Naming(self.obs_names, lambda: np.asarray(self.var().index), in_words(others))

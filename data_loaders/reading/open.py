@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import h5py
 
+from data_loaders.contents import kind_of
 from data_loaders.errors import BadInput, readable
-from data_loaders.hdf5 import open_h5ad
+from data_loaders.hdf5 import CONTENTS, content_of_group, open_h5ad
 from data_loaders.reading.anndata_store import AnnDataStore, open_zarr
 from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.filtered_store import FilteredStore
@@ -24,17 +25,8 @@ from data_loaders.sources.source import Options
 from data_loaders.types import PathLike
 
 ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata")
+IN_HDF5 = (".h5ad", ".h5", ".h5mu")  # names of kinds that are read by rows: what is in them is something else
 EXPECTED = "expected an AnnData-Zarr store, an h5ad, h5mu or 10x HDF5 file, or a SOMA experiment"
-# kinds of HDF5 and other files that are known and not read by rows: what their members or their names end in, and how
-# they become something that is
-INTO_H5AD = "write an h5ad file of it first"
-LOOM = ("col_attrs", "row_attrs")
-SEURAT = ("assays", "meta.data")
-BY_SUFFIX = {
-    ".loom": f"a loom file; {INTO_H5AD} (anndata.io.read_loom(...).write_h5ad(...))",
-    ".rds": f"a file of R; {INTO_H5AD} (in R, zellkonverter::writeH5AD)",
-    ".h5seurat": f"a Seurat file; {INTO_H5AD} (in R, SeuratDisk::Convert)",
-}
 
 
 class How(NamedTuple):
@@ -129,33 +121,30 @@ def _in_file(path: str, options: Options, var_names: str | None) -> Store:
     with readable(path):
         root = open_h5ad(path)
         try:
-            keys = sorted(root)
-            is_store = ("X" in keys or {"obs", "var"} <= set(keys)) and "mod" not in keys
+            keys, content = sorted(root), content_of_group(root)
+            is_store = content == "anndata" or (content is None and "X" in keys)
             if is_store:
                 return AnnDataStore(root, None, path, options, var_names)
         finally:
             if not is_store:
                 root.close()
-    if "mod" in keys:
+    if content == "mudata":
         return open_mudata(path, options, var_names)
-    for members, suffix in ((LOOM, ".loom"), (SEURAT, ".h5seurat")):
-        if set(members) <= set(keys):
-            raise BadInput(f"{path}: {BY_SUFFIX[suffix]}")
+    if content in ("loom", "seurat"):
+        raise BadInput(f"{path}: {CONTENTS[content]}")
     if any(known.recognises(path) for known in FORMATS):
         return open_one_source(path, options, var_names)
     raise BadInput(f"{path}: an HDF5 file with {', '.join(keys[:8]) or 'nothing in it'}; {EXPECTED}")
 
 
 def _refuse_others(path: str) -> None:
-    """Refuse what `ingest` reads and rows cannot be read from, and known kinds that neither reads."""
-    suffix = Path(path).suffix.lower()
-    if suffix in BY_SUFFIX:
-        raise BadInput(f"{path}: {BY_SUFFIX[suffix]}")
-    if suffix == ".h5ad":  # the name of a kind that is read by rows: what is in it is something else
-        return
+    """Refuse what `ingest` reads and rows cannot be read from, and files that certainly are something else."""
     known = next((known for known in FORMATS if known.recognises(path)), None)
-    if known is not None and suffix not in (".h5", ".h5mu"):
+    if known is not None and Path(path).suffix.lower() not in IN_HDF5:
         raise BadInput(f"{path}: {known.name} whose cells cannot be read one by one; `ingest()` makes a store of it")
+    kind = kind_of(path) if Path(path).is_file() else None
+    if kind is not None:
+        raise BadInput(f"{path}: {kind}")
 
 
 def _is_plain(path: Path) -> bool:

@@ -1,5 +1,7 @@
 """h5ad files and AnnData-Zarr stores as sources."""
 
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,16 @@ import zarr
 from anndata.io import read_elem
 
 from data_loaders.errors import DAMAGED, BadInput, readable
-from data_loaders.hdf5 import check_filters
+from data_loaders.hdf5 import CONTENTS, check_filters, content_of, content_of_group
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import open_matrix
 from data_loaders.sources.orientation import is_turned
 from data_loaders.sources.source import Group, Options, Source
-from data_loaders.sources.which import other_places, place_of_counts
+from data_loaders.sources.which import other_counts, other_places, place_of_counts
 from data_loaders.zarr_groups import is_unknown, names
 from data_loaders.zarr_groups import open_group as open_group_of_zarr
+
+ZIPPED = (".zarr.zip",)
 
 
 def recognises(path: str) -> bool:
@@ -24,18 +28,58 @@ def recognises(path: str) -> bool:
     place = Path(path)
     if place.is_dir():
         return any((place / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
-    return place.suffix == ".h5ad" and place.is_file()
+    if not place.is_file():
+        return False
+    return place.suffix.lower() == ".h5ad" or path.lower().endswith(ZIPPED) or content_of(place) == "anndata"
 
 
 def open(path: str, options: Options) -> Source:
     """Open an h5ad file or an AnnData-Zarr store."""
+    if path.lower().endswith(ZIPPED):
+        return _open_zipped(path, options)
     if not Path(path).is_dir():
-        return open_in_hdf5(path, lambda root: open_group(path, root, options))
+        return open_in_hdf5(path, lambda root: _open_root(path, root, options))
     with readable(path):
         root = open_group_of_zarr(path)
     if not isinstance(root, zarr.Group):
         raise BadInput(f"{path}: a single Zarr array; expected an AnnData")
+    return _open_root(path, root, options)
+
+
+def _open_zipped(path: str, options: Options) -> Source:
+    """Open a Zarr store in a zip archive: the archive itself, or the only folder in it."""
+    with readable(path):
+        archive = zarr.storage.ZipStore(path, mode="r")
+        with zipfile.ZipFile(path) as file:
+            tops = {name.split("/")[0] for name in file.namelist()}
+        top = next(iter(tops)) if len(tops) == 1 else ""
+        root = zarr.open_group(archive, path=top, mode="r", use_consolidated=False)
+    source = _open_root(path, root, options)
+    source.file = archive
+    return source
+
+
+def _open_root(path: str, root: Group, options: Options) -> Source:
+    """The source in a whole file or store; what holds no AnnData is named."""
+    content = content_of_group(root)
+    if content != "anndata" and not any(name in root for name in ("X", "layers", "raw")):
+        inside = [f"{path}/{name}" for name in _inside(root)]
+        if inside:
+            raise BadInput(f"{path}: no AnnData but a store of some; expected one of {', '.join(inside[:5])}")
+        holds = f"{', '.join(sorted(names(root))[:8]) or 'nothing'} in it; expected an AnnData"
+        raise BadInput(f"{path}: {CONTENTS[content] if content else holds}")
     return open_group(path, root, options)
+
+
+def _inside(root: Group) -> list[str]:
+    """The AnnData in the groups of a store and in those of its groups, such as the tables of SpatialData."""
+    if not isinstance(root, zarr.Group):
+        return []
+    with suppress(Exception):  # metadata of others
+        groups = [(name, group) for name, group in root.groups()]
+        groups += [(f"{name}/{inner}", deeper) for name, group in groups for inner, deeper in group.groups()]
+        return [name for name, group in groups if group.attrs.get("encoding-type") == "anndata"]
+    return []
 
 
 def open_group(path: str, root: Group, options: Options) -> Source:
@@ -54,6 +98,7 @@ def open_group(path: str, root: Group, options: Options) -> Source:
         notes.append(f"{path}: {int(obs.index.duplicated().sum()):,} repeated cell names were numbered (-1, -2, ...)")
         obs.index = _numbered(obs.index)
     matrix = open_matrix(f"{path}: {label}", root[key])
+    notes += other_counts(path, root) if label == "X" and options.layer is None else []
     if matrix.shape[1] != len(var):
         raise BadInput(f"{path}: {label} has {matrix.shape[1]:,} columns, its var {len(var):,} rows; {DAMAGED}")
     others = other_places(root, place)

@@ -111,6 +111,24 @@ def other_places(root: Group, place: Place) -> list[str]:
     return [*(["layer"] if layers else []), *(["raw"] if place.key != "raw/X" and has(root, "raw/X") else [])]
 
 
+def other_counts(path: str, root: Group) -> list[str]:
+    """What to note where X and layers["counts"] both begin with whole numbers, but others."""
+    if "layers" not in root or "counts" not in names(root["layers"]):
+        return []
+    try:
+        first = [
+            next((block for _, block in open_matrix(path, root[key]).blocks()), None) for key in ("X", "layers/counts")
+        ]
+    except BadInput:
+        return []
+    x, counts = first
+    if x is None or counts is None or x.shape != counts.shape or fault(counts.data) is not None:
+        return []
+    if (x != counts).nnz == 0:
+        return []
+    return [f"{path}: X and layers['counts'] hold other whole numbers; X was taken, `layer='counts'` takes the others"]
+
+
 def in_words(options: Collection[str]) -> str:
     """Options that name another matrix, as they are written."""
     return " or ".join(written for option, written in CHOICES.items() if option in options)

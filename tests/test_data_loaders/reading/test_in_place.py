@@ -2,6 +2,7 @@
 
 import shutil
 
+import h5py
 import mudata
 import numpy as np
 import pandas as pd
@@ -99,8 +100,7 @@ def test_mudata_whose_main_matrix_is_normalised(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cells.loom", "a loom file; write an h5ad file of it first"),
-        ("cells.rds", "a file of R; write an h5ad file of it first"),
+        ("cells.rds", "a file of R: write an h5ad file of it there"),
         ("counts.csv", r"a table of counts whose cells cannot be read one by one; `ingest\(\)` makes a store of it"),
         ("cells.h5ad", "cannot be read as an HDF5 file, it is of another kind or cut short"),
     ],
@@ -109,6 +109,14 @@ def test_files_that_are_not_read_by_rows(tmp_path, name, message):
     (tmp_path / name).write_text("cell,g1,g2\nc1,1,2\n")
     with pytest.raises(BadInput, match=message):
         open_atlas(tmp_path / name)
+
+
+def test_loom_files_are_named(tmp_path):
+    with h5py.File(tmp_path / "cells.loom", "w") as file:
+        for name in ("matrix", "row_attrs", "col_attrs"):
+            file.create_group(name)
+    with pytest.raises(BadInput, match=r"a loom file: write an h5ad file of it"):
+        open_atlas(tmp_path / "cells.loom")
 
 
 def test_folders_of_10x_are_not_read_by_rows(tmp_path):
