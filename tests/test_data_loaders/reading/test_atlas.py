@@ -175,7 +175,7 @@ def test_what_is_refused(foreign, tmp_path):
         (lambda: open_atlas(tmp_path / "array.zarr"), "array.zarr: a single Zarr array"),
         (lambda: open_atlas(tmp_path / "csc.zarr"), "csc.zarr: X is a csc_matrix; expected rows"),
         (lambda: open_atlas([]), "no path given"),
-        (lambda: open_atlas(foreign, obs_filter="x == 1"), "`obs_filter` given, but it is no SOMA experiment"),
+        (lambda: open_atlas(foreign, measurement="RNA"), "`measurement` given, but it is no SOMA experiment"),
         (lambda: atlas.rows("tain"), "has no category 'tain'; did you mean 'train'"),
         (lambda: atlas.rows(cell_typ="b"), "no obs column 'cell_typ'; did you mean 'cell_type'"),
         (lambda: atlas.codes("sex"), "no obs column 'sex'; valid: cell_type, batch, age, split"),

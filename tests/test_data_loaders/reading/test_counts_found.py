@@ -196,6 +196,7 @@ def test_big_endian_zarr(tmp_path):
         for name, dtype in (("data", ">f4"), ("indices", ">i4"), ("indptr", ">i8")):
             values = group[name][:]
             group.create_array(name, data=values.astype(dtype), overwrite=True)
+        zarr.consolidate_metadata(path)
         np.testing.assert_array_equal(streamed(open_atlas(path)), counts)
 
 
