@@ -10,7 +10,9 @@ DAMAGED = "the file is damaged or cut short"
 
 # A quoted value of a file of others can be of any length: what is longer than this is cut where it is shown.
 LONGEST_VALUE = 200
-_LONG_VALUE = re.compile(rf"(?<!\w)(?P<quote>['\"])(?P<value>(?:(?!(?P=quote)).){{{LONGEST_VALUE + 1},}})(?P=quote)(?!\w)")
+_LONG_VALUE = re.compile(
+    rf"(?<!\w)(?P<quote>['\"])(?P<value>(?:(?!(?P=quote)).){{{LONGEST_VALUE + 1},}})(?P=quote)(?!\w)"
+)
 
 
 def brief(message: str) -> str:
