@@ -102,16 +102,16 @@ def enlarge(args, atlas, run, out, setting, seed):
     cells = ad.read_zarr(atlas)
     training = cells.obs[cells.obs["split"] != "test"]
     types, donor = training[args.label].value_counts(), training[args.by].value_counts().index[0]
-    types = types[types > 0]
+    names, types = list(types.index.astype(str)), types[types > 0]
     n = np.random.default_rng(seed).multinomial(total - len(training), type_proportions(types))
     table = pd.DataFrame({args.label: types.index.astype(str), args.by: donor, "n": n})
     generate(run, out.with_suffix(".made"), labels=table[table["n"] > 0], resume=True, **options)
     made = ad.read_zarr(out.with_suffix(".made"))
     with AtlasWriter(out, pd.DataFrame(index=cells.var_names), labels=[args.label]) as writer:
         for part, generated in ((cells, False), (made, True)):
-            obs = part.obs[[args.label]].assign(is_generated=generated)
-            obs[args.label] = obs[args.label].cat.set_categories(cells.obs[args.label].cat.categories)
-            obs["split"] = "train" if generated else part.obs["split"].astype(str)
+            obs = pd.DataFrame({"is_generated": generated}, index=part.obs_names)
+            obs[args.label] = pd.Categorical(part.obs[args.label].astype(str), categories=names)
+            obs["split"] = pd.Categorical(["train"] * len(obs) if generated else part.obs["split"].astype(str))
             writer.append(part.X, obs)
         writer.close()
     shutil.rmtree(out.with_suffix(".made"))
