@@ -112,10 +112,20 @@ def read_card(path: PathLike) -> dict[str, Any]:
         When `path` is not a store that this project wrote.
     """
     path = Path(path)
+    from data_loaders.reading.checked import checked
+
     try:
-        text = zarr.open_array(path / "uns" / "atlas_card", mode="r")[()]
+        root, _, is_believed = checked(zarr.open_group(path, mode="r"), str(path))
+        element: Any = root["uns/atlas_card"]
+        text = element[()]
+    except BadInput:
+        raise
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise BadInput(f"{path}: no atlas card in it; expected a store written by `ingest()`") from error
+    if not is_believed:
+        raise BadInput(
+            f"{path}: written anew by another program, so its card holds no more; `ingest()` makes an atlas of it"
+        )
     try:
         card: dict[str, Any] = json.loads(str(text))
         return card

@@ -20,6 +20,7 @@ from scipy import sparse
 
 from data_loaders.errors import BadInput, nearest
 from data_loaders.reading.atlas import Atlas, open_atlas
+from data_loaders.reading.checked import checked
 from data_loaders.reading.rows import DenseRows, SparseRows
 from data_loaders.types import Array, Bools, Ints, PathLike
 
@@ -230,7 +231,9 @@ def check_counts(counts: sparse.csr_matrix, what: str) -> sparse.csr_matrix:
 
 
 def _identity(atlas: Atlas) -> str:
-    """Fingerprint of the cells, and sizes and times of the files, which change with whatever is written to them."""
+    """Fingerprint and digest of the cells; without a digest, sizes and times of files, which change with writing."""
+    if atlas.contents is not None:
+        return hashlib.sha256(repr((atlas.fingerprint, atlas.contents)).encode()).hexdigest()
     path = Path(atlas.name)
     files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
     stats = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
@@ -247,7 +250,7 @@ def _generation(name: str) -> dict[str, Any] | None:
     path = Path(name)
     if not path.exists():  # atlases on remote storage are not local paths
         return None
-    root = zarr.open_group(path, mode="r") if path.is_dir() else h5py.File(path, "r")
+    root = checked(zarr.open_group(path, mode="r"), name)[0] if path.is_dir() else h5py.File(path, "r")
     return json.loads(str(read_elem(root["uns/generation"]))) if "uns/generation" in root else None
 
 

@@ -20,6 +20,7 @@ from cfgen_dist.generation.weights import is_joint, refuse_unseen, warn_of_dropp
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.types import Ints, PathLike
+from data_loaders.vouchers import sealed, unsealed
 
 if TYPE_CHECKING:
     from cfgen_dist.model.trained import TrainedModel
@@ -158,7 +159,7 @@ def make_plan(
 def write_plan(out: PathLike, plan: Plan) -> None:
     """Keep the plan beside the store `out`, for `read_plan`."""
     beside = Path(out).with_name(Path(out).name + ".plan.json")
-    write_whole(beside, lambda file: file.write(plan.to_json().encode()))
+    write_whole(beside, lambda file: file.write(json.dumps(sealed(plan.to_dict()), sort_keys=True).encode()))
 
 
 def read_plan(path: PathLike, model: TrainedModel) -> Plan:
@@ -181,9 +182,12 @@ def read_plan(path: PathLike, model: TrainedModel) -> Plan:
         No such file, not a plan, a plan for another bundle, or one with entries that cannot be.
     """
     try:
-        plan = Plan(**json.loads(Path(path).read_text()))
+        values = json.loads(Path(path).read_text())
+        plan = Plan(**unsealed(values, f"plan {path}", "restore it, or remove that key to use it as it is"))
     except FileNotFoundError:
         raise BadInput(f"plan {path} does not exist") from None
+    except BadInput:
+        raise
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(f"plan {path} cannot be read: {' '.join(str(error).split())}") from error
     if plan.bundle != model.digest:

@@ -25,6 +25,7 @@ from cfgen_dist.workers.threads import Pool, map_threads
 from data_loaders import AtlasWriter
 from data_loaders.errors import BadInput
 from data_loaders.progress import progress
+from data_loaders.reading.checked import checked
 from data_loaders.types import Ints, PathLike
 
 if TYPE_CHECKING:
@@ -221,7 +222,11 @@ def finished(out: PathLike, note: Mapping[str, Any], resume: bool) -> bool:
     if not resume:
         raise BadInput(f"{out}: exists already")
     try:
-        found = json.loads(str(zarr.open_array(out / "uns" / "generation", mode="r")[()]))
+        root, _, _ = checked(zarr.open_group(out, mode="r"), str(out))
+        element: Any = root["uns/generation"]
+        found = json.loads(str(element[()]))
+    except BadInput:
+        raise
     except (FileNotFoundError, KeyError, ValueError):
         found = {}
     if any(found.get(key) != value for key, value in note.items()):

@@ -1,6 +1,7 @@
 """The whole training as one function of (atlas, run directory, config), in this process or on a Ray cluster."""
 
 import copy
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.reading.remote import is_remote
 from data_loaders.types import PathLike
+from data_loaders.vouchers import sealed, unsealed
 
 log = logging.getLogger("cfgen_dist")
 # what a resumed run may be told anew, for it does not touch the result
@@ -106,13 +108,14 @@ def train(
             if is_new:
                 _begin_run(out, config, source)
             place = str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())
-            train_on_ray(place, out, config, workers, each)
+            train_on_ray(place, source.contents, out, config, workers, each)
     return CFGen.load(out / "bundle")
 
 
 def _begin_run(out: Path, config: Config, atlas: Atlas) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "atlas.json", lambda file: file.write(json.dumps(identity(atlas)).encode()))
+    facts = identity(atlas) | {"contents": atlas.contents, "config": _digest(config)}
+    write_whole(out / "atlas.json", lambda file: file.write(json.dumps(sealed(facts)).encode()))
     save_config(config, out / "config.yaml")  # last: with it the run exists
 
 
@@ -129,6 +132,9 @@ def _resumed_config(out: Path, config: Config | None, atlas: Atlas, resume: bool
     saved, trained_on = _read_run(out)
     if trained_on["fingerprint"] != identity(atlas)["fingerprint"]:
         raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}")
+    if None not in (atlas.contents, trained_on["contents"]) and atlas.contents != trained_on["contents"]:
+        raise BadInput(f"{out} was trained on {trained_on['path']}, whose counts or columns differ from {atlas.name}")
+    atlas.check_files()
     if config is not None:
         config = copy.deepcopy(config)
         settle(config, atlas, here)
@@ -147,10 +153,21 @@ def _read_run(out: Path) -> tuple[Config, dict[str, Any]]:
     if saved.labels is None or saved.flow.max_steps is None or saved.size_factor.covariate == "auto":
         raise BadInput(f"{out}/config.yaml is damaged: keys are missing; give another directory")
     try:
-        trained_on = json.loads((out / "atlas.json").read_text())
-        return saved, {key: trained_on[key] for key in ("fingerprint", "path")}
+        trained_on = unsealed(json.loads((out / "atlas.json").read_text()), "it", "restore it")
+        trained_on = {"contents": None, "config": None} | trained_on
+        trained_on = {key: trained_on[key] for key in ("fingerprint", "path", "contents", "config")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{out}/atlas.json is damaged ({error!r}); give another directory") from error
+    if trained_on["config"] not in (None, _digest(saved)):
+        raise BadInput(
+            f"{out}/config.yaml was changed after the run was started; restore it, or give another directory"
+        )
+    return saved, trained_on
+
+
+def _digest(config: Config) -> str:
+    """SHA-256 of the settings, however they are written down."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -31,11 +31,11 @@ from cfgen_dist.training.ranks import on_main
 from cfgen_dist.training.settings import RunSettings
 from data_loaders import Atlas
 from data_loaders.errors import BadInput
-from data_loaders.files import write_whole
 from data_loaders.types import Ints
+from data_loaders.vouchers import check_vouched, vouch, write_vouched
 
 log = logging.getLogger("cfgen_dist")
-WEIGHTS = "weights.safetensors"
+WEIGHTS, METRICS = "weights.safetensors", "metrics.csv"
 
 
 def run_stages(atlas: Atlas, out: Path, config: Config) -> None:
@@ -103,6 +103,7 @@ def _finished(directory: Path) -> dict[str, torch.Tensor] | None:
     path = directory / WEIGHTS
 
     def read() -> dict[str, torch.Tensor] | None:
+        check_vouched(path, "without that file the stage is done again")
         try:
             return load_file(path) if path.exists() else None
         except SafetensorError as error:
@@ -114,7 +115,13 @@ def _finished(directory: Path) -> dict[str, torch.Tensor] | None:
 def _finish(directory: Path, network: nn.Module) -> None:
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise BadInput(f"the training of the {directory.name} diverged: its weights are not finite; lower its lr")
-    on_main(lambda: write_whole(directory / WEIGHTS, lambda file: file.write(save(network.state_dict()))))
+
+    def write() -> None:
+        if (directory / METRICS).exists():
+            vouch(directory / METRICS)
+        write_vouched(directory / WEIGHTS, save(network.state_dict()))
+
+    on_main(write)
 
 
 def assemble(
@@ -191,7 +198,8 @@ def _held_out(out: Path) -> dict[str, float]:
 
     best = {}
     for stage, metric in (("autoencoder", "val_nll"), ("flow", "val_loss")):
-        path = out / stage / "metrics.csv"
+        path = out / stage / METRICS
+        check_vouched(path, f"without it and {WEIGHTS} the stage is done again")
         metrics = pd.read_csv(path) if path.exists() else {}  # a training of fewer steps than are logged leaves none
         if metric in metrics:
             best[metric] = float(metrics[metric].min())

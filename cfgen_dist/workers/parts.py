@@ -5,7 +5,6 @@ vouches for it, each written beside its place, flushed to disk and renamed. So w
 or it is not, and committing it twice, even at the same time, is harmless.
 """
 
-import hashlib
 import json
 import threading
 import zipfile
@@ -19,6 +18,7 @@ import numpy as np
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.types import Array, PathLike
+from data_loaders.vouchers import sealed, sha256_of, unsealed
 
 NOTE = "note.json"
 # NumPy parses the header of a file with `ast`, which Python 3.11 cannot do in two threads at once: SystemError "AST
@@ -109,14 +109,15 @@ class Ledger:
             path = self.arrays_path(part)
             # Not compressed: the file lives until parts are put together, and zlib would take longer than the work.
             write_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-            record |= {"bytes": path.stat().st_size, "file_sha256": _sha256(path)}
-        write_whole(self.record_path(part), lambda file: file.write(json.dumps(record).encode()))
+            record |= {"bytes": path.stat().st_size, "file_sha256": sha256_of(path)}
+        write_whole(self.record_path(part), lambda file: file.write(json.dumps(sealed(record)).encode()))
         return record
 
     def record(self, part: str) -> dict[str, Any] | None:
         """The record of a part; None when it is missing, of other work, or its file is not of the size it says."""
         try:
-            record: dict[str, Any] = json.loads(self.record_path(part).read_text())
+            path = self.record_path(part)
+            record: dict[str, Any] = unsealed(json.loads(path.read_text()), str(path))
             if (record["part"], record["work"]) != (part, self.work):
                 return None
             whole = "bytes" not in record or self.arrays_path(part).stat().st_size == record["bytes"]
@@ -128,7 +129,7 @@ class Ledger:
         """As `record`, but every byte of the file is looked at as well."""
         record = self.record(part)
         try:
-            if record and "bytes" in record and _sha256(self.arrays_path(part)) != record["file_sha256"]:
+            if record and "bytes" in record and sha256_of(self.arrays_path(part)) != record["file_sha256"]:
                 return None
         except (OSError, KeyError):
             return None
@@ -151,8 +152,3 @@ class Ledger:
         for part in parts:
             self.record_path(part).unlink(missing_ok=True)
             self.arrays_path(part).unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

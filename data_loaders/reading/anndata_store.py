@@ -1,6 +1,7 @@
 """AnnData stores (Zarr v2 and v3, h5ad): columns on demand, matrices through readers."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from anndata.io import read_elem
 
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput, readable
+from data_loaders.manifest import ELEMENT
 from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
+from data_loaders.reading.checked import checked
 from data_loaders.reading.chunks import ZarrChunks, open_chunks
 from data_loaders.reading.reader import INCOMPLETE, CsrReader, DenseReader, DiskGroup, matrix_reader, read_whole
 from data_loaders.reading.store import Column
 from data_loaders.types import Array, PathLike
+
+log = logging.getLogger("data_loaders")
 
 
 class AnnDataStore:
@@ -37,6 +42,8 @@ class AnnDataStore:
     obs_columns : list of str
     is_shuffled : bool
         Whether the cells were put in random order when the store was written.
+    contents : str or None
+        What tells the data of the store from any other; None where it has no manifest.
     readers : dict
         Modality → reader. `X` is `rna` (`latent` in a store of latents); sparse matrices in `obsm` keep their names.
 
@@ -49,8 +56,31 @@ class AnnDataStore:
     def __init__(self, root: DiskGroup, source: ByteSource | None, name: str, layer: str | None = None) -> None:
         self.root, self.source, self.name = root, source, name
         self.readers: dict[str, CsrReader | DenseReader] = {}
+        self.contents: str | None = None
+        self._is_believed = True
         with readable(name):
+            self._check_files()
             self._open(layer)
+
+    def _check_files(self) -> None:
+        """From now on compare files with the manifest, where the store has one."""
+        if not isinstance(self.root, zarr.Group):
+            # a card that came by way of a store with a manifest: what became of the cells since, nobody knows
+            self._is_believed = ELEMENT not in (self.root.get("uns") or {})
+        elif not self.root.path:  # a store inside another's folder was put there by other programs
+            self.root, manifest, self._is_believed = checked(self.root, self.name)
+            if manifest is not None:
+                self.contents = manifest.contents
+            if self.source is not None:
+                self.source.manifest = manifest
+        if not self._is_believed:
+            log.warning("%s: written anew by another program; what its card said holds no more", self.name)
+
+    def check_cheaply(self) -> None:
+        """Raise `BadInput` when a file of a local store with a manifest is missing, or has another size or end."""
+        if isinstance(self.source, LocalBytes) and self.source.manifest is not None:
+            with readable(self.name):
+                self.source.manifest.check_cheaply(Path(self.name))
 
     def _open(self, layer: str | None) -> None:
         """Find the columns and matrices, and see whether they fit each other."""
@@ -106,7 +136,9 @@ class AnnDataStore:
         return self._read(key) if modality in ((self.root.get("uns") or {}).get("features") or {}) else None
 
     def uns(self, key: str) -> Any:
-        """An entry of uns, or None."""
+        """An entry of uns, or None. There is no card where it is about other files than these."""
+        if key == "atlas_card" and not self._is_believed:
+            return None
         return self._read(f"uns/{key}") if key in (self.root.get("uns") or {}) else None
 
     def _read(self, path: str) -> Any:
@@ -125,6 +157,8 @@ class AnnDataStore:
                     raise BadInput(f"{chunks.name}: chunk {missing[0]} is missing; {INCOMPLETE}")
         try:
             return read_elem(element)
+        except BadInput:
+            raise
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise BadInput(f"{self.name}: {path} cannot be read ({_one_line(error)}); {INCOMPLETE}") from error
 

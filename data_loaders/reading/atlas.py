@@ -271,6 +271,24 @@ class Atlas:
         return ";".join([*shapes, *map(str, self.genes[:2]), *map(str, self.genes[-2:])])
 
     @property
+    def contents(self) -> str | None:
+        """SHA-256 that tells the data of the store from any other; None where its writer noted no checksums."""
+        contents: str | None = getattr(self._store, "contents", None)
+        return contents
+
+    def check_files(self) -> None:
+        """Look at size and end of every file of a local store that has a manifest.
+
+        Raises
+        ------
+        BadInput
+            When one is missing, or is not the one that was written.
+        """
+        check = getattr(self._store, "check_cheaply", None)
+        if check is not None:
+            check()
+
+    @property
     def is_shuffled(self) -> bool:
         """Whether the cells were put in random order when the store was written."""
         return self._store.is_shuffled

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data_loaders.errors import BadInput
+from data_loaders.manifest import Manifest
 from data_loaders.parallel import CORES
 from data_loaders.types import PathLike
 
@@ -25,11 +26,14 @@ class ByteSource(Protocol):
         Requests at once.
     fetches_ahead : bool
         Whether `expect` does anything.
+    manifest : Manifest or None
+        What the files should be, where the store says so.
     """
 
     run_bytes: int
     threads: int
     fetches_ahead: bool
+    manifest: Manifest | None
 
     def size(self, key: str) -> int:
         """Bytes in a file; FileNotFoundError when there is none."""
@@ -50,10 +54,12 @@ class LocalBytes:
 
     Notes
     -----
-    Files stay open, so a store that is replaced by a rename is read on in its old state; a file written to after the
-    source was made is an error.
+    Files stay open, so a store that is replaced by a rename is read on in its old state. Where a store has a
+    manifest, who reads a file compares it. Where it has none, a folder that is another one than when the source was
+    made is an error, and so is a file written to since then; a time that is still to come says nothing.
     """
 
+    manifest: Manifest | None = None
     run_bytes = 1 << 20  # decoded bytes of one request: a few cache-sized chunks
     threads = CORES
     fetches_ahead = hasattr(os, "posix_fadvise")
@@ -61,7 +67,7 @@ class LocalBytes:
     def __init__(self, root: PathLike) -> None:
         self.name = str(root)
         self._root = Path(root)
-        self._opened = time.time_ns()
+        self._opened, self._identity = time.time_ns(), self._folder()
         self._files: OrderedDict[str, _OpenFile] = (
             OrderedDict()
         )  # key -> (descriptor, size), the least recently used first
@@ -98,7 +104,8 @@ class LocalBytes:
                 self._files.move_to_end(key)
                 return file
         file = _OpenFile(self._root / key)
-        if file.modified > self._opened:
+        since = self._opened < file.modified <= time.time_ns()
+        if self.manifest is None and (since or self._folder() != self._identity):
             raise BadInput(
                 f"{self._root / key}: written to after the store was opened; open it again when it is finished"
             )
@@ -107,6 +114,14 @@ class LocalBytes:
             while len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)
         return file
+
+    def _folder(self) -> tuple[int, int] | None:
+        """What tells the folder from one that takes its name."""
+        try:
+            status = self._root.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
 
 class _OpenFile:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import zarr
     from obstore.store import ObjectStore as Bucket
 
+    from data_loaders.manifest import Manifest
+
 RETRY: Any = {
     "max_retries": 8,
     "retry_timeout": timedelta(minutes=3),
@@ -70,6 +72,7 @@ class RemoteBytes:
     An object replaced between two reads is an error: each read asks for the version that was seen first.
     """
 
+    manifest: Manifest | None = None
     run_bytes = 8 << 20  # one request costs a round trip: ask for more at once than from a disk
     threads = 16
     fetches_ahead = False

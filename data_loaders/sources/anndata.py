@@ -9,6 +9,7 @@ import zarr
 from anndata.io import read_elem
 
 from data_loaders.errors import DAMAGED, BadInput, nearest, readable
+from data_loaders.reading.checked import checked
 from data_loaders.sources.counts import fault
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import open_matrix
@@ -40,7 +41,7 @@ def open(path: str, options: Options) -> Source:
     if not Path(path).is_dir():
         return open_in_hdf5(path, lambda root: open_group(path, root, options))
     with readable(path):
-        root = zarr.open_group(path, mode="r")
+        root, _, _ = checked(zarr.open_group(path, mode="r"), path)
     return open_group(path, root, options)
 
 
