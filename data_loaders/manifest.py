@@ -75,6 +75,12 @@ class Manifest:
         if size != facts[0]:
             raise self._error(key, f"has {size:,} bytes, expected {facts[0]:,}")
 
+    def check_stray(self, key: str) -> None:
+        """Raise `BadInput` for a file that was added to an array: where a chunk has none, it is all fill value."""
+        array, _, chunk = key.partition("/c/")
+        if chunk and f"{array}/{ROOT}" in self.files and array != f"uns/{ELEMENT}":
+            raise self._error(key, "was added")
+
     def check_tail(self, key: str, tail: bytes) -> None:
         """Raise `BadInput` unless a file ends as it should; `tail` are its last `TAIL` bytes, or all."""
         facts = self.files.get(key)

@@ -129,7 +129,7 @@ def _resumed_config(out: Path, config: Config | None, atlas: Atlas, resume: bool
     """The run's own config, if the request agrees with it."""
     if not resume:
         raise BadInput(f"{out} holds a run already: `resume=True` continues it, or give another directory")
-    saved, trained_on = _read_run(out)
+    saved, trained_on = read_run(out)
     if trained_on["fingerprint"] != identity(atlas)["fingerprint"]:
         raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}")
     if None not in (atlas.contents, trained_on["contents"]) and atlas.contents != trained_on["contents"]:
@@ -147,7 +147,7 @@ def _resumed_config(out: Path, config: Config | None, atlas: Atlas, resume: bool
     return saved
 
 
-def _read_run(out: Path) -> tuple[Config, dict[str, Any]]:
+def read_run(out: Path) -> tuple[Config, dict[str, Any]]:
     """The config of a run, with every key that `settle` fills in, and what it was trained on."""
     saved = load_config(out / "config.yaml")
     if saved.labels is None or saved.flow.max_steps is None or saved.size_factor.covariate == "auto":

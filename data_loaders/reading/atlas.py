@@ -192,6 +192,10 @@ class Atlas:
         ]
         return np.concatenate(parts or [np.empty(0)]).astype(np.float32)
 
+    def uns(self, key: str) -> Any:
+        """An entry of uns as it is stored, or None."""
+        return self._store.uns(key)
+
     def rows(self, split: str | None = None, **labels: Any) -> Ints:
         """Rows of a split and of chosen categories.
 

@@ -39,6 +39,8 @@ class CheckedStore(WrapperStore[Store]):
         prototype = prototype or default_buffer_prototype()
         found = await self._store.get(key, prototype, byte_range)
         if key not in self.manifest:
+            if found is not None:
+                self.manifest.check_stray(key)
             return found
         if byte_range is None:
             self.manifest.check_whole(key, None if found is None else found.to_bytes())
