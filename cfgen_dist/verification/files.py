@@ -64,11 +64,9 @@ def kind_of(path: Path) -> str:
     root = _root(path)
     if root.attrs.get("content") == LATENTS:
         return "latents"
-    uns = root.get("uns")
-    names = set(uns) if isinstance(uns, zarr.Group) else set()
-    if "generation" in names:
+    if (path / "uns" / "generation").exists():
         return "generated atlas"
-    return "atlas" if "atlas_card" in names else "store"
+    return "atlas" if (path / "uns" / "atlas_card").exists() else "store"
 
 
 def checks_of(path: Path, kind: str) -> Iterator[Check]:

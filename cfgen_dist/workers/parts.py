@@ -58,7 +58,7 @@ def open_parts(
     if folder.exists() and not resume:
         raise BadInput(f"{folder} holds an interrupted {what}: `resume=True` finishes it, or remove that folder")
     if (folder / NOTE).exists():
-        if (folder / NOTE).read_text() != json.dumps(note):
+        if (folder / NOTE).read_bytes() != json.dumps(note).encode():
             raise BadInput(f"{folder} holds shards of another {same}: give the same arguments, or remove that folder")
         return folder
     folder.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from anndata.io import read_elem
 
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput, readable
-from data_loaders.manifest import ELEMENT
+from data_loaders.manifest import ELEMENT, ROOT
 from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.checked import checked
 from data_loaders.reading.chunks import ZarrChunks, open_chunks
@@ -96,7 +96,8 @@ class AnnDataStore:
         self.obs_columns = [str(column) for column in root["obs"].attrs.get("column-order", [])]
         main = "latent" if root.attrs.get("content") == LATENTS else "rna"
         elements = {main: "X" if layer is None else f"layers/{layer}"}
-        for key in sorted(root.get("obsm") or ()):
+        obsm = root.get("obsm")
+        for key in [] if obsm is None else sorted(self._keys(obsm)):
             if root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
                 elements[str(key)] = f"obsm/{key}"
         self.readers = {key: matrix_reader(root[path], source, f"{name}: {path}") for key, path in elements.items()}
@@ -133,18 +134,26 @@ class AnnDataStore:
     def features(self, modality: str) -> pd.DataFrame | None:
         """The table of the features of a modality beside the first, or None where the store has none."""
         key = f"uns/features/{modality}"
-        return self._read(key) if modality in ((self.root.get("uns") or {}).get("features") or {}) else None
+        return self._read(key) if key in self.root else None
 
     def uns(self, key: str) -> Any:
         """An entry of uns, or None. There is no card where it is about other files than these."""
         if key == "atlas_card" and not self._is_believed:
             return None
-        return self._read(f"uns/{key}") if key in (self.root.get("uns") or {}) else None
+        return self._read(f"uns/{key}") if f"uns/{key}" in self.root else None
+
+    def _keys(self, group: DiskGroup) -> list[str]:
+        """What is in a group; by the manifest where there is one: Zarr complains aloud when it lists damaged arrays."""
+        manifest = self.source.manifest if self.source is not None else None
+        if manifest is None or not isinstance(group, zarr.Group):
+            return list(group)
+        start = f"{group.path}/"
+        return sorted({key[len(start) :].partition("/")[0] for key in manifest.files if key.startswith(start)} - {ROOT})
 
     def _read(self, path: str) -> Any:
         with readable(f"{self.name}: {path}"):
             element = self.root[path]
-            parts = [element[key] for key in element] if isinstance(element, zarr.Group) else [element]
+            parts = [element[key] for key in self._keys(element)] if isinstance(element, zarr.Group) else [element]
         if isinstance(element, zarr.Array) and element.dtype.kind in "iuf" and element.fill_value != 0:
             # numbers as our own stores keep them; anndata would hold the encoded shards in memory beside them
             return read_whole(open_chunks(element, self.source, f"{self.name}: {path}"), threads=1)
