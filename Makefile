@@ -23,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 test: install
 	$(PYTEST) -n $(PROCESSES) -m "not slow"
 
-# For working: nothing that trains, starts Ray or starts a process that imports torch.
+# For working: nothing that trains, evaluates whole stores, starts Ray or a process that imports torch.
 test-fast: install
 	$(PYTEST) -n $(PROCESSES) -m "not slow and not heavy"
 

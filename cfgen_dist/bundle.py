@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
@@ -16,18 +15,17 @@ from safetensors.torch import load_file, save_file
 
 from cfgen_dist.config import load_config, to_dict
 from cfgen_dist.model.build import build_autoencoder, build_velocity
+from cfgen_dist.model.bundle_form import FORMAT, BundleCard, check_arrays, check_config, fill
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.trained import TrainedModel
-from cfgen_dist.workers.threads import check_device
-from data_loaders.errors import BadInput, nearest
+from data_loaders.errors import BadInput
 from data_loaders.files import begin_output, finish_output
-from data_loaders.types import Ints, PathLike
+from data_loaders.records import check_form, one_line, plain_json, read_regular, show
+from data_loaders.types import PathLike
 
 if TYPE_CHECKING:
     import anndata as ad
-    import torch
 
-FORMAT = 1
 CARD = "card.json"
 AUTOENCODER, FLOW = "autoencoder.safetensors", "flow.safetensors"
 SIZE_FACTOR, LABELS = "size_factor.safetensors", "labels.safetensors"
@@ -97,21 +95,29 @@ class CFGen(TrainedModel):
             if _sha256(path / name) != expected:
                 raise BadInput(f"bundle {path}: {name} is damaged, its SHA-256 is not the one in card.json")
         config = load_config(card["config"])
+        check_config(config, card, f"bundle {path}")
         try:
             arrays, table = load_arrays(path / SIZE_FACTOR), load_arrays(path / LABELS)
             weights = load_file(path / AUTOENCODER), load_file(path / FLOW)
-        except (SafetensorError, OSError) as error:
-            raise BadInput(f"bundle {path}: {error}") from error
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"bundle {path}: {one_line(error)}") from error
+        check_arrays(arrays, table, card, config, f"bundle {path}")
         labels = card["labels"]
         features = card.get("features", {})
         n_features = {"rna": len(card["genes"])} | {name: len(names) for name, names in features.items()}
         covariate = config.autoencoder.theta_covariate
         n_dispersions = len(labels[covariate]) if covariate else 1
-        autoencoder = build_autoencoder(config.autoencoder, config.modalities, n_features, n_dispersions)
-        autoencoder.load_state_dict(weights[0])
         n_categories = [len(categories) for categories in labels.values()]
-        velocity = build_velocity(config.flow, config.autoencoder.latent_dim, n_categories, card["size_factor_range"])
-        velocity.load_state_dict(weights[1])
+        autoencoder = fill(
+            lambda: build_autoencoder(config.autoencoder, config.modalities, n_features, n_dispersions),
+            weights[0],
+            f"bundle {path}: {AUTOENCODER}",
+        )
+        velocity = fill(
+            lambda: build_velocity(config.flow, config.autoencoder.latent_dim, n_categories, card["size_factor_range"]),
+            weights[1],
+            f"bundle {path}: {FLOW}",
+        )
         others = {name: arrays.pop(f"values.{name}") for name in features if f"values.{name}" in arrays}
         law = SizeFactorLaw(card["size_factor"]["kind"], card["size_factor"]["covariate"], **arrays, others=others)
         return cls(
@@ -127,32 +133,6 @@ class CFGen(TrainedModel):
             digest=_sha256(path / CARD),
             features=features,
         )
-
-    @property
-    def device(self) -> "torch.device":
-        """Where the networks are."""
-        return self.velocity.latent_mean.device
-
-    def to(self, device: str) -> "CFGen":
-        """The same model, its networks moved to a device; BadInput for "cuda" where there is no GPU."""
-        check_device(device)
-        self.autoencoder.to(device)
-        self.velocity.to(device)
-        return self
-
-    def codes_of(self, name: str, values: Any) -> Ints:
-        """Integer codes of one value or an array of values of the attribute `name`; BadInput if unknown."""
-        categories = self.labels[name]
-        codes = pd.Index(categories).get_indexer(np.atleast_1d(np.asarray(values, dtype=object)))
-        if (codes < 0).any():
-            unknown = np.atleast_1d(np.asarray(values, dtype=object))[codes < 0][0]
-            raise BadInput(f"{name}: unknown category {unknown!r}, {nearest(unknown, categories)}")
-        return codes.astype(np.int64)
-
-    def codes(self, table: pd.DataFrame) -> Ints:
-        """Integer codes (N, K) of a DataFrame with a column per attribute."""
-        columns = [self.codes_of(name, table[name].to_numpy()) for name in self.labels]
-        return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0), np.int64)
 
     def generate(
         self,
@@ -203,21 +183,23 @@ def read_card(path: PathLike) -> dict[str, Any]:
     """The card of a bundle as a dict; BadInput when `path` is not a bundle."""
     path = Path(path)
     try:
-        card = json.loads((path / CARD).read_text())
-    except (FileNotFoundError, NotADirectoryError):
+        text = read_regular(path / CARD, f"bundle {path}: {CARD}")
+    except FileNotFoundError:
         unfinished = (path / "config.yaml").is_file()
         why = "a run that has not finished: `train(resume=True)` goes on" if unfinished else "no card.json there"
         raise BadInput(f"{path}: {why}; expected a model bundle") from None
-    except ValueError as error:
-        raise BadInput(f"bundle {path}: card.json is not valid JSON ({error})") from None
+    card = plain_json(text, f"bundle {path}: {CARD}")
     known = isinstance(card, dict) and card.get("model") == "CFGen" and card.get("format") == FORMAT
     if not known:
-        found = f"format {card.get('format')} of {card.get('model')!r}" if isinstance(card, dict) else "no keys"
+        found = "no keys"
+        if isinstance(card, dict):
+            found = f"format {show(card.get('format'))} of {show(card.get('model'))}"
         raise BadInput(f"{path}/card.json: {found}, expected format {FORMAT} of 'CFGen'")
     sums = card.get("sha256")
     if not isinstance(sums, dict) or sums.get("card") != _digest(card):
         raise BadInput(f"{path}/card.json was changed after it was written: its SHA-256 is not the one it holds")
-    return card
+    check_form(card, BundleCard, f"{path}/{CARD}")
+    return dict(card)
 
 
 def _digest(card: Mapping[str, Any]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import zarr
+from pydantic import Field, model_validator
 
 from data_loaders.errors import BadInput
+from data_loaders.records import Record, Whole, parse_json
 from data_loaders.types import PathLike
 
 if TYPE_CHECKING:
@@ -22,6 +24,98 @@ SPLITS = ("train", "val", "test")
 ACCESSIBILITY = ("atac", "peaks")  # modalities where a count above 1 says little more than 1
 PACKAGES = ("cfgen-dist", "anndata", "numpy", "scipy", "zarr")
 LATENTS = "latents"  # value of the root attribute `content` in a store of latents
+Positive = Annotated[float, Field(gt=0)]
+
+
+class LabelFacts(Record):
+    """What the card says of a label column: three lists of equal length."""
+
+    categories: list[str]
+    counts: list[Whole]
+    train_counts: list[Whole]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError("a category stands there twice")
+        if not len(self.categories) == len(self.counts) == len(self.train_counts):
+            raise ValueError("categories, counts and train_counts have different lengths")
+        if any(train > n for train, n in zip(self.train_counts, self.counts, strict=True)):
+            raise ValueError("a category has more training cells than cells")
+        return self
+
+
+class Law(Record):
+    """The law of some size factors; without numbers where there are no cells."""
+
+    n_cells: Whole
+    mean_log: float | None
+    sd_log: Annotated[float, Field(ge=0)] | None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.n_cells and (self.mean_log is None or self.sd_log is None):
+            raise ValueError("mean_log and sd_log must be numbers where there are cells")
+        return self
+
+
+class SizeFactors(Law):
+    """The law of all training cells, and of each category."""
+
+    min: Positive | None
+    max: Positive | None
+    by: dict[str, dict[str, Law]]
+
+    @model_validator(mode="after")
+    def _has_bounds(self) -> Self:
+        if self.n_cells and (self.min is None or self.max is None or self.min > self.max):
+            raise ValueError("min and max must be numbers where there are cells, the smaller first")
+        return self
+
+
+class ModalityFacts(Record):
+    """What the card says of a modality."""
+
+    n_features: Whole
+    nnz: Whole
+    density: Annotated[float, Field(ge=0, le=1)]
+    largest: Whole
+    likelihood: str
+
+
+class AtlasCard(Record):
+    """The form of a card."""
+
+    format: Annotated[int, Field(ge=1)]
+    n_cells: Whole
+    n_genes: Whole
+    nnz: Whole
+    density: Annotated[float, Field(ge=0, le=1)]
+    labels: dict[str, LabelFacts]
+    splits: dict[str, Whole]
+    size_factor: SizeFactors
+    fingerprint: Annotated[str, Field(min_length=1)]
+    sources: list[Any] = Field(default=[])
+    options: dict[str, Any] = Field(default={})
+    dropped: dict[str, Any] = Field(default={})
+    notes: list[str] = Field(default=[])
+    modalities: dict[str, ModalityFacts] = Field(default={})
+    versions: dict[str, str] = Field(default={})
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.format > FORMAT:
+            raise ValueError(f"format {self.format}, expected {FORMAT}: written by a newer version of this program")
+        if set(self.splits) != set(SPLITS):
+            raise ValueError(f"splits has the keys {', '.join(self.splits)[:60]}, expected {', '.join(SPLITS)}")
+        if sum(self.splits.values()) != self.n_cells:
+            raise ValueError(f"splits has {sum(self.splits.values()):,} cells in all, but n_cells is {self.n_cells:,}")
+        for name, label in self.labels.items():
+            if sum(label.counts) > self.n_cells:
+                raise ValueError(f"labels.{name} has more cells than n_cells, {self.n_cells:,}")
+            if not set(label.categories) <= set(self.size_factor.by.get(name, {})):
+                raise ValueError(f"size_factor.by.{name} lacks categories of labels.{name}")
+        return self
 
 
 def build_card(
@@ -115,19 +209,24 @@ def read_card(path: PathLike) -> dict[str, Any]:
     from data_loaders.reading.checked import checked
 
     try:
+        folder = path / "uns" / "atlas_card"
+        if any(not stat.S_ISREG(entry.stat().st_mode) and not entry.is_dir() for entry in folder.rglob("*")):
+            raise BadInput(f"{path}: its atlas card cannot be read: a file of it is a pipe or a device")
         root, _, is_believed = checked(zarr.open_group(path, mode="r"), str(path))
         element: Any = root["uns/atlas_card"]
         text = element[()]
     except BadInput:
         raise
-    except (FileNotFoundError, KeyError, ValueError) as error:
+    except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
         raise BadInput(f"{path}: no atlas card in it; expected a store written by `ingest()`") from error
     if not is_believed:
         raise BadInput(
             f"{path}: written anew by another program, so its card holds no more; `ingest()` makes an atlas of it"
         )
-    try:
-        card: dict[str, Any] = json.loads(str(text))
-        return card
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}: its atlas card is not JSON ({error})") from error
+    return parse_card(text, path)
+
+
+def parse_card(text: object, name: object) -> dict[str, Any]:
+    """The card as a dict, from the text in the store `name`; BadInput when it is none."""
+    card: dict[str, Any] = parse_json(str(text), AtlasCard, f"{name}: its atlas card")
+    return card

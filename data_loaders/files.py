@@ -37,13 +37,57 @@ def begin_output(path: PathLike) -> Path:
 def finish_output(built: PathLike, path: PathLike) -> None:
     """Flush the file or folder `built` to disk and give it its final name."""
     built, path = Path(built), refuse_existing(path).absolute()
+    _flush(built)
+    os.rename(built, path)
+    _fsync(path.parent)
+
+
+def replace_output(built: PathLike, path: PathLike) -> None:
+    """Give the folder `built` the name of one that is there, or of none: the old one stays until the new one stands.
+
+    A system call that fails puts the old one back. After a kill between two of them `restore_replaced` does.
+    """
+    built, path = Path(built), Path(path).absolute()
+    restore_replaced(path)
+    _flush(built)
+    if not path.exists():
+        finish_output(built, path)
+        return
+    old = _old(path)
+    os.rename(path, old)
+    try:
+        os.rename(built, path)
+        _fsync(path.parent)
+    except BaseException:
+        if path.exists():
+            os.rename(path, built)
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old)
+
+
+def restore_replaced(path: PathLike) -> None:
+    """Put an output back that a killed `replace_output` had moved away, or remove it if the new one stands."""
+    path = Path(path).absolute()
+    old = _old(path)
+    if old.is_dir():
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            os.rename(old, path)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _flush(built: Path) -> None:
+    """Flush a file or folder to disk, and let others read it."""
     entries = [built] if built.is_file() else [built, *built.rglob("*")]
     for entry in entries:
         _fsync(entry)
     if built.is_dir():
         built.chmod(0o777 & ~_umask())  # mkdtemp makes folders private
-    os.rename(built, path)
-    _fsync(path.parent)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def is_vouched(path: PathLike) -> bool:
 def check_vouched(path: PathLike, way_on: str) -> None:
     """Raise `BadInput` when the contents of a file are not those of its checksum; `way_on` ends the message."""
     if not is_vouched(path):
-        raise BadInput(f"{path} is damaged (its SHA-256 is not the one in {_beside(Path(path)).name}); {way_on}")
+        raise BadInput(f"{path} is damaged (its SHA-256 is not the one in {_beside(Path(path)).name}){way_on}")
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:

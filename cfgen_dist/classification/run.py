@@ -16,6 +16,7 @@ from cfgen_dist.classification.classifiers import Blocks, Moments, knn, logistic
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output
+from data_loaders.locks import alone
 from data_loaders.progress import progress
 from data_loaders.types import Array, Floats, Ints, PathLike
 
@@ -23,6 +24,7 @@ CLASSIFIERS = ("logistic", "knn")
 CONFIDENCE = 0.95
 
 
+@alone()
 def classify(
     atlas: PathLike,
     augmented: PathLike | Sequence[PathLike],
@@ -84,9 +86,10 @@ def classify(
     return table, summary
 
 
-def training_rows(atlas: Atlas) -> Ints:
-    """Rows of the splits train and val."""
-    return np.flatnonzero(np.isin(np.asarray(atlas.obs("split")).astype(str), ("train", "val")))
+def training_rows(atlas: Atlas, label: str) -> Ints:
+    """Rows of the cells of the splits train and val that have a label."""
+    training = np.isin(np.asarray(atlas.obs("split")).astype(str), ("train", "val"))
+    return np.flatnonzero(training & (atlas.small_codes(label) >= 0))
 
 
 def _compare(
@@ -94,17 +97,18 @@ def _compare(
 ) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
     """Fit and score everything; the table and the summary of `classify`."""
     test_rows = original.rows(split="test")
+    test_rows = test_rows[original.small_codes(label)[test_rows] >= 0]
     names = np.asarray(original.categories(label), dtype=str)
     truth = names[original.codes(label)[test_rows]]
     test = Blocks(original, test_rows)
-    real = np.bincount(original.codes(label)[training_rows(original)], minlength=len(names))
+    real = np.bincount(original.codes(label)[training_rows(original, label)], minlength=len(names))
     types = [str(name) for name, n in zip(names, real, strict=True) if n and (truth == name).any()]
     prepared: dict[str, tuple[Moments, Array]] = {}
     rows_of_scores: list[tuple[str, int, str, str, float]] = []
     with progress("classify", 2 * seeds * len(CLASSIFIERS), "fits") as advance:
         for seed in range(seeds):
             for side, atlas in (("original", original), ("augmented", others[seed % len(others)])):
-                rows = training_rows(atlas)
+                rows = training_rows(atlas, label)
                 if atlas.name not in prepared:
                     moments = Moments.fit(atlas, rows)
                     prepared[atlas.name] = moments, knn(atlas, rows, label, moments, test)
@@ -224,5 +228,5 @@ def _check_pair(original: Atlas, other: Atlas, label: str) -> None:
         raise BadInput(f"{original.name}: no cell has split 'test'; `ingest(holdout=COLUMN)` holds some out")
     if "is_generated" not in other.obs_columns or not np.asarray(other.obs("is_generated")).any():
         raise BadInput(f"{other.name}: no generated cells in it, expected an atlas made by `augment()`")
-    if len(np.unique(original.codes(label)[training_rows(original)])) < 2:
+    if len(np.unique(original.codes(label)[training_rows(original, label)])) < 2:
         raise BadInput(f"{original.name}: fewer than two categories of {label!r} among its training cells")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cfgen_dist.cli.words import in_options
-from data_loaders.errors import BadInput, nearest
+from data_loaders.errors import BadInput, WorkFailed, nearest
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # no mistake in the arguments
 COMMANDS = {
@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except WorkFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # `cfgen-dist describe ... | head`: who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -106,7 +109,7 @@ def _run(argv: list[str]) -> int:
         command.error(f"{name}: unknown argument {word!r}, {nearest(word, valid)}")
     try:
         module.run(args)
-    except BadInput as error:  # of the library, which speaks Python
-        raise BadInput(in_options(str(error), command, COMMANDS)) from error
+    except (BadInput, WorkFailed) as error:  # of the library, which speaks Python
+        raise type(error)(in_options(str(error), command, COMMANDS)) from error
     sys.stdout.flush()  # here, where a closed pipe can still be answered
     return 0

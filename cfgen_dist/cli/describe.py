@@ -71,18 +71,22 @@ def _print_label(console: "Console", name: str, label: dict[str, Any], laws: dic
         table.add_row(escape(category), f"{n:,}", f"{n_train:,}", *numbers)
     if len(rows) > MOST_ROWS:
         table.add_row(f"... {len(rows) - MOST_ROWS} more", *[""] * 4)
+    if "unlabelled" in label:
+        table.add_row("(no label)", f"{label['unlabelled']:,}", "", "", "")
     console.print(table)
 
 
 def _print_bundle(console: "Console", path: str, card: dict[str, Any]) -> None:
     from rich.markup import escape
 
-    config, trained = card["config"], card["provenance"]
+    from cfgen_dist.config import load_config, to_dict
+
+    config, trained = to_dict(load_config(card["config"])), card["provenance"]
     law = card["size_factor"]
     console.print(f"[bold]{escape(str(path))}[/bold]: a model")
     console.print(f"genes       {len(card['genes']):,}, in {config['autoencoder']['latent_dim']} latent dimensions")
     for name, names in card.get("features", {}).items():
-        likelihood = config["modalities"]["likelihood"][name]
+        likelihood = config["modalities"]["likelihood"].get(name, "no likelihood")
         console.print(f"modality    {name}: {len(names):,} features, {likelihood}", markup=False)
     for name, categories in card["labels"].items():
         shown = ", ".join(categories[:8]) + (", ..." if len(categories) > 8 else "")
@@ -90,13 +94,14 @@ def _print_bundle(console: "Console", path: str, card: dict[str, Any]) -> None:
     of = f"per {law['covariate']}" if law["covariate"] else "of all cells"
     console.print(f"size factor {law['kind']} {of}", markup=False)
     console.print(f"sampling    {config['sampling']['solver']}, {config['sampling']['steps']} steps")
+    atlas = trained.get("atlas", {})
     console.print(
-        f"trained on  {trained['atlas']['path']}, {trained['atlas']['n_cells']:,} cells with the held-out ones",
+        f"trained on  {atlas.get('path', 'unknown')}, {atlas.get('n_cells', 0):,} cells with the held-out ones",
         markup=False,
     )
-    for metric, value in trained["training"].items():
-        console.print(f"{metric:11} {value:,.4g}")
-    _print_fields(console, {"versions": trained["versions"]})
+    for metric, value in trained.get("training", {}).items():
+        console.print(f"{metric:11} {value:,.4g}", markup=False)
+    _print_fields(console, {"versions": trained.get("versions", {})})
 
 
 def _print_fields(console: "Console", fields: dict[str, Any]) -> None:

@@ -4,18 +4,24 @@ import argparse
 
 from data_loaders.errors import BadInput
 
+SHOWN = 20  # sources and notes that are printed
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "sources", nargs="*", metavar="SRC", help=".h5ad, AnnData-Zarr, 10x .h5, folder with matrix.mtx, or SOMA"
+        "sources",
+        nargs="*",
+        metavar="SRC",
+        help=".h5ad, AnnData-Zarr, 10x .h5, folder with matrix.mtx, SOMA, table; a pattern, a folder, a list of paths",
     )
     parser.add_argument("out", metavar="OUT", help="the store to write; must not exist")
     parser.add_argument(
         "--modality",
         action="append",
         metavar="NAME=PATH",
-        help="in place of SRC: a source of rna, atac, ...; again for each; FILE.h5mu:NAME is one modality of a file",
+        help="in place of SRC: a source of rna, atac, ...; again for each, the same PATH where it has several types of "
+        "features; FILE.h5mu:NAME is one modality of a file",
     )
     parser.add_argument(
         "--cells",
@@ -39,24 +45,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layer", metavar="NAME", help="take the counts from this layer (SOMA: X layer)")
     parser.add_argument("--raw", action="store_true", help="take the counts from raw")
+    parser.add_argument("--genes-in", choices=["rows", "columns"], help="of text tables whose names do not tell")
     parser.add_argument("--measurement", metavar="NAME", help="of a SOMA experiment (default: the only one, or RNA)")
-    parser.add_argument("--obs-filter", metavar="TEXT", help="SOMA value filter, such as 'tissue == \"lung\"'")
+    parser.add_argument(
+        "--obs-filter", metavar="EXPR", help="take only these cells, such as 'tissue == \"lung\" and n_genes > 500'"
+    )
     parser.add_argument("--join", choices=["inner", "outer"], help="keep shared genes, or all, when sources differ")
+    parser.add_argument(
+        "--min-shared",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="share of the shorter gene list that sources must have in common to be joined (default 0.1)",
+    )
+    parser.add_argument(
+        "--var-names",
+        action="append",
+        metavar="COLUMN",
+        help="var column with the gene names ('index': the index of var); once, or once for each source",
+    )
     parser.add_argument(
         "--obs",
         dest="obs_files",
         action="append",
         metavar="TABLE",
-        help="CSV or TSV of obs columns; once, or once for each source",
+        help="table of obs columns (CSV, TSV, Parquet); once, or once for each source",
+    )
+    parser.add_argument(
+        "--unlabelled",
+        default="refuse",
+        choices=["refuse", "drop", "keep"],
+        help="cells without a label: leave them out, or train on them without it",
+    )
+    parser.add_argument("--missing-values", default="", metavar="A,B", help="texts that are no label: nan,unknown")
+    parser.add_argument("--drop-copies", action="store_true", help="leave out cells that are copies of others")
+    parser.add_argument(
+        "--round", dest="round_counts", action="store_true", help="round fractional counts (SoupX, DecontX)"
     )
     parser.add_argument("--drop-empty", action="store_true", help="leave cells without counts out")
     parser.add_argument("--keep-order", action="store_true", help="keep the order of the cells; shuffled by default")
+    parser.add_argument("--skip-refused", action="store_true", help="go on without sources that cannot be used")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="start of all random numbers (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the atlas and say what was done."""
     import data_loaders
+    from cfgen_dist.cli.words import in_options
 
     card = data_loaders.ingest(
         _sources(args.sources, args.modality),
@@ -69,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
         val_fraction=args.val_fraction,
         layer=args.layer,
         raw=args.raw,
+        genes_in=args.genes_in,
         join=args.join,
         cells=args.cells,
         obs_files=args.obs_files,
@@ -76,16 +112,33 @@ def run(args: argparse.Namespace) -> None:
         keep_order=args.keep_order,
         measurement=args.measurement,
         obs_filter=args.obs_filter,
+        var_names=args.var_names,
+        min_shared=args.min_shared,
+        missing_values=args.missing_values,
+        unlabelled=args.unlabelled,
+        drop_copies=args.drop_copies,
+        round_counts=args.round_counts,
+        skip_refused=args.skip_refused,
         seed=args.seed,
     )
-    for source in card["sources"]:
+    for source in card["sources"][:SHOWN]:
         size = f"{source['n_cells']:,} cells x {source['n_genes']:,} genes"
         print(f"{source['path']}: {size}, counts from {source['counts']}")
-    for note in card["notes"]:
-        print(f"note: {note}")
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    if len(card["sources"]) > SHOWN:
+        print(f"and {len(card['sources']) - SHOWN:,} more sources")
+    notes = [note for note in card["notes"] if not note.startswith("refused: ")]
+    for note in notes[:SHOWN]:
+        print(f"note: {in_options(note, parser, ())}")
+    if len(notes) > SHOWN:
+        print(f"and {len(notes) - SHOWN:,} more notes, in the card of {args.out}")
     for what, number in card["dropped"].items():
         if number:
             print(f"dropped: {number:,} {what.replace('_', ' ')}")
+    for note in card["notes"]:
+        if note.startswith("refused: "):
+            print(note)
     splits = ", ".join(f"{n:,} {name}" for name, n in card["splits"].items())
     print(f"{args.out}: {card['n_cells']:,} cells x {card['n_genes']:,} genes ({splits})")
 

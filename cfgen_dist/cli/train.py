@@ -1,7 +1,6 @@
 """`cfgen-dist train`."""
 
 import argparse
-import sys
 
 from cfgen_dist.cli.settings import add_settings, given_settings
 from cfgen_dist.config import load_config, presets
@@ -33,15 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train."""
-    from cfgen_dist.training.on_ray import WorkerError
     from cfgen_dist.training.run import train
 
     overrides = given_settings(args)
     config = load_config(args.config, overrides) if args.config or overrides or not args.resume else None
     names = ("resume", "ray", "workers", "cpus_per_worker", "gpus_per_worker")
-    try:
-        train(args.atlas, args.out, config, **{name: getattr(args, name) for name in names})
-    except WorkerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    train(args.atlas, args.out, config, **{name: getattr(args, name) for name in names})
     print(f"{args.out}/bundle")

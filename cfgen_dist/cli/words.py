@@ -47,7 +47,18 @@ def _option(action: argparse.Action, value: str | None) -> str:
     """An option as it is typed; `value` is a Python expression."""
     option = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest.upper())
     is_flag = action.nargs == 0
-    return option if value is None or is_flag else f"{option} {_unquoted(value)}"
+    if value is None or is_flag:
+        return option
+    return " ".join(f"{option} {_unquoted(one)}" for one in _several(value))
+
+
+def _several(value: str) -> list[str]:
+    """A Python list as its elements, other values alone: an option is given once for each."""
+    try:
+        listed = ast.parse(value, mode="eval").body if value[:1] == "[" else None
+    except SyntaxError:
+        return [value]
+    return [ast.unparse(one) for one in listed.elts] if isinstance(listed, ast.List) else [value]
 
 
 def _call(name: str, arguments: str) -> str:

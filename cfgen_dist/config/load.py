@@ -12,6 +12,9 @@ from cfgen_dist.config.refusals import refusal
 from cfgen_dist.config.tree import Config, settings
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
+from data_loaders.records import MOST_DEPTH, check_tree, one_line, read_regular, show
+
+MOST_BYTES, MOST_VALUES = 1 << 20, 100_000  # of a config
 
 
 def presets() -> list[str]:
@@ -69,30 +72,39 @@ def save_config(config: Config, path: str | Path) -> None:
 def _read(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise BadInput(f"config file {path} does not exist")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_regular(path, f"config file {path}", MOST_BYTES).decode("utf-8")
+        except FileNotFoundError:
+            raise BadInput(f"config file {path} does not exist") from None
         except UnicodeDecodeError:
             raise BadInput(f"config file {path} is not UTF-8 text") from None
     elif str(source) in presets():
         text = resources.files("cfgen_dist").joinpath("presets", f"{source}.yaml").read_text()
     else:
         raise BadInput(f"{str(source)!r} is neither a YAML file nor a preset: {nearest(source, presets())}")
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = plain_yaml(text, str(source))
     if values is not None and not isinstance(values, dict):
         raise BadInput(f"{source} holds a {type(values).__name__}, expected keys and values")
     return values or {}
 
 
+def plain_yaml(text: str, name: str) -> Any:
+    """YAML of any form, without surprises: no nesting without end, no aliases that make a small file explode."""
+    try:
+        values = yaml.safe_load(text)
+    except RecursionError:
+        raise BadInput(f"{name} is not valid YAML: nested too deep, expected {MOST_DEPTH} levels at most") from None
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise BadInput(f"{name} is not valid YAML: {one_line(error)}") from error
+    check_tree(values, name, MOST_VALUES)
+    return values
+
+
 def _scalar(key: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise BadInput(f"command line: {key} is {text!r}, which YAML cannot read") from None
+        return plain_yaml(text, key)
+    except BadInput:
+        raise BadInput(f"command line: {key} is {show(text)}, which YAML cannot read") from None
 
 
 def _override(values: dict[str, Any], dotted: str, value: Any) -> None:

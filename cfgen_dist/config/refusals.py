@@ -30,14 +30,20 @@ def refusal(error: ValidationError, model: type[BaseModel], where: str, overridd
     if mistake["type"] in UNKNOWN:
         return BadInput(f"{place}: unknown key {key!r}, {nearest(key, known)}")
     if key not in known:
-        return BadInput(f"{place}: {key} is {found!r}, expected a group of keys")
+        return BadInput(f"{place}: {key} is {brief(found)}, expected a group of keys")
     setting = known[key]
     if setting.kind in ("array", "object"):
         holds = "has" if len(path) > key.count(".") + 1 else "is"
-        return BadInput(f"{place}: {key} {holds} {found!r}, expected {setting.allowed}")
+        return BadInput(f"{place}: {key} {holds} {brief(found)}, expected {setting.allowed}")
     return BadInput(
-        f"{place}: {key} is {found!r}, expected {setting.range if mistake['type'] in RANGE else setting.type}"
+        f"{place}: {key} is {brief(found)}, expected {setting.range if mistake['type'] in RANGE else setting.type}"
     )
+
+
+def brief(value: object) -> str:
+    """A value as Python writes it, 200 characters at most."""
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _rank(mistake: str) -> int:

@@ -67,6 +67,7 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1), BeforeValidator(_whole)]
 Width = Annotated[int, Field(ge=2), BeforeValidator(_whole)]
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_number)]
 NotNegative = Annotated[float, Field(ge=0), BeforeValidator(_number)]
+Guidance = Annotated[float, Field(ge=0, le=100), BeforeValidator(_number)]
 Probability = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)]
 Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
 Widths = Annotated[list[Count], Field(min_length=1), BeforeValidator(_list)]
@@ -190,7 +191,7 @@ class SamplingConfig(Group):
         default="midpoint", description="integrator of the flow; dopri5 and tsit5 choose their own steps"
     )
     steps: Count = Field(default=10, description="steps of a fixed-step solver")
-    guidance: NotNegative = Field(
+    guidance: Guidance = Field(
         default=1.0, description="weight of every label; more than 1 makes cells more typical and less diverse"
     )
     batch_size: Count = Field(default=1024, description="cells integrated at once")

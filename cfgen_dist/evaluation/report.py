@@ -18,7 +18,7 @@ from cfgen_dist.evaluation.plots import FIGURES, Curves, draw_figures
 from cfgen_dist.evaluation.spaces.log_normalised import N_GENES, N_PCS
 from cfgen_dist.evaluation.verdict import VERDICTS, number
 from data_loaders.errors import BadInput
-from data_loaders.files import finish_output, temporary_folder
+from data_loaders.files import replace_output, restore_replaced, temporary_folder
 from data_loaders.types import Array, PathLike
 
 OURS = {"metrics.json", "report.html", *(f"{name}.png" for name in FIGURES)}
@@ -46,6 +46,7 @@ def check_output(out: PathLike) -> None:
     out = Path(out)
     if not out.absolute().parent.is_dir():
         raise BadInput(f"{out}: its folder {out.absolute().parent} does not exist; make it first")
+    restore_replaced(out)
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out}: a file; expected a folder, new or of an earlier evaluation")
     foreign = sorted(set(os.listdir(out)) - OURS) if out.exists() else []
@@ -77,9 +78,7 @@ def write_report(
         images = {name: base64.b64encode((built / f"{name}.png").read_bytes()).decode() for name in figures}
         (built / "report.html").write_text(render(result, images, embedding), encoding="utf-8")
         check_output(out)
-        if out.exists():
-            os.rename(out, folder / "old")
-        finish_output(built, out)
+        replace_output(built, out)
 
 
 def render(result: Mapping[str, Any], images: Mapping[str, str], embedding: str) -> str:

@@ -24,7 +24,7 @@ from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.markers import read_markers
 from cfgen_dist.evaluation.modalities import Comparison, compare_modalities
 from cfgen_dist.evaluation.reference import PROTOCOLS
-from cfgen_dist.evaluation.selection import attainable, floor_rows, generated_rows, plan_types, sets_in
+from cfgen_dist.evaluation.selection import attainable, floor_rows, generated_rows, sets_in, wanted_cells
 from cfgen_dist.evaluation.sources import Cells, Source, open_cells
 from cfgen_dist.evaluation.summary import plain, subsampled, summarise_metrics, summarise_types
 from cfgen_dist.evaluation.verdict import sentences
@@ -33,6 +33,8 @@ from cfgen_dist.workers.options import Workers
 from cfgen_dist.workers.parts import open_parts
 from cfgen_dist.workers.pool import open_pool
 from data_loaders.errors import BadInput, nearest
+from data_loaders.locks import alone
+from data_loaders.records import Record, read_json
 from data_loaders.seeds import check_seed
 from data_loaders.types import Ints, PathLike
 
@@ -42,6 +44,15 @@ EMBEDDINGS = ("umap", "pca")
 PACKAGES = ("cfgen-dist", "anndata", "numpy", "POT", "scanpy", "scikit-learn", "scikit-misc", "scipy", "umap-learn")
 
 
+class ResultForm(Record):
+    """What is read of the `metrics.json` of an earlier evaluation."""
+
+    settings: dict[str, Any]
+    verdict: list[str]
+    metrics: dict[str, dict[str, Any]]
+
+
+@alone()
 def evaluate(
     real: Source, generated: Source | Sequence[Source], out: PathLike | None = None, *, label: str | None = None,
     protocol: str = "centred", sets: int = 3, floor_sets: int = 5, control: bool = False, embedding: str = "umap",
@@ -214,7 +225,7 @@ def _plan(
     real: Cells, sources: Sequence[Cells], test: Ints, train: Ints, sets: int
 ) -> tuple[dict[int, int], int, list[str]]:
     """Cells of each type in a set, the number of generated sets, and notes on what is missing."""
-    asked, notes = plan_types(real, sources, test, train)
+    asked, notes = wanted_cells(real, sources, test, train)
     n_sets = len(sources) if len(sources) > 1 else sets_in(sources[0], asked, sets)
     if len(sources) == 1 and n_sets < sets:
         notes.append(
@@ -224,6 +235,14 @@ def _plan(
     short = [f"{real.types[code]} ({n} for {asked[code]})" for code, n in wanted.items() if n < asked[code]]
     if short:
         notes.append(f"Fewer generated than test cells, floor drawn alike: {', '.join(short)}.")
+    unlabelled = [
+        f"{cells.n_unlabelled:,} cells of {cells.name} without a {real.label}, so left out of all comparisons."
+        for cells in (real, *sources)
+        if cells.n_unlabelled
+    ]
+    for note in unlabelled:
+        log.info("%s", note)
+    notes += unlabelled
     return wanted, n_sets, notes
 
 
@@ -266,9 +285,9 @@ def _finished(out: PathLike | None, settings: dict[str, Any]) -> dict[str, Any] 
     if out is None:
         return None
     try:
-        result = json.loads((Path(out) / "metrics.json").read_text())
+        result: dict[str, Any] = read_json(Path(out) / "metrics.json", ResultForm)
         return result if result["settings"] == settings else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, BadInput):
         return None
 
 

@@ -16,7 +16,7 @@ from data_loaders.types import Array, Ints
 FEW_CELLS = 10  # below this a type's own numbers are mostly noise: the report says so
 
 
-def plan_types(real: Cells, sources: Sequence[Cells], test: Ints, train: Ints) -> tuple[dict[int, int], list[str]]:
+def wanted_cells(real: Cells, sources: Sequence[Cells], test: Ints, train: Ints) -> tuple[dict[int, int], list[str]]:
     """Cells wanted of each type, and what the reader must know of types that are missing or small.
 
     Parameters

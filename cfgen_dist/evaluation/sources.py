@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,17 +15,29 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata.io import read_elem
+from pydantic import Field
 from scipy import sparse
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.labels import label_codes
 from data_loaders.reading.atlas import Atlas, open_atlas
 from data_loaders.reading.checked import checked
 from data_loaders.reading.rows import DenseRows, SparseRows
+from data_loaders.records import Record, parse_json
 from data_loaders.types import Array, Bools, Ints, PathLike
 
 Source: TypeAlias = PathLike | Atlas | ad.AnnData
 DEFAULT_LABEL = "cell_type"
 MAIN = "rna"  # the modality in X
+
+
+class Generated(Record):
+    """The form of `uns["generation"]`."""
+
+    plan: dict[str, Any]
+    labels: dict[str, list[str]] = Field(default={})
+    model: dict[str, Any] = Field(default={})
+    sha256: str = ""
 
 
 @dataclass(eq=False)
@@ -50,6 +61,8 @@ class Cells:
         Differs between cells that differ, as far as can be told without reading them.
     largest : dict of str to int
         Further modality that the store describes → its largest count.
+    n_unlabelled : int
+        Cells of the store without a label: they are left out, rows count the others.
     """
 
     name: str
@@ -64,6 +77,7 @@ class Cells:
     _read: Callable[[Ints], sparse.csr_matrix] = field(repr=False)
     _totals: Callable[[str], Array] = field(repr=False)
     _columns: Ints | None = None
+    n_unlabelled: int = 0
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -147,13 +161,13 @@ def open_cells(
     Raises
     ------
     BadInput
-        No such store; no such column, or missing values in it; duplicated gene names; several label columns to choose
-        from.
+        No such store; no such column, or no value in it; duplicated gene names; several label columns to choose from.
     """
     if isinstance(source, ad.AnnData):
         cells = _from_anndata(source, label, name or "AnnData", modality)
     else:
         cells = _from_atlas(source if isinstance(source, Atlas) else open_atlas(source), label, modality)
+    cells = _labelled(cells)
     if not cells.genes.is_unique:
         twice = cells.genes[cells.genes.duplicated()][0]
         raise BadInput(f"{cells.name}: gene {twice!r} occurs more than once; expected unique gene names")
@@ -183,16 +197,20 @@ def _from_anndata(data: ad.AnnData, asked: str | None, name: str, modality: str 
     categorical = [column for column in data.obs if isinstance(data.obs[column].dtype, pd.CategoricalDtype)]
     labels = [column for column in categorical if column not in ("split", "shard", "is_generated")]
     label = _choose(name, asked, list(data.obs.columns), labels)
-    values = data.obs[label].astype("category")
+    codes, categories = label_codes(data.obs[label])
     generation, features = data.uns.get("generation"), data.uns.get("features", {})
     counts = data.X if modality is None else data.obsm[modality]
     return Cells(
         name if modality is None else f"{name}, modality {modality!r}",
         _named(data.var_names if modality is None else features[modality].index, modality),
         label,
-        *_types(values.cat.codes.to_numpy(), values.cat.categories.astype(str), name, label),
+        *_types(codes, categories, name, label),
         pd.Categorical(data.obs["split"].astype(str)) if "split" in data.obs else None,
-        {"path": name, "card": None, "generation": json.loads(generation) if generation else None},
+        {
+            "path": name,
+            "card": None,
+            "generation": parse_generation(str(generation), name, False) if generation else None,
+        },
         uuid.uuid4().hex,  # nothing is known of what was in memory at another time
         {other: data.obsm[other].max() for other in features if other in data.obsm},
         lambda rows: sparse.csr_matrix(counts[rows]),
@@ -251,7 +269,20 @@ def _generation(name: str) -> dict[str, Any] | None:
     if not path.exists():  # atlases on remote storage are not local paths
         return None
     root = checked(zarr.open_group(path, mode="r"), name)[0] if path.is_dir() else h5py.File(path, "r")
-    return json.loads(str(read_elem(root["uns/generation"]))) if "uns/generation" in root else None
+    if "uns/generation" not in root:
+        return None
+    return parse_generation(str(read_elem(root["uns/generation"])), name, "uns/atlas_card" in root)
+
+
+def parse_generation(text: str, name: str, ours: bool) -> dict[str, Any] | None:
+    """`uns["generation"]` of a store; None of one that this project did not write and that is something else."""
+    try:
+        note: dict[str, Any] = parse_json(text, Generated, f"{name}: uns/generation")
+        return note
+    except BadInput:
+        if ours:
+            raise
+        return None
 
 
 def _choose(name: str, label: str | None, columns: Sequence[str], labels: Sequence[str]) -> str:
@@ -269,11 +300,25 @@ def _choose(name: str, label: str | None, columns: Sequence[str], labels: Sequen
 
 
 def _types(codes: Ints, categories: Iterable[str], name: str, label: str) -> tuple[Array, Ints]:
-    """Sorted names of the types, and codes of the cells."""
+    """Sorted names of the types, and codes of the cells, -1 of those without a type."""
     codes = np.asarray(codes)
-    if (codes < 0).any():
-        raise BadInput(
-            f"{name}: obs column {label!r} has {int((codes < 0).sum())} missing values; expected a label for each cell"
-        )
+    if len(codes) and (codes < 0).all():
+        raise BadInput(f"{name}: no cell has a value in obs column {label!r}; expected labels")
     types, places = np.unique(np.array(list(categories), dtype=str), return_inverse=True)
-    return types, places.astype(np.int32)[codes] if len(codes) else np.empty(0, np.int32)
+    return types, np.append(places, -1).astype(np.int32)[codes]
+
+
+def _labelled(cells: Cells) -> Cells:
+    """The cells that have a label, as if there were no others."""
+    rows = np.flatnonzero(cells.codes >= 0)
+    if len(rows) == len(cells):
+        return cells
+    read, totals, split = cells._read, cells._totals, cells.split
+    return replace(
+        cells,
+        codes=cells.codes[rows],
+        split=None if split is None else split[rows],
+        n_unlabelled=len(cells) - len(rows),
+        _read=lambda chosen: read(rows[chosen]),
+        _totals=lambda modality: np.asarray(totals(modality)).ravel()[rows],
+    )

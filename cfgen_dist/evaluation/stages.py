@@ -23,7 +23,7 @@ from cfgen_dist.evaluation.sources import Source
 from cfgen_dist.evaluation.spaces import AnySpace
 from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, LogCovariance, fit_space
 from cfgen_dist.evaluation.spaces.tf_idf import TfIdfCovariance, TfIdfProducts, fit_tf_idf
-from cfgen_dist.evaluation.workspace import Workspace, unpack
+from cfgen_dist.evaluation.workspace import SCORE, Workspace, unpack
 from cfgen_dist.workers.pool import Pool
 from data_loaders.files import write_whole
 from data_loaders.progress import progress
@@ -36,7 +36,6 @@ log = logging.getLogger("cfgen_dist")
 SHARD_SIZE = 16_384  # cells
 WIDE_SHARDS = 16  # at most, of sums that are matrices (32 MB of 2,000 genes): all are kept until they are added up
 WIDE = ("covariance", "tfidf", "products", "levels")
-SCORE = "score."  # before the name of a scorer: kind of the items that run it
 SUMS: dict[str, type] = {
     "moments": GeneMoments, "log": LogSums, "clipped": ClippedSums, "covariance": LogCovariance,
     "tfidf": TfIdfCovariance, "products": TfIdfProducts, "levels": LevelSums,

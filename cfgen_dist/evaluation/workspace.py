@@ -12,6 +12,7 @@ from typing import IO, Any, Self, TypeVar
 
 import anndata as ad
 import numpy as np
+from pydantic import ConfigDict
 
 from cfgen_dist.evaluation.cellset import CellSet
 from cfgen_dist.evaluation.metrics.faithfulness import Profile
@@ -19,11 +20,37 @@ from cfgen_dist.evaluation.sources import Cells, open_cells
 from cfgen_dist.evaluation.spaces.tf_idf import TfIdfSpace
 from cfgen_dist.workers.parts import ONE_HEADER, Ledger
 from data_loaders import Atlas
+from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
+from data_loaders.records import Record, Whole, check_form, read_json
 from data_loaders.statistics.pca import Components
 from data_loaders.types import Array, Ints, PathLike
 
+SCORE = "score."  # before the name of a scorer: kind of the parts that it makes
 Sums = TypeVar("Sums")
+
+
+class PlanForm(Record):
+    """The form of `plan.json`."""
+
+    settings: str
+    protocol: str
+    seed: Whole = 0
+    n_types: Whole
+    n_genes: Whole
+    sets: dict[str, Whole]
+    modality: str | None = None
+    space: str | None = None
+    binary: bool | None = None
+
+
+class ScoreForm(Record):
+    """What the record of a score holds; metrics that cannot be computed are no numbers."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    overall: dict[str, float | None]
+    types: list[dict[str, float | None]]
 
 
 class Workspace(Ledger):
@@ -65,7 +92,7 @@ class Workspace(Ledger):
         origins : list of path-like or AnnData
         label : str
         """
-        plan = json.loads((Path(folder) / "plan.json").read_text())
+        plan = read_json(Path(folder) / "plan.json", PlanForm)
         how = {name: plan[name] for name in ("modality", "binary") if name in plan}
         real, *others = [open_cells(origin, label, **how) for origin in origins]
         others = [cells.in_order_of(real.genes).with_types_of(real) for cells in others]
@@ -87,7 +114,14 @@ class Workspace(Ledger):
 
     def facts(self, part: str) -> dict[str, Any] | None:
         """The record of a part; None when it is missing, not of these settings, or damaged."""
-        return self.whole_record(part)
+        record = self.whole_record(part)
+        if record is None or not part.startswith(SCORE):
+            return record if record and "bytes" in record else None
+        try:
+            check_form(record, ScoreForm, part)
+        except BadInput:
+            return None
+        return record
 
     @property
     def space(self) -> Components | TfIdfSpace:

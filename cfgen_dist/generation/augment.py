@@ -77,17 +77,18 @@ def augment(
     source = open_atlas(atlas)
     _check(source, model, balance, temperature)
     training = np.isin(np.asarray(source.obs("split")).astype(str), ("train", "val"))
-    real = np.bincount(source.codes(balance)[training], minlength=len(source.categories(balance)))
+    codes = source.codes(balance)[training]
+    real = np.bincount(codes[codes >= 0], minlength=len(source.categories(balance)))  # cells without a type stay too
     types = dict(zip(source.categories(balance), real.tolist(), strict=True))
-    n_generated = total - int(real.sum())
+    n_generated = total - len(codes)
     if n_generated < 1:
-        raise BadInput(f"total is {total:,}, expected more than the {int(real.sum()):,} real training cells of {atlas}")
+        raise BadInput(f"total is {total:,}, expected more than the {len(codes):,} real training cells of {atlas}")
     sampling = build(Sampling, options)
     table = _wanted(model, balance, types, n_generated, temperature, sampling.seed)
     plan = make_plan(model, labels=table, sampling=sampling)
     made_of_each = table.groupby(balance)["n"].sum().to_dict()
     facts = {
-        "real": int(real.sum()),
+        "real": len(codes),
         "types": {name: {"real": n, "generated": int(made_of_each.get(name, 0))} for name, n in types.items()},
     }
     how = {"balance": balance, "temperature": temperature, "total": total, "atlas": source.fingerprint}
@@ -134,16 +135,17 @@ def _wanted(
     for name in seen:
         model.codes_of(balance, name)
     p = dict(zip(seen, type_proportions(list(seen.values()), temperature), strict=True))
+    combinations, observed = model.observed()
     table = pd.DataFrame(
         {
-            name: np.asarray(categories, dtype=object)[model.combinations[:, k]]
+            name: np.asarray(categories, dtype=object)[combinations[:, k]]
             for k, (name, categories) in enumerate(model.labels.items())
         }
     )
     unseen = sorted(set(seen) - set(table[balance]))
     if unseen:
         raise BadInput(f"{balance}: the model saw no training cell of type {unseen[0]!r}, so it cannot generate it")
-    inside = model.counts / pd.Series(model.counts).groupby(table[balance]).transform("sum").to_numpy()
+    inside = observed / pd.Series(observed).groupby(table[balance]).transform("sum").to_numpy()
     weights = table[balance].map(p).fillna(0.0).to_numpy() * inside
     rng = generator(seed, Generation.BALANCE)
     return table.assign(n=rng.multinomial(n, weights / weights.sum()))

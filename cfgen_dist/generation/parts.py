@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from cfgen_dist.workers.parts import Ledger
+from cfgen_dist.workers.parts import Ledger, PartRecord
 from data_loaders import SparseRows
+from data_loaders.records import Sha256, Whole
 from data_loaders.types import Array, Ints
 
 if TYPE_CHECKING:
@@ -22,9 +23,26 @@ Sampler: TypeAlias = (
 COMPONENTS = ("data", "indices", "indptr")
 
 
+class ShardRecord(PartRecord):
+    """The form of the record of a shard."""
+
+    bytes: Whole
+    file_sha256: Sha256
+    cells: Whole
+    sha256: Sha256
+    nnz: Whole
+    counts: Whole
+
+
 def part_name(shard: int) -> str:
     """Name of the part that a shard is."""
     return f"shard-{shard:06d}"
+
+
+def shard_of(part: str) -> int | None:
+    """The shard that a part is; None if it is none."""
+    digits = part.removeprefix("shard-")
+    return int(digits) if digits.isascii() and digits.isdigit() and part == part_name(int(digits)) else None
 
 
 def write_part(model: TrainedModel, shard: int, plan: Any, ledger: Ledger, sample: Sampler) -> dict[str, Any]:
@@ -42,30 +60,41 @@ def write_part(model: TrainedModel, shard: int, plan: Any, ledger: Ledger, sampl
         arrays[_key(name, "data")] = matrix.data.astype(np.min_scalar_type(matrix.data.max(initial=0)))
         arrays[_key(name, "indices")] = matrix.indices.astype(np.uint16 if matrix.shape[1] <= 1 << 16 else np.uint32)
         arrays[_key(name, "indptr")] = matrix.indptr.astype(np.int64)
-    counts = drawn["rna"]
-    return ledger.commit(
-        part_name(shard),
-        arrays,
-        cells=len(codes),
-        sha256=_digest(arrays),
-        nnz=int(counts.nnz),
-        counts=int(counts.sum(dtype=np.float64)),
-    )
+    return ledger.commit(part_name(shard), arrays, **_facts(arrays))
 
 
-def read_part(ledger: Ledger, shard: int, n_features: Mapping[str, int]) -> tuple[dict[str, SparseRows], Ints] | None:
-    """Counts (modality → SparseRows) and labels (n, K) of a shard; None when its bytes are not those written.
+def read_part(
+    ledger: Ledger, shard: int, n_features: Mapping[str, int], again: bool = False
+) -> tuple[dict[str, SparseRows], Ints, dict[str, Any]] | None:
+    """Counts (modality → SparseRows), labels (n, K) and record of a shard; None when its bytes are not those written.
 
-    `n_features` names the modalities, `rna` first, and their numbers of features.
+    `n_features` names the modalities, `rna` first, and their numbers of features. With `again`, what the record says of
+    the counts is taken from the counts again, and a record that was changed does not count.
     """
-    arrays = ledger.whole_arrays(part_name(shard))
-    if arrays is None:
+    part = part_name(shard)
+    arrays, record = ledger.whole_arrays(part), ledger.record(part)
+    if arrays is None or record is None:
         return None
     counts = {}
-    for name, n in n_features.items():
-        data, indices, indptr = (arrays[_key(name, component)] for component in COMPONENTS)
-        counts[name] = SparseRows(data, indices, indptr, n)
-    return counts, arrays["codes"]
+    try:
+        for name, n in n_features.items():
+            data, indices, indptr = (arrays[_key(name, component)] for component in COMPONENTS)
+            counts[name] = SparseRows(data, indices, indptr, n)
+        facts = _facts(arrays) if again else {}
+    except (KeyError, ValueError, TypeError):
+        return None
+    return (counts, arrays["codes"], record) if record.items() >= facts.items() else None
+
+
+def _facts(arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """What the record of a shard says of its counts."""
+    data = arrays["data"]
+    return {
+        "cells": len(arrays["codes"]),
+        "sha256": _digest(arrays),
+        "nnz": len(data),
+        "counts": int(data.sum(dtype=np.float64)),
+    }
 
 
 def _key(modality: str, component: str) -> str:

@@ -16,14 +16,18 @@ import pandas as pd
 
 from cfgen_dist.generation.options import DEFAULTS, Sampling, check_settings, settle
 from cfgen_dist.generation.request import MOST_CELLS, combinations_of
-from cfgen_dist.generation.weights import is_joint, refuse_unseen, warn_of_dropped
+from cfgen_dist.generation.weights import MOST_GUIDANCE, is_joint, refuse_unseen, warn_of_dropped
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
+from data_loaders.records import Record, one_line, read_json, show
 from data_loaders.types import Ints, PathLike
 from data_loaders.vouchers import sealed, unsealed
 
 if TYPE_CHECKING:
     from cfgen_dist.model.trained import TrainedModel
+
+MOST_BYTES = 1 << 32  # of the file of a plan: a label table of 100 million rows makes one of 2 GB
+MOST_SHARDS = 2**31 - 1  # `obs["shard"]` is int32
 
 
 class Sharded:
@@ -153,7 +157,9 @@ def make_plan(
     if not isinstance(labels, pd.DataFrame):
         warn_of_dropped(model, labels, settled.weights)
     refuse_unseen(model, codes, settled.weights)
-    return Plan(bundle=model.digest, codes=codes.tolist(), counts=counts.tolist(), **settled._asdict())
+    plan = Plan(bundle=model.digest, codes=codes.tolist(), counts=counts.tolist(), **settled._asdict())
+    _check_shards(plan)
+    return plan
 
 
 def write_plan(out: PathLike, plan: Plan) -> None:
@@ -181,23 +187,37 @@ def read_plan(path: PathLike, model: TrainedModel) -> Plan:
     BadInput
         No such file, not a plan, a plan for another bundle, or one with entries that cannot be.
     """
+    name = f"plan {path}"
     try:
-        values = json.loads(Path(path).read_text())
-        plan = Plan(**unsealed(values, f"plan {path}", "restore it, or remove that key to use it as it is"))
+        values = read_json(path, Record, name, MOST_BYTES, any_number=True)
+        plan = Plan(**unsealed(values, name, "restore it, or remove that key to use it as it is"))
     except FileNotFoundError:
-        raise BadInput(f"plan {path} does not exist") from None
-    except BadInput:
-        raise
-    except (ValueError, TypeError, OSError) as error:
-        raise BadInput(f"plan {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise BadInput(f"{name} does not exist") from None
+    except TypeError as error:
+        raise BadInput(f"{name} cannot be read: {show(one_line(error), quoted=False)}") from error
     if plan.bundle != model.digest:
-        raise BadInput(f"plan {path} is for bundle {str(plan.bundle)[:12]}, this one is {model.digest[:12]}")
+        raise BadInput(f"plan {path} is for bundle {one_line(plan.bundle)[:12]}, this one is {model.digest[:12]}")
     wrong = _wrong_entry(plan, model)
     if wrong:
-        raise BadInput(f"plan {path}: {wrong} is {str(getattr(plan, wrong))[:60]}, which no plan of this model has")
+        raise BadInput(
+            f"plan {path}: {wrong} is {one_line(getattr(plan, wrong))[:60]}, which no plan of this model has"
+        )
     check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed, plan.device)
     refuse_unseen(model, np.asarray(plan.codes), plan.weights)
+    _check_shards(plan)
     return plan
+
+
+def _check_shards(plan: Plan) -> None:
+    if plan.n_shards > MOST_SHARDS:
+        raise BadInput(
+            f"{plan.n_cells:,} cells in shards of {plan.shard_size:,} are {plan.n_shards:,} shards, expected "
+            f"{MOST_SHARDS:,} at most: make `shard_size` larger"
+        )
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 60
 
 
 def _wrong_entry(plan: Plan, model: TrainedModel) -> str | None:
@@ -211,19 +231,19 @@ def _wrong_entry(plan: Plan, model: TrainedModel) -> str | None:
 
     whole = {name: type(getattr(plan, name)) is int for name in ("steps", "batch_size", "shard_size", "seed")}
     valid = whole | {
-        "solver": isinstance(plan.solver, str),
-        "size_factor": isinstance(plan.size_factor, str),
-        "device": isinstance(plan.device, str),
+        "solver": _is_word(plan.solver),
+        "size_factor": _is_word(plan.size_factor),
+        "device": _is_word(plan.device),
         "codes": isinstance(plan.codes, list) and all(map(is_combination, plan.codes)),
         "counts": isinstance(plan.counts, list) and all(type(n) is int and n >= 0 for n in plan.counts),
-        "weights": isinstance(plan.weights, list) and all(isinstance(w, int | float) for w in plan.weights),
+        "weights": isinstance(plan.weights, list) and all(type(w) in (int, float) for w in plan.weights),
     }
     wrong = next((name for name, is_valid in valid.items() if not is_valid), None)
     if wrong is None:
         fits = {
             "batch_size": plan.batch_size >= 1,
             "counts": len(plan.counts) == len(plan.codes) and 1 <= sum(plan.counts) <= MOST_CELLS,
-            "weights": len(plan.weights) == n_weights and all(map(np.isfinite, plan.weights)),
+            "weights": len(plan.weights) == n_weights and all(abs(weight) <= MOST_GUIDANCE for weight in plan.weights),
         }
         wrong = next((name for name, is_valid in fits.items() if not is_valid), None)
     return wrong

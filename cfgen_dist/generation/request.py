@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.labels import as_label
+from data_loaders.records import show
 from data_loaders.seeds import Generation, generator
+from data_loaders.tables import read_table
 from data_loaders.types import Array, Ints, PathLike
 
 if TYPE_CHECKING:
     from cfgen_dist.model.trained import TrainedModel
 
 MOST_CELLS = 10**12
+MOST_BYTES = 1 << 33  # of a label table
 
 
 def combinations_of(
@@ -57,37 +62,49 @@ def combinations_of(
 
 
 def read_label_table(path: PathLike) -> pd.DataFrame:
-    """Read a CSV or Parquet table of labels; BadInput when it cannot be read."""
+    """Read a table of labels, in any form that `data_loaders.tables` knows; BadInput when it cannot be read."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise BadInput(f"label table {path}: not a file")
     try:
-        return (
-            pd.read_parquet(path)
-            if str(path).endswith(".parquet")
-            else pd.read_csv(path, dtype=str, keep_default_na=False)
-        )
-    except FileNotFoundError:
-        raise BadInput(f"label table {path} does not exist") from None
-    except (ValueError, OSError) as error:
-        raise BadInput(f"label table {path} cannot be read: {' '.join(str(error).split())}") from error
+        return read_table(path, names_first=False)
+    except BadInput as error:
+        raise BadInput(f"label table {error}") from error
 
 
 def _from_table(model: TrainedModel, table: pd.DataFrame) -> tuple[Ints, Ints]:
     """Combinations and counts of a table with a column per attribute and, optionally, `n`."""
+    if table.columns.has_duplicates:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise BadInput(f"label table: column {show(twice)} stands there twice")
     for column in table.columns:
         if column != "n" and column not in model.labels:
-            raise BadInput(f"label table: unknown column {column!r}, {nearest(column, [*model.labels, 'n'])}")
+            raise BadInput(f"label table: unknown column {show(column)}, {nearest(column, [*model.labels, 'n'])}")
     for name in model.labels:
         if name not in table:
-            raise BadInput(f"label table: column {name!r} is missing, found {', '.join(map(str, table.columns))}")
-    codes = model.codes(table.astype(dict.fromkeys(model.labels, str)))
-    counts = pd.to_numeric(table["n"], errors="coerce").to_numpy() if "n" in table else np.ones(len(table))
+            raise BadInput(f"label table: column {name!r} is missing, found {', '.join(map(show, table.columns[:20]))}")
+    codes = model.codes(pd.DataFrame({name: _texts(table, name) for name in model.labels}))
+    counts = (
+        pd.to_numeric(table["n"], errors="coerce").to_numpy(float, na_value=np.nan)
+        if "n" in table
+        else np.ones(len(table))
+    )
     wrong = ~((counts >= 0) & (counts <= MOST_CELLS)) | (counts != np.floor(counts))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         found = table["n"].tolist()[row]
-        raise BadInput(f"label table: n is {found!r} in row {row}, expected a whole number, zero or more")
+        raise BadInput(f"label table: n is {show(found)} in row {row}, expected a whole number, zero or more")
     if not 1 <= counts.sum() <= MOST_CELLS:
         raise BadInput(f"label table: it asks for {counts.sum():.0f} cells, expected 1 to {MOST_CELLS:,}")
     return codes, counts.astype(np.int64)
+
+
+def _texts(table: pd.DataFrame, name: str) -> pd.Categorical:
+    """A column of labels as text; whole numbers that are floats are '1', not '1.0'."""
+    label = as_label(table[name])
+    if (label.codes < 0).any():
+        row = int(np.flatnonzero(label.codes < 0)[0])
+        raise BadInput(f"label table: column {name!r} has no value in row {row}, expected a label for every cell")
+    return label
 
 
 def _from_proportions(model: TrainedModel, n: int, fixed: Mapping[str, str], seed: int) -> tuple[Ints, Ints]:
@@ -98,8 +115,8 @@ def _from_proportions(model: TrainedModel, n: int, fixed: Mapping[str, str], see
             raise BadInput(f"the model has no attribute {name!r}, {nearest(name, names)}")
         if not isinstance(fixed[name], str):
             raise BadInput(f"label {name} is {fixed[name]!r}, expected one category; a table asks for several")
-    codes = model.combinations.copy()
-    weights: Array = model.counts.astype(np.float64)
+    codes, observed = model.observed()
+    weights: Array = observed.astype(np.float64)
     wanted = {names.index(name): int(model.codes_of(name, value)[0]) for name, value in fixed.items()}
     if wanted:
         matches = np.all([codes[:, k] == code for k, code in wanted.items()], axis=0)

@@ -10,8 +10,10 @@ import torch
 from scipy import sparse
 
 from cfgen_dist.generation.weights import guided_field
+from cfgen_dist.model.likelihoods.likelihood import LARGEST_COUNT
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.model.solvers import integrate
+from data_loaders.errors import BadInput
 from data_loaders.seeds import Generation, generator
 from data_loaders.types import Array, Floats, Ints
 
@@ -66,7 +68,10 @@ def stacked(blocks: list[Rows], n_features: int) -> sparse.csr_matrix:
     """The (data, indices, indptr) of consecutive rows as one CSR matrix."""
     data, indices, indptrs = zip(*blocks, strict=True)
     lengths = np.concatenate([np.diff(indptr) for indptr in indptrs])
-    values = np.concatenate(data).astype(np.int32)
+    values = np.concatenate(data)
+    if values.max(initial=0) > LARGEST_COUNT:
+        raise BadInput(f"a count of {values.max():,} was drawn, above {LARGEST_COUNT:,}: lower the guidance")
+    values = values.astype(np.int32)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     return sparse.csr_matrix((values, np.concatenate(indices), starts), shape=(len(lengths), n_features))
 

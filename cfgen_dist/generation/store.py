@@ -7,8 +7,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,19 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from cfgen_dist.generation.parts import Sampler, part_name, read_part, write_part
+from cfgen_dist.generation.disk import check_room
+from cfgen_dist.generation.parts import Sampler, ShardRecord, read_part, shard_of, write_part
+from cfgen_dist.generation.plan import Plan
 from cfgen_dist.generation.shard import sample_shard
 from cfgen_dist.workers.parts import Ledger, open_parts
 from cfgen_dist.workers.pool import open_pool
 from cfgen_dist.workers.threads import Pool, map_threads
 from data_loaders import AtlasWriter
 from data_loaders.errors import BadInput
+from data_loaders.locks import alone
 from data_loaders.progress import progress
 from data_loaders.reading.checked import checked
+from data_loaders.records import Record, parse_json
 from data_loaders.types import Ints, PathLike
 
 if TYPE_CHECKING:
@@ -88,6 +92,7 @@ class Content:
     before: Callable[[AtlasWriter], None] = lambda writer: None
 
 
+@alone()
 def write_store(
     out: PathLike, model: TrainedModel, work: Work, content: Content, who: Workers, resume: bool
 ) -> dict[str, Any]:
@@ -108,41 +113,62 @@ def write_store(
     if finished(out, work.note, resume):
         return {"path": str(out), "cells": plan.n_cells, "seconds": 0.0, "cells_per_second": 0.0}
     started = time.monotonic()
+    if isinstance(plan, Plan):
+        check_room(out, model, plan)
     with open_pool(who, plan.device) as pool:
-        ledger = Ledger(open_parts(out, work.note, resume), plan.digest)
-        records, made = make_parts(work, ledger, pool)
-    summary = summarise(out, model, plan, records, made)
+        ledger = Ledger(open_parts(out, work.note, resume), plan.digest, ShardRecord)
+        kept = make_parts(work, ledger, pool)
     with AtlasWriter(out, content.genes, labels=list(content.labels), modalities=feature_tables(model)) as writer:
         content.before(writer)
-        append_parts(writer, model, work, ledger, records, content.dress)
-        uns = {"generation": provenance(model, work.note | {"sha256": summary["sha256"]})}
+        total = append_parts(writer, model, work, ledger, kept, content.dress)
+        uns = {"generation": provenance(model, work.note | {"sha256": total.sha256.hexdigest()})}
         writer.close(uns=uns, provenance=content.card)
     shutil.rmtree(ledger.folder)
     seconds = time.monotonic() - started
-    return summary | {"seconds": seconds, "cells_per_second": plan.n_cells / seconds}
+    return summarise(out, model, plan, total, plan.n_shards - len(kept)) | {
+        "seconds": seconds,
+        "cells_per_second": plan.n_cells / seconds,
+    }
 
 
-def make_parts(work: Work, ledger: Ledger, pool: Pool) -> tuple[list[dict[str, Any]], int]:
-    """Make the shards that are not in the ledger yet.
+def make_parts(work: Work, ledger: Ledger, pool: Pool) -> set[int]:
+    """Make the shards that are not in the ledger yet; returns those that were there.
 
-    Returns
-    -------
-    records : list of dict
-        Of all shards, in order; see `cfgen_dist.generation.parts.write_part`.
-    made : int
-        How many were not there.
+    Only what is in the ledger is looked at, so a plan of any number of shards begins at once.
     """
     plan = work.plan
-    found = {shard: ledger.record(part_name(shard)) for shard in range(plan.n_shards)}
-    records = {shard: record for shard, record in found.items() if record is not None}
-    missing = [shard for shard in found if shard not in records]
-    if missing and records:
-        log.info("%s of %s shards are there already", f"{len(records):,}", f"{plan.n_shards:,}")
-    with progress("generate", sum(map(plan.shard_cells, missing)), "cells") as advance:
-        for shard, record in pool(work.write_to(ledger), missing, work.open_model):
-            records[shard] = record
+    kept: set[int] = set()
+    done = 0
+    for part in ledger.recorded():
+        shard = shard_of(part)
+        record = ledger.record(part) if shard is not None and shard < plan.n_shards else None
+        if shard is not None and record is not None and record["cells"] == plan.shard_cells(shard):
+            kept.add(shard)
+            done += record["cells"]
+    if kept and len(kept) < plan.n_shards:
+        log.info("%s of %s shards are there already", f"{len(kept):,}", f"{plan.n_shards:,}")
+    missing = (shard for shard in range(plan.n_shards) if shard not in kept)
+    with progress("generate", plan.n_cells - done, "cells") as advance:
+        for _, record in pool(work.write_to(ledger), missing, work.open_model):
             advance(record["cells"])
-    return [records[shard] for shard in range(plan.n_shards)], len(missing)
+    return kept
+
+
+@dataclass
+class Total:
+    """What the records of all shards add up to."""
+
+    cells: int = 0
+    nnz: int = 0
+    counts: int = 0
+    sha256: Any = field(default_factory=hashlib.sha256)  # over the digests of the shards, in their order
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Add the record of the next shard."""
+        self.cells += record["cells"]
+        self.nnz += record["nnz"]
+        self.counts += record["counts"]
+        self.sha256.update(record["sha256"].encode())
 
 
 def append_parts(
@@ -150,26 +176,32 @@ def append_parts(
     model: TrainedModel,
     work: Work,
     ledger: Ledger,
-    records: Sequence[Mapping[str, Any]],
+    kept: Container[int],
     dress: Callable[[pd.DataFrame], pd.DataFrame],
-) -> None:
-    """Append the shards in their order; one whose bytes are not those that were written is made again first."""
+) -> Total:
+    """Append the shards in their order; one whose bytes are not those that were written is made again first.
+
+    Of shards that were `kept` from another process the records, too, are checked against the counts.
+    """
     n_features = {"rna": len(model.genes)} | {name: len(names) for name, names in model.features.items()}
+    total = Total()
     with progress("put together", work.plan.n_cells, "cells") as advance:
-        for shard, record in enumerate(records):
-            part = read_part(ledger, shard, n_features)
-            if part is None:
+        for shard in range(work.plan.n_shards):
+            part = read_part(ledger, shard, n_features, again=shard in kept)
+            if part is None or len(part[1]) != work.plan.shard_cells(shard):
                 log.warning("shard %d in %s is damaged: made again", shard, ledger.folder)
-                ((_, again),) = map_threads(work.write_to(ledger), [shard], partial(model.to, work.plan.device))
-                part = read_part(ledger, shard, n_features) if again["sha256"] == record["sha256"] else None
+                list(map_threads(work.write_to(ledger), [shard], partial(model.to, work.plan.device)))
+                part = read_part(ledger, shard, n_features)
                 if part is None:
                     raise OSError(
                         f"{ledger.folder}: shard {shard} cannot be kept: it was made again and does not read back"
                     )
-            counts, codes = part
+            counts, codes, record = part
             rna = counts.pop("rna")
             writer.append(rna, dress(generated_obs(model, codes, shard)), counts)
+            total.add(record)
             advance(len(codes))
+    return total
 
 
 def feature_tables(model: TrainedModel) -> dict[str, pd.DataFrame]:
@@ -187,17 +219,14 @@ def generated_obs(model: TrainedModel, codes: Ints, shard: int) -> pd.DataFrame:
     return pd.DataFrame(columns | {"shard": np.int32(shard), "is_generated": True}, index=pd.Index(names, name="cell"))
 
 
-def summarise(
-    out: PathLike, model: TrainedModel, plan: Sharded, records: Sequence[Mapping[str, Any]], made: int
-) -> dict[str, Any]:
-    """What the records of all shards add up to."""
-    total = {name: sum(record[name] for record in records) for name in ("cells", "nnz", "counts")}
+def summarise(out: PathLike, model: TrainedModel, plan: Sharded, total: Total, made: int) -> dict[str, Any]:
+    """What is told of a store that was made."""
     return {
         "path": str(out),
-        "cells": total["cells"],
-        "sha256": hashlib.sha256("".join(record["sha256"] for record in records).encode()).hexdigest(),
-        "mean_counts": total["counts"] / total["cells"],
-        "zeros": 1 - total["nnz"] / (total["cells"] * len(model.genes)),
+        "cells": total.cells,
+        "sha256": total.sha256.hexdigest(),
+        "mean_counts": total.counts / total.cells,
+        "zeros": 1 - total.nnz / (total.cells * len(model.genes)),
         "shards_made": made,
         "shards_kept": plan.n_shards - made,
     }
@@ -224,10 +253,10 @@ def finished(out: PathLike, note: Mapping[str, Any], resume: bool) -> bool:
     try:
         root, _, _ = checked(zarr.open_group(out, mode="r"), str(out))
         element: Any = root["uns/generation"]
-        found = json.loads(str(element[()]))
+        found = parse_json(str(element[()]), Record, f"{out}: uns/generation")
     except BadInput:
         raise
-    except (FileNotFoundError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError):
         found = {}
     if any(found.get(key) != value for key, value in note.items()):
         raise BadInput(f"{out}: exists already, made by another plan")

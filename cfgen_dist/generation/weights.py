@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cfgen_dist.model.trained import TrainedModel
 
 log = logging.getLogger("cfgen_dist")
+MOST_GUIDANCE = 100.0  # 1 is faithful, the paper goes to 5; far beyond, latents leave what the decoder ever saw
 
 
 def is_joint(model: TrainedModel) -> bool:
@@ -40,6 +41,8 @@ def guidance_weights(model: TrainedModel, guidance: Mapping[str, float] | None) 
             raise BadInput(f"guidance for {name!r}, but the model has no such attribute, {nearest(name, names)}")
         if not np.isfinite(weight):
             raise BadInput(f"guidance of {name} is {weight}, expected a finite number")
+        if abs(weight) > MOST_GUIDANCE:
+            raise BadInput(f"guidance of {name} is {weight:g}, expected -{MOST_GUIDANCE:g} to {MOST_GUIDANCE:g}")
     if is_joint(model):
         if set(guidance) != set(names) or len(set(guidance.values())) != 1:
             raise BadInput(

@@ -21,6 +21,7 @@ from data_loaders import Atlas, open_atlas
 from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import begin_output, finish_output, refuse_existing
+from data_loaders.locks import alone
 from data_loaders.progress import progress
 from data_loaders.seeds import check_seed
 from data_loaders.types import Floats, Ints, PathLike
@@ -30,6 +31,7 @@ MOST_SETTINGS = 200
 NOT_SCORES = ("model", "weights")  # of a setting
 
 
+@alone()
 def guide(
     bundle: PathLike | CFGen,
     atlas: PathLike,

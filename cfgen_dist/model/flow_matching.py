@@ -10,12 +10,13 @@ from cfgen_dist.model.velocity import ABSENT, Velocity
 def drop_attributes(codes: Tensor, p_cond: float, joint: bool, generator: torch.Generator | None = None) -> Tensor:
     """Hide attributes per cell, for classifier-free guidance.
 
-    With probability `p_cond` a cell keeps exactly one attribute, drawn uniformly, else none; with `joint` it keeps all
-    of them, else none.
+    With probability `p_cond` a cell keeps exactly one attribute, drawn uniformly among those that it has, else none;
+    with `joint` it keeps all that it has, else none.
 
     Parameters
     ----------
     codes : (B, K) int64 tensor
+        `ABSENT` where a cell does not have an attribute.
     p_cond : float
     joint : bool
     generator : torch.Generator, optional
@@ -25,11 +26,26 @@ def drop_attributes(codes: Tensor, p_cond: float, joint: bool, generator: torch.
     (B, K) int64 tensor
     """
     n, k = codes.shape
-    seen = torch.rand(n, 1, device=codes.device, generator=generator) < p_cond
+    drawn = torch.rand(n, 1, device=codes.device, generator=generator)
+    seen = drawn < p_cond
     if not joint and k > 1:
         kept = torch.randint(k, (n, 1), device=codes.device, generator=generator)
-        seen = seen & (torch.arange(k, device=codes.device) == kept)
+        seen = seen & _is_kept(codes != ABSENT, kept, drawn / max(p_cond, 1e-12))
     return torch.where(seen, codes, ABSENT)
+
+
+def _is_kept(has: Tensor, kept: Tensor, uniform: Tensor) -> Tensor:
+    """Which attribute each cell keeps, bool (B, K): number `kept` (B, 1) of a cell that `has` (B, K) them all.
+
+    A cell that lacks some keeps one of the others, chosen by `uniform` (B, 1): what was drawn to see whether it keeps
+    one is, where it does, uniform below 1. No further draw, and no look at the values: both would cost a batch of
+    complete cells something.
+    """
+    k = has.shape[1]
+    number = has.sum(dim=1, keepdim=True)
+    among = (uniform.clamp(0, 1) * number).long().clamp_max(number - 1)
+    of_some = has & (has.cumsum(dim=1) - 1 == among)
+    return torch.where(number == k, torch.arange(k, device=has.device) == kept, of_some)
 
 
 def flow_matching_loss(

@@ -35,7 +35,7 @@ class TrainedModel:
     labels : dict of str to list of str
         The attributes that the model is conditioned on, in order, with their categories.
     combinations : (M, K) int64 array
-        The label combinations of the training cells, as codes.
+        The label combinations of the training cells, as codes; -1 where cells lack a label.
     counts : (M,) int64 array
         How many training cells had each.
     provenance : dict
@@ -57,6 +57,11 @@ class TrainedModel:
     provenance: dict[str, Any]
     digest: str = ""
     features: dict[str, list[str]] = field(default_factory=dict)
+
+    def observed(self) -> tuple[Ints, Ints]:
+        """The combinations of cells that have all labels, and their counts: copies that may be changed."""
+        whole = (self.combinations >= 0).all(axis=1)
+        return self.combinations[whole], self.counts[whole]
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,7 @@ from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.build import build_autoencoder
 from cfgen_dist.model.multimodal import JointAutoencoder, branches
 from cfgen_dist.training.callbacks import average_weights
-from cfgen_dist.training.checkpoints import best_state
+from cfgen_dist.training.checkpoints import best_state, whole
 from cfgen_dist.training.metrics import mean_over_ranks
 from cfgen_dist.training.modalities import MAIN, model_features
 from cfgen_dist.training.settings import RunSettings
@@ -141,7 +141,8 @@ def train_autoencoder(
             max_epochs=epoch + 1,
         )
     else:
-        task.load_state_dict(state)
+        with whole(directory / "best.ckpt"):
+            task.load_state_dict(state)
     if config.theta_covariate is not None:
         _fill_unseen_dispersions(task.autoencoder, atlas, config.theta_covariate)
     return task.autoencoder.eval().cpu()

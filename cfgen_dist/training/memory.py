@@ -7,6 +7,7 @@ blocks of that size back to the kernel at once and gets them back page by page, 
 
 import ctypes
 import gc
+from typing import Any
 
 # https://man7.org/linux/man-pages/man3/mallopt.3.html. Threads of one arena, since others cannot grow beyond 64 MB:
 # what does not fit in them goes to the kernel again.
@@ -17,7 +18,7 @@ ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**63), "M
 
 def keep_freed_memory() -> None:
     """Do so in this process from now on; C libraries other than glibc are left as they are."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _of_libc("mallopt")
     if mallopt is not None:
         for option, value in OPTIONS.values():
             mallopt(option, value)
@@ -26,6 +27,14 @@ def keep_freed_memory() -> None:
 def give_memory_back() -> None:
     """Collect what a stage has left in cycles of objects, its windows of cells above all, and free it for others."""
     gc.collect()
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    malloc_trim = _of_libc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def _of_libc(name: str) -> Any:
+    """A function of the C library that this process uses; None where there is none or it cannot be asked (Windows)."""
+    try:
+        return getattr(ctypes.CDLL(None), name, None)
+    except (OSError, TypeError):
+        return None

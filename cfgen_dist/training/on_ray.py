@@ -23,7 +23,7 @@ from cfgen_dist.config import Config, load_config, to_dict
 from cfgen_dist.training.memory import ENVIRONMENT
 from cfgen_dist.workers.cluster import connect, is_local
 from data_loaders import open_atlas
-from data_loaders.errors import BadInput
+from data_loaders.errors import BadInput, WorkFailed
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -36,7 +36,7 @@ SECONDS_OF_SILENCE = 60
 FAILED_AT = "failed_at"  # attribute of an error: when it was raised
 
 
-class WorkerError(RuntimeError):
+class WorkerError(WorkFailed):
     """A worker failed, by an error of its own or more often than is worth trying; one line says how."""
 
 

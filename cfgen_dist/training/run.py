@@ -18,7 +18,9 @@ from cfgen_dist.training.stages import identity, run_stages
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
+from data_loaders.locks import alone
 from data_loaders.reading.remote import is_remote
+from data_loaders.records import Record, Sha256, Whole, read_json
 from data_loaders.types import PathLike
 from data_loaders.vouchers import sealed, unsealed
 
@@ -27,6 +29,18 @@ log = logging.getLogger("cfgen_dist")
 MAY_CHANGE = ("accelerator", "checkpoint_every_n_steps", "checkpoint_every_minutes")
 
 
+class TrainedOn(Record):
+    """The form of `atlas.json`."""
+
+    path: str
+    fingerprint: str
+    n_cells: Whole = 0
+    contents: Sha256 | None = None
+    config: Sha256 | None = None
+    checksum: Sha256 | None = None
+
+
+@alone(make_folder=True)
 def train(
     atlas: PathLike,
     out: PathLike,
@@ -153,11 +167,12 @@ def read_run(out: Path) -> tuple[Config, dict[str, Any]]:
     if saved.labels is None or saved.flow.max_steps is None or saved.size_factor.covariate == "auto":
         raise BadInput(f"{out}/config.yaml is damaged: keys are missing; give another directory")
     try:
-        trained_on = unsealed(json.loads((out / "atlas.json").read_text()), "it", "restore it")
-        trained_on = {"contents": None, "config": None} | trained_on
-        trained_on = {key: trained_on[key] for key in ("fingerprint", "path", "contents", "config")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{out}/atlas.json is damaged ({error!r}); give another directory") from error
+        trained_on = read_json(out / "atlas.json", TrainedOn)
+        trained_on = {"contents": None, "config": None} | unsealed(trained_on, "it", "restore it")
+    except FileNotFoundError:
+        raise BadInput(f"{out}/atlas.json is missing; give another directory") from None
+    except BadInput as error:
+        raise BadInput(f"{out}/atlas.json is damaged ({error}); give another directory") from error
     if trained_on["config"] not in (None, _digest(saved)):
         raise BadInput(
             f"{out}/config.yaml was changed after the run was started; restore it, or give another directory"

@@ -1,7 +1,9 @@
 """What a config leaves open, filled in from the atlas; and what does not fit it, refused before anything starts."""
 
+import logging
 from fractions import Fraction
 
+import numpy as np
 import torch
 
 from cfgen_dist.config import Config
@@ -9,6 +11,8 @@ from cfgen_dist.training.flow import flow_steps
 from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, settled_likelihoods
 from data_loaders import Atlas
 from data_loaders.errors import BadInput, nearest
+
+log = logging.getLogger("cfgen_dist")
 
 
 def settle(config: Config, atlas: Atlas, here: bool, n_cells: int | None = None) -> None:
@@ -48,6 +52,7 @@ def settle(config: Config, atlas: Atlas, here: bool, n_cells: int | None = None)
         if name is not None and name not in config.labels:
             labels = ", ".join(config.labels)
             raise BadInput(f"{key} is {name!r}, expected a label the model is conditioned on: {labels}")
+    _refuse_gaps(config, atlas)
     config.modalities.likelihood = settled_likelihoods(config.modalities.likelihood, atlas)
     others, n_fitted = other_modalities(config.modalities), len(fitted_rows(atlas, config.modalities, config.refit))
     if others and n_fitted == 0:
@@ -61,3 +66,27 @@ def settle(config: Config, atlas: Atlas, here: bool, n_cells: int | None = None)
             raise BadInput(f"atlas {atlas.name}: no cell has split {split!r}; `ingest(val_fraction=0.1)` gives it some")
     if (atlas.size_factor[atlas.rows(split="train")] <= 0).any():
         raise BadInput(f"atlas {atlas.name}: training cells without counts; `ingest(drop_empty=True)` leaves them out")
+
+
+def _refuse_gaps(config: Config, atlas: Atlas) -> None:
+    """Refuse labels that too few cells have, and say how many cells train without one.
+
+    The flow learns from cells without a label, and so does the autoencoder; but a theta of each category needs the
+    category of every cell, and generation draws combinations of labels that a cell has together.
+    """
+    rows = atlas.rows(split="train")
+    labelled = {name: atlas.small_codes(name)[rows] >= 0 for name in config.labels or []}
+    for name, has in labelled.items():
+        if not has.all():
+            found = f"{int((~has).sum()):,} of {len(rows):,} training cells have no {name!r}"
+            if name == config.autoencoder.theta_covariate:
+                raise BadInput(
+                    f"autoencoder.theta_covariate is {name!r}, but {found}; expected a label that every cell has, or "
+                    "none (null): one theta a gene"
+                )
+            log.info("%s: they train without it", found)
+    if labelled and not np.logical_and.reduce(list(labelled.values())).any():
+        raise BadInput(
+            f"atlas {atlas.name}: no training cell has all of the labels {', '.join(labelled)}; expected some, or "
+            "fewer labels to train on"
+        )

@@ -19,6 +19,7 @@ from torch import nn
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import Config, SizeFactorConfig
 from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.bundle_form import check_state
 from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.velocity import Velocity
@@ -36,6 +37,7 @@ from data_loaders.vouchers import check_vouched, vouch, write_vouched
 
 log = logging.getLogger("cfgen_dist")
 WEIGHTS, METRICS = "weights.safetensors", "metrics.csv"
+DONE_AGAIN = "; without that file the stage is done again"
 
 
 def run_stages(atlas: Atlas, out: Path, config: Config) -> None:
@@ -74,7 +76,7 @@ def _autoencoder(atlas: Atlas, config: Config, directory: Path) -> Autoencoder |
     state = _finished(directory)
     if state is not None:
         autoencoder = untrained_autoencoder(atlas, config.autoencoder, config.modalities)
-        autoencoder.load_state_dict(state)
+        _fill(autoencoder, state, directory)
         return autoencoder.eval()
     log.info(
         "training the autoencoder on %s cells x %s genes", f"{len(atlas.rows(split='train')):,}", f"{atlas.n_genes:,}"
@@ -90,7 +92,7 @@ def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Confi
     if state is not None:
         rows = fitted_rows(latents, config.modalities, config.refit)
         velocity = untrained_velocity(latents, labels, config.flow, rows)
-        velocity.load_state_dict(state)
+        _fill(velocity, state, directory)
         return velocity.eval()
     log.info("training the flow on latents of %d dimensions", config.autoencoder.latent_dim)
     velocity = train_flow(latents, labels, config.flow, config.modalities, RunSettings.of(config), directory)
@@ -103,13 +105,18 @@ def _finished(directory: Path) -> dict[str, torch.Tensor] | None:
     path = directory / WEIGHTS
 
     def read() -> dict[str, torch.Tensor] | None:
-        check_vouched(path, "without that file the stage is done again")
+        check_vouched(path, DONE_AGAIN)
         try:
             return load_file(path) if path.exists() else None
         except SafetensorError as error:
-            raise BadInput(f"{path} is damaged ({error}); without that file the stage is done again") from error
+            raise BadInput(f"{path} is damaged ({error}){DONE_AGAIN}") from error
 
     return on_main(read)
+
+
+def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+    check_state(network.state_dict(), state, f"{directory / WEIGHTS} is damaged", DONE_AGAIN)
+    network.load_state_dict(dict(state))
 
 
 def _finish(directory: Path, network: nn.Module) -> None:
@@ -167,7 +174,7 @@ def _device(accelerator: str) -> str:
 
 
 def _combinations(atlas: Atlas, labels: Sequence[str], rows: Ints) -> tuple[Ints, Ints]:
-    """Label combinations of the cells at `rows` (M, K) and their counts (M,)."""
+    """Label combinations of the cells at `rows` (M, K), -1 where a cell lacks a label, and their counts (M,)."""
     columns = [atlas.codes(name)[rows] for name in labels]
     codes = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
     combinations, counts = np.unique(codes.astype(np.int64), axis=0, return_counts=True)
@@ -199,7 +206,7 @@ def _held_out(out: Path) -> dict[str, float]:
     best = {}
     for stage, metric in (("autoencoder", "val_nll"), ("flow", "val_loss")):
         path = out / stage / METRICS
-        check_vouched(path, f"without it and {WEIGHTS} the stage is done again")
+        check_vouched(path, f"; without it and {WEIGHTS} the stage is done again")
         metrics = pd.read_csv(path) if path.exists() else {}  # a training of fewer steps than are logged leaves none
         if metric in metrics:
             best[metric] = float(metrics[metric].min())

@@ -31,6 +31,7 @@ class TrainingStream:
     rows : integer array
         Training cells, sorted.
     labels : sequence of str
+        A cell without one of them has the code -1.
     seed : int
     rank, world_size : int, optional
         By default those of this process.
@@ -114,7 +115,14 @@ class TrainingStream:
         share = Fraction(len(rows), n_batches * world_size)
         size = share if share >= 1 else 1
         return CellStream(
-            self.atlas, size, rows=rows, labels=self.labels, seed=self.seed, rank=rank, world_size=world_size
+            self.atlas,
+            size,
+            rows=rows,
+            labels=self.labels,
+            unlabelled="keep",
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
         )
 
     @property
@@ -125,12 +133,13 @@ class TrainingStream:
 
 
 def held_out_stream(atlas: Atlas, batch_size: int, *, rows: Ints, labels: Sequence[str]) -> CellStream:
-    """A rank's share of held-out cells, in the order of the store."""
+    """A rank's share of held-out cells, in the order of the store; a cell without a label has the code -1."""
     return CellStream(
         atlas,
         Fraction(batch_size, ranks.world_size()),
         rows=rows,
         labels=labels,
+        unlabelled="keep",
         shuffle=False,
         buffer_bytes=IN_ORDER_BYTES,
         rank=ranks.rank(),

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from cfgen_dist.training.batch_norm import over_all_ranks
 from cfgen_dist.training.callbacks import LOG_EVERY, HalfGradients, Monitor, SaveLast, SeedEveryStep
-from cfgen_dist.training.checkpoints import LAST, WholeCheckpoints, place_of
+from cfgen_dist.training.checkpoints import LAST, Restored, WholeCheckpoints, check_fits, place_of, taking_up
 from cfgen_dist.training.metrics import open_loggers
 from cfgen_dist.training.ranks import on_main, rank, world_size
 from cfgen_dist.training.settings import RunSettings
@@ -77,7 +77,9 @@ def fit(
     directory.mkdir(parents=True, exist_ok=True)
     last = directory / LAST
     place = on_main(lambda: place_of(last) if last.exists() else None)
+    restored = Restored(last, place["schedulers"]) if place else Restored()
     if place:  # Lightning itself takes a position up only in the middle of an epoch
+        check_fits(last, module)
         train_stream.load_state_dict(place["position"])
     terminal = sys.stderr.isatty()
     if world_size() > 1:
@@ -99,6 +101,7 @@ def fit(
                 *_checkpoints(directory, metric if val_stream is not None else None, settings),
                 *callbacks,
                 SeedEveryStep(settings.seed, stage),
+                restored,
                 Monitor(stage, metric, train_stream, LOG_EVERY, aloud=not terminal and not rank()),
                 *([RichProgressBar()] if terminal else []),
             ],
@@ -111,7 +114,8 @@ def fit(
             **limits,
         )
         try:
-            trainer.fit(module, train_stream, val_stream, ckpt_path=last if place else None, weights_only=True)
+            with taking_up(last if place else None, restored):
+                trainer.fit(module, train_stream, val_stream, ckpt_path=last if place else None, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
     return trainer

@@ -4,16 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from cfgen_dist.config import Config
 from cfgen_dist.training.flow import untrained_velocity
 from cfgen_dist.training.modalities import fitted_rows
 from cfgen_dist.training.stages import assemble, label_categories
 from cfgen_dist.tuning.distributions import Choice, Keys
 from cfgen_dist.tuning.objective import NOTED, ValidationCells
-from cfgen_dist.tuning.records import TrialRecord
-from cfgen_dist.tuning.trial import WEIGHTS, best_autoencoder, trial_config
+from cfgen_dist.tuning.records import SAMPLING, TrialRecord, read_request, read_sampling
+from cfgen_dist.tuning.trial import WEIGHTS, best_autoencoder, load_weights, trial_config
 from data_loaders import open_atlas
 from data_loaders.files import write_whole
 
@@ -47,16 +45,15 @@ def score_settings(
     chosen : dict
         One of them.
     """
-    path = run / "sampling.json"
+    path = run / SAMPLING
     if path.exists():
-        found = json.loads(path.read_text())
-        return found["rows"], found["chosen"]
-    request = json.loads((run / "tune.json").read_text())
+        return read_sampling(run)
+    request = read_request(run)
     atlas, config = open_atlas(request["atlas"]["path"]), trial_config(run, "flow", best["values"])
     latents = open_atlas(run / "latents.zarr")
     fitted = fitted_rows(latents, config.modalities, config.refit)
     velocity = untrained_velocity(latents, label_categories(atlas, config), config.flow, fitted)
-    velocity.load_state_dict(load_file(f"{best['folder']}/{WEIGHTS}"))
+    load_weights(velocity, Path(best["folder"]) / WEIGHTS)
     model = assemble(atlas, config, best_autoencoder(run, atlas, config), velocity.eval(), {})
     cells, rows = ValidationCells(atlas, config), []
     for guidance in grid["sampling.guidance"]:

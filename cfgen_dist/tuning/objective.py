@@ -31,6 +31,8 @@ class ValidationCells:
 
     def __init__(self, atlas: Atlas, config: Config) -> None:
         rows = complete(atlas, config.modalities, atlas.rows(split="val"))
+        for name in config.labels or []:
+            rows = rows[atlas.small_codes(name)[rows] >= 0]
         if len(rows) > MOST_CELLS:
             rng = generator(config.seed, Tuning.VALIDATION)
             rows = np.sort(rng.choice(rows, MOST_CELLS, replace=False))
@@ -89,5 +91,5 @@ class ValidationCells:
     def _table(atlas: Atlas, config: Config, rows: Ints) -> pd.DataFrame:
         """The labels of cells: a column for each of the model."""
         names = config.labels or []
-        columns = {name: np.asarray(atlas.categories(name))[atlas.codes(name)[rows]] for name in names}
-        return pd.DataFrame(columns, index=rows)
+        columns = {name: np.asarray([*atlas.categories(name), ""])[atlas.codes(name)[rows]] for name in names}
+        return pd.DataFrame(columns, index=rows)  # "" of a cell without the label, which is no category's name

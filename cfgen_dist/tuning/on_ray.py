@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cfgen_dist.training.on_ray import is_lost_peer
-from cfgen_dist.tuning.records import Report
+from cfgen_dist.tuning.records import Report, read_trial
 from cfgen_dist.tuning.trial import REPORTS, TRIAL, Send, clear, finish, read_reports, why, work
 from data_loaders.files import write_whole
 
@@ -155,7 +155,7 @@ def _member(config: dict[str, Any]) -> Path:
 
 def _take_over(folder: Path, values: dict[str, Any], checkpoint: Any) -> None:
     """Start from the checkpoint that Tune gives a member, its own or that of another one, with the values it gives."""
-    facts = json.loads((folder / TRIAL).read_text())
+    facts = read_trial(folder / TRIAL)
     write_whole(folder / TRIAL, lambda file: file.write(json.dumps(facts | {"values": values}).encode()))
     if checkpoint is None:
         return

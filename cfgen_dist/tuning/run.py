@@ -17,12 +17,13 @@ from cfgen_dist.config import Config, load_config, to_dict
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import identity
 from cfgen_dist.tuning.distributions import Choice
-from cfgen_dist.tuning.records import Request, Resources, TrialRecord
+from cfgen_dist.tuning.records import Request, Resources, TrialRecord, read_request
 from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS, Space, as_json, base_values, check_changeable, load_space
 from cfgen_dist.workers.cluster import connect, is_local
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
+from data_loaders.locks import alone
 from data_loaders.reading.remote import is_remote
 from data_loaders.types import PathLike
 
@@ -30,6 +31,7 @@ log = logging.getLogger("cfgen_dist")
 SPACES = {"asha": "default", "pbt": "pbt"}
 
 
+@alone(make_folder=True)
 def tune(
     atlas: PathLike,
     out: PathLike,
@@ -215,7 +217,7 @@ def encode_best(run: str, best: TrialRecord) -> None:
         write_whole(folder / "best_autoencoder.safetensors", lambda file: file.write(save(state)))
         facts = json.dumps({"number": best["number"], "values": best["values"]})
         write_whole(folder / "best_autoencoder.json", lambda file: file.write(facts.encode()))
-    atlas = open_atlas(json.loads((folder / "tune.json").read_text())["atlas"]["path"])
+    atlas = open_atlas(read_request(folder)["atlas"]["path"])
     config = trial_config(folder, "flow", {})
     gpu = torch.cuda.is_available() and config.accelerator != "cpu"
     encode(atlas, best_autoencoder(folder, atlas, config), folder / "latents.zarr", "cuda" if gpu else "cpu")
@@ -238,15 +240,16 @@ def _check_directory(out: Path, request: Request, resume: bool) -> None:
         return
     if not resume:
         raise BadInput(f"{out} holds a search already: `resume=True` continues it, or give another directory")
-    saved = json.loads(path.read_text())
+    saved = read_request(out)
     if saved["atlas"]["fingerprint"] != request["atlas"]["fingerprint"]:
         raise BadInput(
             f"{out} searches on {saved['atlas']['path']}, whose cells differ from those of {request['atlas']['path']}"
         )
     for key, value in request.items():
-        if key != "atlas" and saved[key] != value:
+        kept = dict(saved)[key]
+        if key != "atlas" and kept != value:
             few = isinstance(value, int | str)
-            found = f"{key} = {saved[key]}, not {value}" if few else f"another {key}"
+            found = f"{key} = {kept}, not {value}" if few else f"another {key}"
             raise BadInput(f"{out} was started with {found}: resume it without changes")
 
 

@@ -6,11 +6,11 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cfgen_dist.config import Config, load_config, settings, to_dict
+from cfgen_dist.config.load import MOST_BYTES, plain_yaml
 from cfgen_dist.tuning.distributions import Choice, Range, read_distribution
 from data_loaders.errors import BadInput, nearest
+from data_loaders.records import read_regular
 
 SCHEDULERS = ("asha", "pbt")
 OBJECTIVES = ("w2", "w1", "mmd", "mmd_rbf", "w2_all", "mmd_all", "mmd_rbf_all")  # distances of a flow's cells
@@ -119,17 +119,15 @@ def _folder() -> Traversable:
 def _read(source: str | Path) -> Any:
     path = Path(source)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise BadInput(f"search space {path} does not exist")
-        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            text = read_regular(path, f"search space {path}", MOST_BYTES).decode("utf-8", "replace")
+        except FileNotFoundError:
+            raise BadInput(f"search space {path} does not exist") from None
     elif str(source) in spaces():
         text = _folder().joinpath(f"{source}.yaml").read_text(encoding="utf-8")
     else:
         raise BadInput(f"search space {str(source)!r} is neither a YAML file nor one of: {', '.join(spaces())}")
-    try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"search space {source} is not valid YAML: {' '.join(str(error).split())}") from None
+    return plain_yaml(text, f"search space {source}") or {}
 
 
 def _distribution(key: str, given: Any, base: Config, where: str) -> Choice | Range | None:

@@ -17,11 +17,13 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfgen_dist.config import Config, load_config
 from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.bundle_form import check_state
 from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
@@ -32,11 +34,12 @@ from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import assemble, label_categories
 from cfgen_dist.tuning.objective import NOTED, ValidationCells
-from cfgen_dist.tuning.records import Report, Request
+from cfgen_dist.tuning.records import Report, Request, read_best_autoencoder, read_report_lines, read_request
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.reading.atlas import Atlas
+from data_loaders.records import one_line
 
 WEIGHTS, RESULT, REPORTS, TRIAL = "weights.safetensors", "result.json", "reports.jsonl", "trial.json"
 REPORTS_OF_A_FLOW = 4  # at even shares of its steps
@@ -168,9 +171,9 @@ def trial_config(run: Path, stage: str, values: dict[str, Any]) -> Config:
     values : dict of str to object
         Dotted keys.
     """
-    request = json.loads((run / "tune.json").read_text())
+    request = read_request(run)
     if stage == "flow":
-        values = json.loads((run / "best_autoencoder.json").read_text())["values"] | values
+        values = read_best_autoencoder(run)["values"] | values
     config = load_config(request["base"], values)
     config.refit = False  # validation cells must stay unseen
     config.checkpoint_every_minutes = config.checkpoint_every_minutes or 0.5
@@ -211,7 +214,7 @@ def work(
         The last report.
     """
     torch.set_num_threads(threads)
-    request: Request = json.loads((run / "tune.json").read_text())
+    request = read_request(run)
     atlas, config = open_atlas(request["atlas"]["path"]), trial_config(run, stage, values)
     config.accelerator = accelerator
     train = _autoencoder if stage == "autoencoder" else _flow
@@ -277,8 +280,18 @@ def _callbacks(report: Reporter) -> list[Callback]:
 def best_autoencoder(run: Path, atlas: Atlas, config: Config) -> Autoencoder | JointAutoencoder:
     """The best autoencoder of the search, in eval mode."""
     autoencoder = untrained_autoencoder(atlas, config.autoencoder, config.modalities)
-    autoencoder.load_state_dict(load_file(run / "best_autoencoder.safetensors"))
+    load_weights(autoencoder, run / "best_autoencoder.safetensors")
     return autoencoder.eval()
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Give a network the weights in a file; BadInput when they are not its own."""
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path} is damaged ({one_line(error)}); remove the folder of that trial") from error
+    check_state(network.state_dict(), state, str(path))
+    network.load_state_dict(state)
 
 
 def finish(folder: Path, status: str, **facts: Any) -> dict[str, Any]:
@@ -302,14 +315,7 @@ def clear(folder: Path, spared: Container[str] = SPARED) -> None:
 
 def read_reports(folder: Path) -> list[Report]:
     """The reports of a trial; a line cut short by a kill is left out."""
-    path = folder / REPORTS
-    reports: list[Report] = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            reports.append(json.loads(line))
-        except ValueError:
-            continue
-    return reports
+    return read_report_lines(folder / REPORTS)
 
 
 def why(error: BaseException) -> str:

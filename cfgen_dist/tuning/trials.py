@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cfgen_dist.tuning.records import TrialRecord
+from cfgen_dist.tuning.records import TrialRecord, read_result, read_trial
 from cfgen_dist.tuning.trial import RESULT, TRIAL, WEIGHTS, read_reports
 from data_loaders.files import write_whole
 
@@ -20,9 +20,9 @@ def read_trials(folder: Path) -> list[TrialRecord]:
     """
     records: list[TrialRecord] = []
     for path in trial_folders(folder):
-        facts = json.loads((path / TRIAL).read_text())
+        facts = read_trial(path / TRIAL)
         reports = read_reports(path)
-        result = json.loads((path / RESULT).read_text()) if (path / RESULT).exists() else {"status": "unfinished"}
+        result = read_result(path / RESULT)
         ended = result.get("finished", reports[-1]["time"] if reports else facts["started"])
         measured = {
             "number": int(path.name),
@@ -30,7 +30,7 @@ def read_trials(folder: Path) -> list[TrialRecord]:
             "steps": max((report["step"] for report in reports), default=0),
             "objective": reports[-1]["objective"] if reports else None,
         }
-        record: TrialRecord = facts | measured | result | {"seconds": ended - facts["started"]}
+        record: Any = facts | measured | result | {"seconds": ended - facts["started"]}
         records.append(record)
     return records
 
@@ -56,7 +56,7 @@ def new_trial(stage: Path, number: int, values: dict[str, Any]) -> Path:
 
 def trial_folders(folder: Path) -> list[Path]:
     """Folders of the trials of a stage, in order."""
-    return sorted(path.parent for path in folder.glob(f"*/{TRIAL}"))
+    return sorted(path.parent for path in folder.glob(f"*/{TRIAL}") if path.parent.name.isdecimal())
 
 
 def keep_best(folder: Path) -> None:

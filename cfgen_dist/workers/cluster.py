@@ -24,10 +24,11 @@ def connect(address: str = "auto", workers: int | None = None) -> Iterator[Modul
     Parameters
     ----------
     address : {"auto", "local"} or str
-        "local" starts a cluster in this machine and stops it at the end, dashboard off, everything on 127.0.0.1, closed
-        to whoever lacks its random token. "auto" joins the cluster that the environment variable RAY_ADDRESS names (as
-        inside `ray job submit`) and starts a local one when there is none. Anything else is the address of a cluster.
-        A connection that exists already is used, and left open.
+        "local" starts a cluster in this machine and stops it at the end, dashboard off, closed to whoever lacks its
+        random token, its folders closed to other users. Ray listens on all addresses of the machine: docs/cluster.md.
+        "auto" joins the cluster that the environment variable RAY_ADDRESS names (as inside `ray job submit`) and starts
+        a local one when there is none. Anything else is the address of a cluster. A connection that exists already is
+        used, and left open.
     workers : int, optional
         CPUs of a local cluster; by default the cores of this machine.
 
@@ -51,10 +52,12 @@ def connect(address: str = "auto", workers: int | None = None) -> Iterator[Modul
         if local:
             # Sockets live in this folder and their paths are limited to 107 characters: no long TMPDIR.
             folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if Path("/tmp").is_dir() else None)
+            session = os.path.join(folder, "s")  # Ray opens it to everybody: the folder around it stays private
             ray.init(
                 "local", num_cpus=workers, include_dashboard=False, object_store_memory=OBJECT_STORE,
-                _temp_dir=folder, _node_ip_address="127.0.0.1", **quiet,
+                _temp_dir=session, _node_ip_address="127.0.0.1", **quiet,
             )  # fmt: skip
+            _make_private(session)
         else:
             _join(ray, address, quiet)
         yield ray
@@ -62,6 +65,12 @@ def connect(address: str = "auto", workers: int | None = None) -> Iterator[Modul
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_private(folder: str) -> None:
+    """Close a folder and those in it to other users."""
+    for place, _, _ in os.walk(folder):
+        os.chmod(place, 0o700)
 
 
 def is_local(address: str) -> bool:

@@ -13,6 +13,7 @@ from data_loaders.errors import BadInput, nearest, readable
 from data_loaders.exporting.mudata import write_h5mu
 from data_loaders.exporting.soma import write_soma
 from data_loaders.files import begin_output, finish_output, refuse_existing
+from data_loaders.locks import alone
 from data_loaders.manifest import ELEMENT
 from data_loaders.progress import progress
 from data_loaders.reading.checked import checked
@@ -24,6 +25,7 @@ SLICE = 1 << 22  # values copied at a time
 FORMATS = ("h5ad", "h5mu", "soma")
 
 
+@alone()
 def export(store: PathLike, out: PathLike, *, to: str = "h5ad") -> None:
     """Write a store, real or generated, as a file that other tools read.
 

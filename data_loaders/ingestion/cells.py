@@ -1,49 +1,86 @@
-"""The obs columns of several sources as one table: names made unique, labels checked, simple columns kept."""
+"""The obs columns of several sources as one table: names made unique, labels checked, simple columns kept.
+
+Cells without a label, and cells that are marked as copies, are left out here where the user says so, before any count
+is read.
+"""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.ingestion.left_out import settle_cells
+from data_loaders.labels import as_label
+from data_loaders.sources.rows import keep_rows
 from data_loaders.sources.source import Source
 from data_loaders.types import Array
 
 OURS = ("split", "size_factor", "source", "source_row")
+RESERVED = (".", "..", "_index", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")  # by the store itself
+LONGEST_NAME = 240  # bytes; file systems end at 255
+UNSTORABLE = "of a name that a store cannot have, such as one with '/' in it"
 TAKEN = ("_index", "split", "size_factor", "source_row", "shard", "is_generated", "n", "row")  # atlases, label tables
 MOST_CATEGORIES = 100  # that a column may have when most of them are single cells
 
 
+class Cells(NamedTuple):
+    """The cells of all sources, in their order.
+
+    Attributes
+    ----------
+    obs : pandas.DataFrame
+        Index: unique cell names. `source_row` is the cell's row in its source and `source`, when there are several,
+        names the source.
+    notes : list of str
+        For the user.
+    dropped : dict of str to int
+        Why cells were left out → how many.
+    """
+
+    obs: pd.DataFrame
+    notes: list[str]
+    dropped: dict[str, int]
+
+
 def merge_obs(
-    sources: Sequence[Source], labels: Sequence[str], also: Sequence[str] = ()
-) -> tuple[pd.DataFrame, list[str]]:
+    sources: Sequence[Source],
+    labels: Sequence[str],
+    also: Sequence[str] = (),
+    *,
+    missing_values: Sequence[str] = (),
+    unlabelled: str = "refuse",
+    drop_copies: bool = False,
+) -> Cells:
     """One obs table over all cells of all sources, in their order.
 
     Parameters
     ----------
     sources : list of sources.Source
+        Of those with cells that are left out, obs and matrix are cut.
     labels : sequence of str
-        Columns that must be there without gaps; they become categorical text.
+        Columns that must be there; they become categorical text.
     also : sequence of str
-        Other columns to treat like labels, without their being labels.
+        Other columns to treat like labels, without their being labels; none of their values may be missing.
+    missing_values, unlabelled, drop_copies
+        As `ingest` takes them.
 
     Returns
     -------
-    pandas.DataFrame, list of str
-        The table and notes for the user. Index: unique cell names. `source_row` is the cell's row in its source and
-        `source`, when there are several, names the source.
+    Cells
 
     Raises
     ------
     BadInput
-        A label column is missing somewhere, has gaps, or is a measurement rather than a label.
+        A label column is missing somewhere, has gaps that are refused, or is a measurement rather than a label.
     """
     notes = []
     keys = source_keys(sources)
     wanted = list(dict.fromkeys([*labels, *also]))
     for name in wanted:
-        if "/" in name or name in TAKEN:
+        if name in TAKEN or not is_storable(name):
             raise BadInput(f"label {name!r}: this name cannot be a label column; rename it")
         if list(labels).count(name) > 1:
             raise BadInput(f"label {name!r}: given more than once; expected each label once")
@@ -58,19 +95,33 @@ def merge_obs(
         if len(sources) > 1:
             table["source"] = pd.Categorical([key] * len(table), categories=keys)
         for name in wanted:
-            table[name] = _as_label(table, name, source)
-        table["source_row"] = np.arange(len(table), dtype=np.int64)
+            table[name] = _as_label(table, name, source, missing_values)
+        table["source_row"] = np.arange(len(table), dtype=np.int64) if source.rows is None else source.rows
         tables.append(table)
+    left_in, more, dropped = settle_cells(sources, tables, labels, also, unlabelled, drop_copies)
+    notes += more
+    for i, (source, kept) in enumerate(zip(sources, left_in, strict=True)):
+        if not kept.all():
+            keep_rows(source, kept)
+            tables[i] = tables[i][kept].copy()
+            for name in wanted:
+                tables[i][name] = tables[i][name].cat.remove_unused_categories()
     merged, lost = _concatenate(tables, wanted)
     for name in wanted:
         _refuse_measurement(name, merged[name].cat, ", ".join(source.path for source in sources))
     if lost:
-        notes.append(f"obs columns left out (not in every source, of no simple type, or with '/' in the name): {lost}")
+        notes.append(f"obs columns left out (not in every source, of no simple type, or {UNSTORABLE}): {lost}")
     if merged.index.has_duplicates:
         notes.append("cell names occur in more than one source: '-SOURCE' was added to all of them")
         names = [f"{name}-{key}" for table, key in zip(tables, keys, strict=True) for name in table.index]
         merged.index = pd.Index(names, dtype=object)
-    return merged, notes
+    return Cells(merged, notes, dropped)
+
+
+def is_storable(name: str) -> bool:
+    """Whether a column of this name can be a folder of a store: no path, and nothing that the format itself uses."""
+    n_bytes = len(name.encode("utf-8", "replace"))
+    return 0 < n_bytes <= LONGEST_NAME and not set(name) & {"/", "\0"} and name not in RESERVED
 
 
 def source_keys(sources: Sequence[Source]) -> list[str]:
@@ -80,34 +131,24 @@ def source_keys(sources: Sequence[Source]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [source.path for source in sources]
 
 
-def _as_label(table: pd.DataFrame, name: str, source: Source) -> pd.Series:
+def _as_label(table: pd.DataFrame, name: str, source: Source, missing_values: Sequence[str]) -> pd.Series:
     """A label column as categorical text without unused categories."""
     if name not in table:
         known = [column for column in table if column not in OURS]
         others = nearest(name, known) if known else "it has none, `obs_files=TABLE` adds those of a table"
         raise BadInput(f"{source.path}: no obs column {name!r}; {others}")
     column = table[name]
-    missing = column.isna() | (column.astype(object) == "")
-    if missing.any():
-        row = int(np.flatnonzero(missing)[0])
-        raise BadInput(
-            f"{source.path}: obs column {name!r} has no value in {int(missing.sum()):,} cells, the first is row {row} "
-            f"({str(table.index[row])!r}); expected a label for every cell"
-        )
-    values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+    values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column.dropna()
     if pd.api.types.is_float_dtype(values.dtype) and (values % 1 != 0).any():
         raise BadInput(f"{source.path}: obs column {name!r} holds fractional numbers; expected text or whole numbers")
-    if pd.api.types.is_float_dtype(values.dtype):  # integers that were floats because of gaps elsewhere
-        column = column.astype(float).astype(np.int64)
-    if not isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(pd.CategoricalDtype(sorted(column.unique())))
-    column = column.cat.remove_unused_categories()
-    return column.cat.rename_categories([str(value) for value in column.cat.categories])
+    label = as_label(column, missing_values, sort_numbers=True).remove_unused_categories()
+    return pd.Series(label, index=table.index)
 
 
 def _refuse_measurement(name: str, column: pd.Series, paths: str) -> None:
     """Refuse a label whose categories are mostly single cells: whole-number measurements and cell names."""
-    cells = np.bincount(column.codes, minlength=len(column.categories))
+    codes = column.codes[column.codes >= 0]
+    cells = np.bincount(codes, minlength=len(column.categories))
     single = int((cells == 1).sum())
     if len(cells) > MOST_CATEGORIES and 2 * single > len(cells):
         raise BadInput(
@@ -123,7 +164,7 @@ def _concatenate(tables: list[pd.DataFrame], wanted: Collection[str]) -> tuple[p
     lost = []
     for name in names:
         parts = [table[name] for table in tables if name in table]
-        usable = len(parts) == len(tables) and "/" not in name and name != "_index"  # names that a store cannot have
+        usable = len(parts) == len(tables) and is_storable(name)
         column = _joined(parts) if usable else None
         if column is None:
             lost.append(name)

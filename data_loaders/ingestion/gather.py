@@ -18,10 +18,10 @@ from data_loaders.reading.rows import SparseRows, offsets
 from data_loaders.sources.counts import as_counts
 from data_loaders.sources.source import Block, Source
 from data_loaders.statistics import variable_genes
-from data_loaders.statistics.csr import add_row_sums, choose_columns
+from data_loaders.statistics.csr import add_row_hashes, add_row_sums, choose_columns
 from data_loaders.statistics.normalisation import LogSums
 from data_loaders.statistics.sums import GeneMoments, Pass, S
-from data_loaders.types import Bools, Floats, Ints
+from data_loaders.types import Array, Bools, Floats, Ints
 
 
 class Chosen(NamedTuple):
@@ -30,6 +30,23 @@ class Chosen(NamedTuple):
     features: Ints
     too_rare: int
     notes: list[str]
+
+
+class RowIdentity(NamedTuple):
+    """What tells cells with different counts apart, over all features.
+
+    Attributes
+    ----------
+    hashes : uint64 (n_cells,)
+        Of the counts of each cell.
+    n_genes : int32 (n_cells,)
+        Features with counts.
+    totals : float64 (n_cells,)
+    """
+
+    hashes: Array
+    n_genes: Ints
+    totals: Floats
 
 
 @dataclass
@@ -46,6 +63,7 @@ class Gathered:
         How many were seen in fewer cells than asked for.
     totals : float64 (n_cells,)
         Counts of each cell in the chosen features.
+    identity : RowIdentity
     notes : list of str
         What the card should say of the choice.
     """
@@ -55,6 +73,7 @@ class Gathered:
     chosen: Ints
     too_rare: int
     totals: Floats
+    identity: RowIdentity
     notes: list[str]
 
     def read(self, number: int, kept_cells: Bools) -> tuple[Ints, csr_matrix]:
@@ -107,10 +126,10 @@ def gather(
         A value is not a count, or no feature is left.
     """
     _set_aside(sources, rows_of, var.index, spill)
-    moments, totals = _sum_up(spill, len(spill.position))
+    moments, totals, identity = _sum_up(spill, len(spill.position))
     chosen = _choose(moments, totals, spill, min_cells, n_hvg, listed, what)
     left = _totals_of(spill, totals, chosen.features, len(var))
-    return Gathered(var, spill, chosen.features, chosen.too_rare, left, chosen.notes)
+    return Gathered(var, spill, chosen.features, chosen.too_rare, left, identity, chosen.notes)
 
 
 def _set_aside(sources: Sequence[Source], rows_of: Sequence[Ints], features: pd.Index, spill: Spill) -> None:
@@ -131,6 +150,10 @@ def _encoded(
     """The pieces of a block for the buckets, and how many values it had."""
     rows, counts = block
     n_values = counts.nnz
+    if source.left_out:  # what is of another type need not be counts
+        own = np.zeros(counts.shape[1], bool)
+        own[source.features] = True
+        counts.data = np.where(own[counts.indices], counts.data, 0)
     counts = choose_columns(as_counts(counts, rows, source), columns, spill.n_columns)
     places = row_of[rows]
     if (places < 0).any():
@@ -138,20 +161,22 @@ def _encoded(
     return spill.encode(places, counts), n_values
 
 
-def _sum_up(spill: Spill, n_rows: int) -> tuple[GeneMoments, Floats]:
-    """Feature moments over all cells, and the total of each cell."""
+def _sum_up(spill: Spill, n_rows: int) -> tuple[GeneMoments, Floats, RowIdentity]:
+    """Feature moments over all cells, the total of each cell, and what tells it from others."""
     totals, one = np.zeros(n_rows), np.ones(spill.n_columns)
+    identity = RowIdentity(np.zeros(n_rows, np.uint64), np.zeros(n_rows, np.int32), totals)
 
     def moments(number: int) -> GeneMoments:
         sums = GeneMoments(spill.n_columns)
         for rows, lengths, columns, counts in spill.frames(number):
             sums.add(SparseRows(counts, columns, offsets(lengths), spill.n_columns))
             add_row_sums(rows, lengths, columns, counts, one, totals)
+            add_row_hashes(rows, lengths, columns, counts, identity.hashes, identity.n_genes)
         return sums
 
     merged = reduce_items(moments, range(spill.n_buckets), GeneMoments.merge)
     merged.n_cells = int((totals > 0).sum())
-    return merged, totals
+    return merged, totals, identity
 
 
 def _choose(

@@ -2,16 +2,36 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.features.shared_names import MIN_SHARED, lost_note, refuse_few_shared
 from data_loaders.sources.source import Source
 from data_loaders.types import Ints, PathLike
 
 
-def join_genes(sources: Sequence[Source], join: str | None = None) -> pd.DataFrame:
+class Joined(NamedTuple):
+    """Joined features.
+
+    Attributes
+    ----------
+    var : pandas.DataFrame
+        Index: the genes, in the order of the first source that has them. Columns: those that all sources have, values
+        of the first source that has the gene.
+    notes : list of str
+        What the join lost.
+    """
+
+    var: pd.DataFrame
+    notes: list[str]
+
+
+def join_genes(
+    sources: Sequence[Source], join: str | None = None, min_shared: float = MIN_SHARED, what: str = "genes"
+) -> Joined:
     """The genes of several sources in one order.
 
     Parameters
@@ -20,36 +40,43 @@ def join_genes(sources: Sequence[Source], join: str | None = None) -> pd.DataFra
     join : {None, "inner", "outer"}
         None: all must have the same genes, in any order. "inner": the genes they share. "outer": all genes; a gene that
         a source lacks counts as zero there.
+    min_shared : float
+        The share of the smaller of two lists of genes that must be in both.
+    what : str
+        What features are called in messages.
 
     Returns
     -------
-    pandas.DataFrame
-        Index: the genes, in the order of the first source that has them. Columns: those that all sources have, values
-        of the first source that has the gene.
+    Joined
 
     Raises
     ------
     BadInput
-        Genes differ and `join` is None, or none is shared.
+        Genes differ and `join` is None, or few are shared.
     """
+    paths, names = [source.path for source in sources], [source.var.index for source in sources]
+    refuse_few_shared(
+        paths, names, lambda number: sources[number].var, join=join, min_shared=min_shared, what=what
+    )  # fmt: skip
     first = sources[0]
+    sources = list({id(source.var): source for source in sources}.values())  # many may share one table
     genes = first.var.index
     for source in sources[1:]:
         missing, new = genes.difference(source.var.index), source.var.index.difference(genes)
         if join is None and len(missing) + len(new):
             some = ", ".join(repr(str(name)) for name in [*missing[:2], *new[:2]])
             raise BadInput(
-                f"{source.path}: lacks {len(missing):,} genes of {first.path} and has {len(new):,} others ({some}); "
-                "expected the same genes, or `join='inner'` or `join='outer'`"
+                f"{source.path}: lacks {len(missing):,} {what} of {first.path} and has {len(new):,} others ({some}); "
+                f"expected the same {what}, or `join='inner'` or `join='outer'`"
             )
         shared = genes[genes.isin(source.var.index)]
         genes = shared if join == "inner" else genes.append(source.var.index[~source.var.index.isin(genes)])
     if len(genes) == 0:
-        raise BadInput(f"{', '.join(source.path for source in sources)}: no gene is in all of them")
+        raise BadInput(f"{', '.join(source.path for source in sources)}: none of the {what} is in all of them")
     columns = [name for name in first.var if all(name in source.var for source in sources)]
     var = pd.concat([source.var[columns] for source in sources])
     var = var[~var.index.duplicated()].loc[genes]
-    return simple_columns(var)
+    return Joined(simple_columns(var), lost_note(paths, names, genes, join, what))
 
 
 def simple_columns(table: pd.DataFrame) -> pd.DataFrame:

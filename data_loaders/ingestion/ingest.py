@@ -9,6 +9,7 @@ Memory: one block of the source and one bucket, beside the obs table. Disk: abou
 only while this runs.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,13 +21,21 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
+from data_loaders.features.feature_types import left_out_notes, refuse_copies
+from data_loaders.features.gene_names import one_for_each
+from data_loaders.features.shared_names import MIN_SHARED
 from data_loaders.files import refuse_existing, temporary_folder
 from data_loaders.ingestion.buckets import Spill
 from data_loaders.ingestion.cells import merge_obs
+from data_loaders.ingestion.equal_cells import equal_cells
 from data_loaders.ingestion.gather import Gathered, gather
 from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
-from data_loaders.ingestion.modalities import MAIN, Paths, match_cells, sources_by_modality
+from data_loaders.ingestion.modalities import MAIN, Paths, listed_paths, match_cells, sources_by_modality
+from data_loaders.ingestion.opening import Check, Refusals, open_all
+from data_loaders.ingestion.paths import expand
 from data_loaders.ingestion.splits import holdout_split, random_split
+from data_loaders.labels import check_unlabelled, parse_missing
+from data_loaders.locks import one_at_a_time
 from data_loaders.progress import progress
 from data_loaders.seeds import Ingestion, check_seed, generator
 from data_loaders.sources.open import open_source
@@ -57,6 +66,7 @@ def ingest(
     val_fraction: float = 0.1,
     layer: str | None = None,
     raw: bool = False,
+    genes_in: str | None = None,
     join: str | None = None,
     cells: str = "same",
     obs_files: Paths | None = None,
@@ -64,6 +74,13 @@ def ingest(
     keep_order: bool = False,
     measurement: str | None = None,
     obs_filter: str | None = None,
+    var_names: str | Sequence[str] | None = None,
+    min_shared: float = MIN_SHARED,
+    missing_values: str | Sequence[str] = (),
+    unlabelled: str = "refuse",
+    drop_copies: bool = False,
+    round_counts: bool = False,
+    skip_refused: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Write an atlas from one or many sources of counts.
@@ -73,8 +90,11 @@ def ingest(
     sources : path or list of paths, or dict of str to either
         h5ad and h5mu files, AnnData-Zarr stores, 10x HDF5 files, 10x Matrix Market folders, SOMA experiments (path or
         URI). An h5mu file is all its modalities, `FILE.h5mu:NAME` one of them; a dict names the modality of each
-        path. `rna` must be among several: labels and size factors are its own, and `genes`, `layer` and `raw` choose
-        within it.
+        path. `rna` must be among several: labels and size factors are its own, and `genes`, `layer`, `raw` and
+        `var_names` choose within it. Where a source tells the types of its features, a modality gets those of its
+        own (`data_loaders.features.feature_types`), so the same path may be given for several.
+        A pattern (`folder/*.h5ad`), a folder of sources, and a text file of paths, one a line, stand for many; see
+        `data_loaders.ingestion.paths`.
     out : path-like
         Store to write; must not exist.
     labels : sequence of str
@@ -93,13 +113,16 @@ def ingest(
     layer, raw : str, bool
         Where the counts of AnnData sources are; by default the first of X, layers["counts"] and raw that holds whole
         numbers, or else the only other layer that does. `layer` names an X layer of SOMA experiments too.
+    genes_in : {None, "rows", "columns"}
+        Which axis of text tables is the genes; by default their names tell, or the table is refused.
     join : {None, "inner", "outer"}
         What to do when sources differ in their genes: refuse, keep the shared ones, or keep all (missing means zero).
     cells : {"same", "shared", "rna"}
         What to do when modalities differ in their cells: refuse, keep those that all have, or keep all cells of rna,
         without counts where another modality lacks them.
     obs_files : path or list of paths, optional
-        CSV or TSV tables of obs columns, cell names first: one for all sources, or one for each.
+        Tables of obs columns, cell names first, as `data_loaders.tables` reads them (CSV, TSV, Parquet, ...): one for
+        all sources, or one for each. A cell that a table lacks has no label in it; rows of no cell are ignored.
     drop_empty : bool
         Drop cells without counts in the chosen genes, and count them in the card; they are refused otherwise.
     keep_order : bool
@@ -109,7 +132,29 @@ def ingest(
     measurement : str, optional
         Of SOMA experiments; the only one, or RNA, by default.
     obs_filter : str, optional
-        Value filter of SOMA experiments, such as `tissue == "lung"`: only these cells are read.
+        Which cells to take, an expression over obs such as `tissue == "lung" and n_genes > 500`, see
+        `data_loaders.obs_filter`. The others are counted in the card.
+    var_names : str or sequence of str, optional
+        The var column with the gene names (`index`: the index of var), one for all sources or one for each. When left
+        out, by the rule of `data_loaders.features.gene_names`.
+    min_shared : float
+        Sources are joined when at least this share of the genes of the smaller list is in both; 0 joins them whatever
+        their names.
+    missing_values : sequence of str, or str with commas
+        Texts that are no label, such as "nan" and "unknown", whatever their case. Missing values and empty text are
+        none anyway.
+    unlabelled : {"refuse", "drop", "keep"}
+        What to do with cells that have no value in a label column: refuse, leave them out and count them in the card,
+        or keep them with the code -1: a model trains on them with that attribute absent.
+    drop_copies : bool
+        Leave out cells whose `is_primary_data` is False, and cells with exactly the counts of an earlier one in all
+        genes. They are counted and noted otherwise.
+    round_counts : bool
+        Round fractional counts, such as those that SoupX and DecontX correct; the card has how many and by how much.
+        Values that are whole but for the error of floats (1e-6) are counts anyway, normalised ones never.
+    skip_refused : bool
+        Leave out sources that cannot be used, and note their reasons; all are read once more beforehand. Otherwise
+        the first step that meets refused sources names all of them.
     seed : int
         Of the split and the shuffle.
 
@@ -123,23 +168,46 @@ def ingest(
     BadInput
         For anything about the sources or options that the user has to change; nothing is written then.
     """
-    paths = sources_by_modality(sources)
+    found: list[str] = []
+    paths = sources_by_modality(expand(listed_paths(sources), found))
     refuse_existing(out)
     check_seed(seed)
     how_to_split = Splitting(test_fraction, holdout, val_fraction, seed)
-    _check_options(paths, min_cells, how_to_split, join)
+    _check_options(paths, min_cells, how_to_split, join, skip_refused)
     genes = None if genes is None else str(genes)
     n_hvg = parse_hvg(genes) if genes else None
+    missing_values = parse_missing(missing_values)
+    check_unlabelled(unlabelled)
     with ExitStack() as files:
+        files.enter_context(one_at_a_time(out))
         folder = files.enter_context(temporary_folder(beside=out))
-        opened = _open(files, paths[MAIN], Options(layer, raw, measurement, obs_filter), obs_files)
-        others = {name: _open(files, paths[name], Options(), None) for name in paths if name != MAIN}
+        also = [holdout[0]] if holdout else []
+        refusals = Refusals(skip_refused)
+        may_lack = "refuse" if unlabelled == "refuse" else "keep"  # a check leaves no cell out
+
+        def check(source: Source) -> None:
+            merge_obs([source], labels, also, missing_values=missing_values, unlabelled=may_lack)
+
+        options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts, genes_in)
+        opened = _open(files, paths[MAIN], options_of_rna, obs_files, refusals, check, var_names=var_names)
+        refused = refusals.notes()
+        further = Options(round_counts=round_counts)
+        others = {
+            name: _open(files, paths[name], further, None, Refusals(False), modality=name)
+            for name in paths
+            if name != MAIN
+        }
+        refuse_copies({MAIN: opened} | others)
         every = [*opened, *(source for part in others.values() for source in part)]
         for source in every[len(opened) :]:
             source.choices = ""  # `layer` and `raw` choose within rna
-        var = join_genes(opened, join)
+        var, lost = join_genes(opened, join, min_shared)
         listed = read_gene_list(genes, var.index) if genes and n_hvg is None else None
-        obs, notes = merge_obs(opened, labels, also=[holdout[0]] if holdout else [])
+        obs, notes, left_out = merge_obs(
+            opened, labels, also,
+            missing_values=missing_values, unlabelled=unlabelled, drop_copies=drop_copies,
+        )  # fmt: skip
+        notes += left_out_notes({MAIN: opened} | others) + lost
         if holdout and len(obs[holdout[0]].cat.categories) < 2:
             raise BadInput(f"`holdout` names {holdout[0]!r}: the column has a single category; expected two or more")
 
@@ -160,7 +228,8 @@ def ingest(
         for name, part in others.items():
             matched = match_cells(name, part, opened, cells)
             notes += matched.notes
-            features = join_genes(part, join)
+            features, lost = join_genes(part, join, min_shared, f"{name} features")
+            notes += lost
             buckets = folder / name
             buckets.mkdir()
             gathered[name] = gather(
@@ -171,6 +240,15 @@ def ingest(
                 kept_cells = kept_cells & matched.measured
                 _refuse_empty((gathered[name].totals > 0) | ~kept_cells, obs, opened, drop_empty, f"{name} ")
                 kept_cells = kept_cells & (gathered[name].totals > 0)
+        n_incomplete = int((~kept_cells & (rna.totals > 0)).sum())
+        copies = equal_cells(rna.identity, kept_cells, ends)
+        notes += copies.notes(drop_copies)
+        if drop_copies:
+            kept_cells &= ~copies.rows
+            left_out["cells_equal_to_others"] = copies.n_cells
+        n_filtered = sum(source.n_filtered for source in opened)
+        left_out |= {"cells_filtered_out": n_filtered} if obs_filter else {}
+        notes += [note for source in every for note in _rounding_note(source)]
         held_out = _split(obs, kept_cells, labels, how_to_split)
         options = {
             "labels": list(labels),
@@ -181,6 +259,12 @@ def ingest(
             "drop_empty": drop_empty,
             "in_order": keep_order,
             **({"obs_filter": obs_filter} if obs_filter else {}),
+            **({"var_names": var_names if isinstance(var_names, str) else list(var_names)} if var_names else {}),
+            **({"min_shared": min_shared} if min_shared != MIN_SHARED else {}),
+            **({"missing_values": list(missing_values)} if missing_values else {}),
+            **({"unlabelled": unlabelled} if unlabelled != "refuse" else {}),
+            **({"drop_copies": True} if drop_copies else {}),
+            **({"round_counts": True} if round_counts else {}),
             "seed": seed,
             "val_fraction": val_fraction,
             **({"holdout": list(holdout), "held_out": held_out} if holdout else {"test_fraction": test_fraction}),
@@ -188,14 +272,16 @@ def ingest(
         provenance = {
             "sources": [_described(source) for source in every],
             "options": options,
-            "dropped": _dropped(rna, gathered, kept_cells),
-            "notes": [note for source in every for note in source.notes] + notes,
+            "dropped": _dropped(rna, gathered, n_incomplete) | left_out,
+            "notes": found + [note for source in every for note in source.notes] + notes + refused,
             "statistics": "var mean and variance and the size-factor law are over the training cells; n_cells over all",
         }
         return _write(out, rna, gathered, obs, kept_cells, labels, provenance)
 
 
-def _check_options(paths: Mapping[str, Sequence[PathLike]], min_cells: int, split: Splitting, join: str | None) -> None:
+def _check_options(
+    paths: Mapping[str, Sequence[PathLike]], min_cells: int, split: Splitting, join: str | None, skip_refused: bool
+) -> None:
     """Refuse options that make no atlas, before anything is read."""
     if not paths[MAIN]:
         raise BadInput("no sources; expected at least one")
@@ -207,12 +293,24 @@ def _check_options(paths: Mapping[str, Sequence[PathLike]], min_cells: int, spli
     if split.holdout and not 0 < split.holdout[1] < 1:
         column, share = split.holdout
         raise BadInput(f"`holdout` has {share} for {column!r}: expected a share above 0 and below 1")
+    if skip_refused and len(paths) > 1:
+        raise BadInput("`skip_refused=True` with several modalities; expected it with one: a cell needs all of its own")
     if join not in (None, "inner", "outer"):
         raise BadInput(f"`join={join!r}`: {nearest(join, ['inner', 'outer'])}")
 
 
-def _open(files: ExitStack, paths: Sequence[PathLike], options: Options, obs_files: Paths | None) -> list[Source]:
-    """Open the sources of one modality; they are closed with `files`."""
+def _open(
+    files: ExitStack,
+    paths: Sequence[PathLike],
+    options: Options,
+    obs_files: Paths | None,
+    refusals: Refusals,
+    check: Check | None = None,
+    *,
+    modality: str = MAIN,
+    var_names: str | Sequence[str] | None = None,
+) -> list[Source]:
+    """Open the sources of one modality but for those refused; they are closed with `files`."""
     tables: list[PathLike | None] = [None]
     if obs_files:
         tables = [obs_files] if isinstance(obs_files, str | os.PathLike) else list(obs_files)
@@ -225,10 +323,26 @@ def _open(files: ExitStack, paths: Sequence[PathLike], options: Options, obs_fil
         if (place := Path(path).resolve()) in seen:
             raise BadInput(f"{path}: given more than once; expected each source once")
         seen.add(place)
-    opened = []
-    for path, table in zip(paths, tables, strict=True):
-        opened.append(open_source(path, options, obs_file=table))
-        files.callback(opened[-1].close)
+    columns = one_for_each(var_names, len(paths))
+
+    def open_one(number: int) -> Source:
+        return open_source(
+            paths[number], options, obs_file=tables[number], modality=modality, var_names=columns[number]
+        )
+
+    opened = open_all(files, paths, open_one, refusals, check)
+    refusals.settle()
+    table_of = {str(path): table for path, table in zip(paths, tables, strict=True)}
+    for table in dict.fromkeys(table for table in tables if table is not None):
+        sharing = [source for source in opened if table_of.get(source.path) == table]
+        if not sharing:
+            continue
+        unmatched = functools.reduce(pd.Index.intersection, [source.unmatched for source in sharing])
+        if len(unmatched):
+            where = "any source" if len(sharing) > 1 else sharing[0].path
+            sharing[0].notes.append(
+                f"{table}: {len(unmatched):,} rows are of no cell of {where}, such as {str(unmatched[0])!r}; ignored"
+            )
     return opened
 
 
@@ -272,10 +386,18 @@ def _described(source: Source) -> dict[str, Any]:
     return {"path": source.path, "counts": source.counts_from, "n_cells": n_cells, "n_genes": n_genes}
 
 
-def _dropped(rna: Gathered, others: Mapping[str, Gathered], kept_cells: Bools) -> dict[str, int]:
-    """The card's entry on what was left out."""
+def _rounding_note(source: Source) -> list[str]:
+    """What to say of values that were not whole."""
+    rounding = source.rounding
+    if not rounding.n_rounded:
+        return []
+    what = f"{source.path}: {rounding.n_rounded:,} values were rounded, by at most {rounding.largest:.3g}"
+    return [what if rounding.allowed else f"{what}: whole numbers but for the error of floats"]
+
+
+def _dropped(rna: Gathered, others: Mapping[str, Gathered], incomplete: int) -> dict[str, int]:
+    """The card's entry on what was left out; `incomplete` cells lack a modality."""
     too_rare, not_chosen = rna.dropped()
-    incomplete = int((~kept_cells & (rna.totals > 0)).sum())
     return {
         "empty_cells": int((rna.totals == 0).sum()),
         **({"cells_without_all_modalities": incomplete} if others else {}),

@@ -94,6 +94,13 @@ def sources_by_modality(sources: Paths | Mapping[str, Paths]) -> dict[str, list[
     return {MAIN: named.pop(MAIN)} | named
 
 
+def listed_paths(sources: Paths | Mapping[str, Paths]) -> list[PathLike] | dict[str, list[PathLike]]:
+    """Sources as lists: one of paths, or one for each modality."""
+    if isinstance(sources, Mapping):
+        return {str(name): _listed(paths) for name, paths in sources.items()}
+    return _listed(sources)
+
+
 def _listed(paths: Paths) -> list[PathLike]:
     return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
 
@@ -127,7 +134,10 @@ def match_cells(name: str, sources: Sequence[Source], firsts: Sequence[Source], 
     for source, first in zip(sources, firsts, strict=True):
         row_of = first.obs.index.get_indexer(source.obs.index)
         n_shared = int((row_of >= 0).sum())
-        lacking, extra = len(first.obs) - n_shared, len(source.obs) - n_shared
+        extra = int(
+            (row_of < 0).sum() - source.obs.index.isin(first.cells_left_out).sum()
+        )  # but those that rna left out
+        lacking = len(first.obs) - n_shared
         if n_shared == 0:
             raise BadInput(
                 f"{source.path}: none of its cells is in {first.path}: it has {str(source.obs.index[0])!r}, the other "

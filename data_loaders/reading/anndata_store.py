@@ -1,17 +1,17 @@
 """AnnData stores (Zarr v2 and v3, h5ad): columns on demand, matrices through readers."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
-import h5py
 import pandas as pd
 import zarr
 from anndata.io import read_elem
 
-from data_loaders.card import LATENTS
+from data_loaders.card import LATENTS, parse_card
 from data_loaders.errors import BadInput, readable
+from data_loaders.features.gene_names import name_features
+from data_loaders.hdf5 import check_filters, open_h5ad
 from data_loaders.manifest import ELEMENT, ROOT
 from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.checked import checked
@@ -19,6 +19,9 @@ from data_loaders.reading.chunks import ZarrChunks, open_chunks
 from data_loaders.reading.reader import INCOMPLETE, CsrReader, DenseReader, DiskGroup, matrix_reader, read_whole
 from data_loaders.reading.store import Column
 from data_loaders.types import Array, PathLike
+from data_loaders.zarr_groups import is_unknown, names, open_group
+
+NOT_IN_PLACE = {"matrix": "a 10x or loom file", "mod": "a MuData file"}  # by a member that only such files have
 
 log = logging.getLogger("data_loaders")
 
@@ -35,6 +38,9 @@ class AnnDataStore:
         Path, for messages.
     layer : str, optional
         Counts from this layer in place of X.
+    var_names : str, optional
+        The var column with the gene names. When left out, by the rule of `features.gene_names`; in stores that this
+        project wrote, the index.
 
     Attributes
     ----------
@@ -44,6 +50,10 @@ class AnnDataStore:
         Whether the cells were put in random order when the store was written.
     contents : str or None
         What tells the data of the store from any other; None where it has no manifest.
+    is_ours : bool
+        Whether this project wrote the store.
+    notes : list of str
+        By which column genes are named, where it is not the index.
     readers : dict
         Modality → reader. `X` is `rna` (`latent` in a store of latents); sparse matrices in `obsm` keep their names.
 
@@ -53,11 +63,19 @@ class AnnDataStore:
         When parts of the store are missing or do not fit each other.
     """
 
-    def __init__(self, root: DiskGroup, source: ByteSource | None, name: str, layer: str | None = None) -> None:
-        self.root, self.source, self.name = root, source, name
+    def __init__(
+        self,
+        root: DiskGroup,
+        source: ByteSource | None,
+        name: str,
+        layer: str | None = None,
+        var_names: str | None = None,
+    ) -> None:
+        self.root, self.source, self.name, self._var_names = root, source, name, var_names
         self.readers: dict[str, CsrReader | DenseReader] = {}
         self.contents: str | None = None
         self._is_believed = True
+        self.notes: list[str] = []
         with readable(name):
             self._check_files()
             self._open(layer)
@@ -85,25 +103,32 @@ class AnnDataStore:
     def _open(self, layer: str | None) -> None:
         """Find the columns and matrices, and see whether they fit each other."""
         root, source, name = self.root, self.source, self.name
+        kind = next((kind for member, kind in NOT_IN_PLACE.items() if member in root), None)
+        if kind is not None and "X" not in root:
+            raise BadInput(f"{name}: {kind}, not read in place; `ingest({name!r}, OUT)` makes a store of it")
         if "X" not in root and layer is None:
             raise BadInput(f"{name}: no X in it; not an AnnData store, or {INCOMPLETE}")
         for part in ("obs", "var"):
             if part not in root or "_index" not in root[part].attrs:
                 raise BadInput(f"{name}: no complete {part} in it; {INCOMPLETE}")
-        layers = root.get("layers") or {}
+        layers = names(root.get("layers"))
         if layer is not None and layer not in layers:
             raise BadInput(f"{name}: no layer {layer!r}; it has {', '.join(sorted(layers)) or 'none'}")
-        self.obs_columns = [str(column) for column in root["obs"].attrs.get("column-order", [])]
+        columns = [str(column) for column in root["obs"].attrs.get("column-order", [])]
+        self.obs_columns = [column for column in columns if not is_unknown(root["obs"], column)]
         main = "latent" if root.attrs.get("content") == LATENTS else "rna"
         elements = {main: "X" if layer is None else f"layers/{layer}"}
         obsm = root.get("obsm")
         for key in [] if obsm is None else sorted(self._keys(obsm)):
-            if root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
+            if not is_unknown(root["obsm"], key) and root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
                 elements[str(key)] = f"obsm/{key}"
+        for path in elements.values():
+            check_filters(name, root[path])
         self.readers = {key: matrix_reader(root[path], source, f"{name}: {path}") for key, path in elements.items()}
         self.n_cells = len(self.readers[main])
         card = self.uns("atlas_card")
-        self.is_shuffled = card is not None and json.loads(str(card)).get("options", {}).get("in_order") is False
+        self.is_ours = card is not None or main == "latent"
+        self.is_shuffled = card is not None and parse_card(card, name).get("options", {}).get("in_order") is False
         self._check_lengths()
 
     def obs(self, column: str) -> Column:
@@ -129,7 +154,13 @@ class AnnDataStore:
 
     def var(self) -> pd.DataFrame:
         """The var table, its index the gene names."""
-        return self._read("var")
+        var: pd.DataFrame = self._read("var")
+        if self.is_ours and self._var_names is None:
+            return var
+        var.index = var.index.astype(str)
+        named = name_features(self.name, var, self._var_names)
+        self.notes += [note for note in named.notes if note not in self.notes]
+        return named.var
 
     def features(self, modality: str) -> pd.DataFrame | None:
         """The table of the features of a modality beside the first, or None where the store has none."""
@@ -146,13 +177,14 @@ class AnnDataStore:
         """What is in a group; by the manifest where there is one: Zarr complains aloud when it lists damaged arrays."""
         manifest = self.source.manifest if self.source is not None else None
         if manifest is None or not isinstance(group, zarr.Group):
-            return list(group)
+            return list(names(group))
         start = f"{group.path}/"
         return sorted({key[len(start) :].partition("/")[0] for key in manifest.files if key.startswith(start)} - {ROOT})
 
     def _read(self, path: str) -> Any:
         with readable(f"{self.name}: {path}"):
             element = self.root[path]
+            check_filters(self.name, element)
             parts = [element[key] for key in self._keys(element)] if isinstance(element, zarr.Group) else [element]
         if isinstance(element, zarr.Array) and element.dtype.kind in "iuf" and element.fill_value != 0:
             # numbers as our own stores keep them; anndata would hold the encoded shards in memory beside them
@@ -206,9 +238,12 @@ def open_root(path: PathLike) -> tuple[DiskGroup, LocalBytes | None]:
         raise BadInput(f"{path}: no such file or folder; expected an AnnData-Zarr store, h5ad file or SOMA experiment")
     if path.is_file():
         try:
-            return h5py.File(path, "r"), None
+            return open_h5ad(path), None
         except OSError as error:
             raise BadInput(f"{path}: cannot be read as an h5ad file ({_one_line(error)})") from error
+    odd = next((entry for entry in (path, path / "zarr.json") if entry.exists() and not _is_plain(entry)), None)
+    if odd is not None:  # reading a pipe would wait for ever
+        raise BadInput(f"{odd}: a pipe or a device; expected an AnnData-Zarr store, h5ad file or SOMA experiment")
     source = LocalBytes(path)
     return open_zarr(str(path), path), source
 
@@ -216,12 +251,18 @@ def open_root(path: PathLike) -> tuple[DiskGroup, LocalBytes | None]:
 def open_zarr(name: str, where: Any) -> zarr.Group:
     """The root group of a Zarr store, `where` a path or a Zarr store object."""
     try:
-        root = zarr.open(where, mode="r")
+        root = open_group(where)
+    except BadInput:
+        raise
     except (FileNotFoundError, KeyError, ValueError, OSError) as error:
         raise BadInput(f"{name}: not a Zarr store, or one still being written ({_one_line(error)})") from error
     if not isinstance(root, zarr.Group):
         raise BadInput(f"{name}: a single Zarr array; expected an AnnData-Zarr store")
     return root
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() or path.is_dir()
 
 
 def _one_line(error: BaseException) -> str:

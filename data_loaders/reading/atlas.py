@@ -1,6 +1,6 @@
 """`Atlas`: a store of cells as users see it. Small columns in memory, counts read by rows."""
 
-import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data_loaders.card import parse_card
 from data_loaders.errors import BadInput, nearest
+from data_loaders.features.gene_names import one_for_each
+from data_loaders.features.shared_names import MIN_SHARED, check_min_shared
+from data_loaders.labels import label_codes, parse_missing
 from data_loaders.reading.rows import SparseRows
 from data_loaders.reading.store import Column, Reader, Rows, Store
 from data_loaders.types import Array, Floats, Ints, PathLike
 
+log = logging.getLogger("data_loaders")
 NOT_LABELS = ("split", "shard", "is_generated")
 
 
@@ -24,6 +29,9 @@ def open_atlas(
     layer: str | None = None,
     join: str = "same",
     storage: dict[str, Any] | None = None,
+    var_names: str | Sequence[str] | None = None,
+    min_shared: float = MIN_SHARED,
+    missing_values: str | Sequence[str] = (),
     **soma: Any,
 ) -> "Atlas":
     """Open a store of cells for reading.
@@ -38,8 +46,16 @@ def open_atlas(
     join : str
         The genes of several stores: `same` (all must have the same ones), `inner` (those that all have), `outer` (those
         that any has).
+    var_names : str or sequence of str, optional
+        The var column with the gene names (`index`: the index of var), one for all paths or one for each. When left
+        out, by the rule of `data_loaders.features.gene_names`.
+    min_shared : float
+        Stores are joined when at least this share of the genes of the smaller list is in both.
     storage : dict, optional
         Options of the object store when `path` is a URL, see `data_loaders.reading.remote.open_remote`.
+    missing_values : sequence of str, or str with commas
+        Texts that are no label, such as "nan" and "unknown", whatever their case. Missing values and empty text are
+        none anyway: their code is -1.
     **soma
         Of a SOMA experiment: `measurement`, `obs_filter`, `obs_columns`, see
         `data_loaders.reading.soma_store.SomaStore`.
@@ -51,39 +67,60 @@ def open_atlas(
     Raises
     ------
     BadInput
-        When there is no such store, or it is damaged, incomplete or still being written.
+        When there is no such store, it is damaged, incomplete or still being written, a column does not name its
+        genes, or stores share few genes.
     """
     from data_loaders.reading.joined_store import JoinedStore
+    from data_loaders.reading.mixed_store import genes_alone
 
     paths = [path] if isinstance(path, str | os.PathLike) else path
     if not paths:
         raise BadInput("no path given; expected at least one store")
-    stores = [store for one in paths for store in _open_stores(one, layer, storage, soma)]
-    return Atlas(stores[0] if len(stores) == 1 else JoinedStore(stores, join))
+    columns = one_for_each(var_names, len(paths))
+    check_min_shared(min_shared)
+    stores = [
+        store
+        for one, column in zip(paths, columns, strict=True)
+        for store in _open_stores(one, layer, column, storage, soma)
+    ]
+    store = genes_alone(stores[0]) if len(stores) == 1 else JoinedStore(stores, join, min_shared)
+    for note in store.notes:
+        log.warning("%s", note)
+    return Atlas(store, parse_missing(missing_values))
 
 
 def _open_stores(
-    path: PathLike, layer: str | None, storage: dict[str, Any] | None, soma: dict[str, Any]
+    path: PathLike, layer: str | None, var_names: str | None, storage: dict[str, Any] | None, soma: dict[str, Any]
 ) -> Sequence[Store]:
-    """The stores at a path: one, or those of a folder of stores."""
+    """The stores at a path: one, or those of a folder of stores. A column that the user named is looked at here."""
+    stores = _find_stores(path, layer, var_names, storage, soma)
+    for store in stores if var_names is not None else ():
+        store.var()
+    return stores
+
+
+def _find_stores(
+    path: PathLike, layer: str | None, var_names: str | None, storage: dict[str, Any] | None, soma: dict[str, Any]
+) -> Sequence[Store]:
     from data_loaders.reading.anndata_store import AnnDataStore, open_root
-    from data_loaders.reading.remote import is_remote, open_remote
+    from data_loaders.reading.remote import RemoteBytes, is_remote, open_remote
     from data_loaders.reading.soma_store import SomaStore, is_soma
 
     if is_soma(path):
-        return [SomaStore(path, layer=layer, **soma)]
+        return [SomaStore(path, layer=layer, var_names=var_names, **soma)]
     if soma:
         raise BadInput(f"{path}: {', '.join(f'`{name}`' for name in soma)} given, but it is no SOMA experiment")
     root, source = open_remote(str(path), storage) if is_remote(path) else open_root(path)
+    path = source.name if isinstance(source, RemoteBytes) else path  # the address without what signs it
     if root.attrs.get("encoding-type") != "anndata" and "X" not in root and hasattr(root, "groups"):
         inside = {name: group for name, group in root.groups() if group.attrs.get("encoding-type") == "anndata"}
         if inside:
             names = sorted(inside, key=lambda name: [int(part) for part in re.findall(r"\d+", name)] or [name])
-            stores = [AnnDataStore(inside[name], source, f"{path}/{name}", layer) for name in names]
+            stores = [AnnDataStore(inside[name], source, f"{path}/{name}", layer, var_names) for name in names]
             for store in stores:
                 store.is_shuffled = root.attrs.get("encoding-type") == "annbatch-preshuffled"
             return stores
-    return [AnnDataStore(root, source, str(path), layer)]
+    return [AnnDataStore(root, source, str(path), layer, var_names)]
 
 
 class Atlas:
@@ -100,8 +137,8 @@ class Atlas:
         `rna` first; (`latent`,) for a store of latents.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, missing_values: Sequence[str] = ()) -> None:
+        self._store, self._missing_values = store, tuple(missing_values)
         self.name = store.name
         self.n_cells = store.n_cells
         self.modalities = tuple(store.readers)
@@ -144,7 +181,7 @@ class Atlas:
     def card(self) -> dict[str, Any] | None:
         """The atlas card, a dict (see `data_loaders.card`); None in a store that this project did not write."""
         text = self._store.uns("atlas_card")
-        return None if text is None else json.loads(str(text))
+        return None if text is None else parse_card(text, self.name)
 
     @cached_property
     def labels(self) -> list[str]:
@@ -177,8 +214,11 @@ class Atlas:
 
     @cached_property
     def has_size_factor(self) -> bool:
-        """Whether the store has the column `size_factor`; without it, size factors come from reading all counts."""
-        return "size_factor" in self.obs_columns
+        """Whether the store keeps the sums of its counts; without them, size factors come from reading all counts.
+
+        A column `size_factor` of others may be anything: text, or factors that scran made, near to 1.
+        """
+        return "size_factor" in self.obs_columns and bool(getattr(self._store, "is_ours", False))
 
     @cached_property
     def size_factor(self) -> Floats:
@@ -301,10 +341,7 @@ class Atlas:
         """(codes, categories) of an obs column, kept."""
         if name not in self._columns:
             self._check_column(name)
-            values = self._store.obs(name)
-            if not isinstance(values, pd.Categorical):
-                values = pd.Categorical(np.asarray(values).astype(str))
-            self._columns[name] = (values.codes, [str(category) for category in values.categories])
+            self._columns[name] = label_codes(self._store.obs(name), self._missing_values)
         return self._columns[name]
 
     def _check_column(self, name: str) -> None:

@@ -12,6 +12,7 @@ from data_loaders.manifest import Manifest
 from data_loaders.parallel import CORES
 from data_loaders.types import PathLike
 
+OPEN_BINARY = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # the last one is of Windows
 OPEN_FILES = 256  # a sharded store of 100 million cells has about as many
 
 
@@ -90,7 +91,7 @@ class LocalBytes:
         FileNotFoundError
         """
         file = self._file(key)  # held until the read is done: it closes when nobody holds it
-        return os.pread(file.descriptor, stop - start, start)
+        return read_at(file, stop - start, start)
 
     def expect(self, key: str, start: int, stop: int) -> None:
         """Have the system fetch bytes [start, stop) of a file while others are decoded; where it can be asked to."""
@@ -128,10 +129,29 @@ class _OpenFile:
     """A file descriptor that closes with the last thread that holds it."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self.descriptor = os.open(path, OPEN_BINARY)
+        self.lock = threading.Lock()  # of the place in the file, where there is no reading by position
         status = os.fstat(self.descriptor)
         self.size, self.modified = status.st_size, status.st_mtime_ns
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+
+def _read_by_position(file: _OpenFile, size: int, start: int) -> bytes:
+    return os.pread(file.descriptor, size, start)
+
+
+def _seek_and_read(file: _OpenFile, size: int, start: int) -> bytes:
+    """As `_read_by_position` on systems without it, Windows above all: one thread a file at a time."""
+    with file.lock:
+        os.lseek(file.descriptor, start, os.SEEK_SET)
+        parts = []
+        while size > 0 and (part := os.read(file.descriptor, size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+read_at = _read_by_position if hasattr(os, "pread") else _seek_and_read

@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.errors import BadInput
+from data_loaders.features.shared_names import MIN_SHARED, lost_note, refuse_few_shared
 from data_loaders.reading.buffers import Buffers
+from data_loaders.reading.mixed_store import refuse_mixed
 from data_loaders.reading.reader import CsrReader, WideCounts
-from data_loaders.reading.rows import SparseRows, offsets
+from data_loaders.reading.rows import SparseRows, compacted, offsets
 from data_loaders.reading.store import Column, Store
 from data_loaders.types import Array, Ints
 
@@ -28,14 +30,17 @@ class JoinedStore:
     join : str
         `same`: all have the same genes in the same order. `inner`: the genes that all have, in the order of the first.
         `outer`: the genes that any has, in the order of their first appearance; 0 where a store lacks one.
+    min_shared : float
+        The share of the smaller of two lists of genes that must be in both.
 
     Raises
     ------
     BadInput
-        When genes differ and `join` does not say what to do, no gene is common, or a store is dense.
+        When genes differ and `join` does not say what to do, few genes are common, a store names two genes alike, or
+        is dense.
     """
 
-    def __init__(self, stores: Sequence[Store], join: str = "same") -> None:
+    def __init__(self, stores: Sequence[Store], join: str = "same", min_shared: float = MIN_SHARED) -> None:
         if join not in JOINS:
             raise BadInput(f"`join={join!r}`: expected one of {', '.join(JOINS)}")
         self._stores = stores
@@ -53,8 +58,15 @@ class JoinedStore:
                     f"{store.name}: modalities {', '.join(store.readers)}, but {', '.join(stores[0].readers)} in "
                     f"{stores[0].name}; stores are joined when they have the same"
                 )
-        genes = [store.var().index for store in stores]
-        self._genes = _join_genes(genes, join, [store.name for store in stores])
+        genes = [_genes_of(store) for store in stores]
+        names = [store.name for store in stores]
+        if not all(index.equals(genes[0]) for index in genes):
+            if any(index.has_duplicates for index in genes):
+                raise _repeated(genes, names)
+            refuse_few_shared(names, genes, lambda number: stores[number].var(), join=join, min_shared=min_shared)
+        self._genes = _join_genes(genes, join, names)
+        self.notes = [note for store in stores for note in store.notes]
+        self.notes += lost_note(names, genes, self._genes, join) if join != "same" else []
         maps = [None if index.equals(self._genes) else self._genes.get_indexer(index) for index in genes]
         self.readers = {modality: JoinedReader(readers, maps, len(self._genes))}
         for name in list(stores[0].readers)[1:]:
@@ -67,7 +79,9 @@ class JoinedStore:
     def obs(self, column: str) -> Column:
         """Values of an obs column of all stores."""
         parts = [store.obs(column) for store in self._stores]
-        if all(isinstance(part, pd.Categorical) for part in parts):
+        if all(isinstance(part, pd.Categorical) for part in parts) and (
+            len({part.categories.dtype for part in parts}) == 1
+        ):
             return pd.api.types.union_categoricals(parts, ignore_order=True)
         return np.concatenate([np.asarray(part) for part in parts])
 
@@ -144,7 +158,7 @@ class JoinedReader:
             if columns is not None:
                 kept[mine[number]] = map_columns(data, indices, targets, lengths[mine[number]], columns)
         whole = SparseRows(data, indices, indptr, self.n_features)
-        return whole if np.array_equal(kept, np.diff(indptr)) else _compacted(whole, kept)
+        return whole if np.array_equal(kept, np.diff(indptr)) else compacted(whole, kept)
 
 
 def _sparse_readers(stores: Sequence[Store], modality: str) -> list[CsrReader]:
@@ -158,14 +172,21 @@ def _sparse_readers(stores: Sequence[Store], modality: str) -> list[CsrReader]:
     return readers
 
 
-def _compacted(rows: SparseRows, kept: Ints) -> SparseRows:
-    """The first `kept` (B,) counts of each row."""
-    from data_loaders.reading.kernels import gather_rows
+def _genes_of(store: Store) -> pd.Index:
+    """The gene names of a store."""
+    var = store.var()
+    refuse_mixed(store, var)
+    return var.index
 
-    indptr = offsets(kept)
-    data, indices = (np.empty(indptr[-1], part.dtype) for part in (rows.data, rows.indices))
-    gather_rows(rows.data, rows.indices, rows.indptr, np.arange(len(kept)), data, indices, indptr)
-    return SparseRows(data, indices, indptr, rows.n_features)
+
+def _repeated(genes: Sequence[pd.Index], names: Sequence[str]) -> BadInput:
+    """The error about genes that cannot be matched by name."""
+    number = next(number for number, index in enumerate(genes) if index.has_duplicates)
+    repeated = genes[number][genes[number].duplicated()][0]
+    return BadInput(
+        f"{names[number]}: more than one gene is called {str(repeated)!r}; stores whose genes differ are joined by "
+        "unique names, `var_names=COLUMN` chooses others"
+    )
 
 
 def _join_genes(genes: Sequence[pd.Index], join: str, names: Sequence[str]) -> pd.Index:

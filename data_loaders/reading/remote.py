@@ -50,18 +50,23 @@ def open_remote(url: str, options: dict[str, Any] | None = None) -> tuple[zarr.G
     try:
         from obstore.store import from_url
     except ImportError as error:
-        raise BadInput(f"{url}: reading object storage needs obstore; install the extra `remote`") from error
-    from zarr.storage import ObjectStore
-
+        raise BadInput(
+            f"{url.partition('?')[0]}: object storage is read by obstore: install the extra `remote`"
+        ) from error
     from data_loaders.reading.anndata_store import open_zarr
+    from data_loaders.reading.object_store import ToldStore, address, told
 
     options = dict(options or {})
-    client = {"allow_http": True} if str(options.get("endpoint", "")).startswith("http://") else {}
+    plain = any(str(each).startswith("http://") for each in (url, options.get("endpoint", "")))
+    client = {"allow_http": True} if plain else {}
     try:
         bucket: Any = from_url(url, config=options, client_options=client, retry_config=RETRY)  # type: ignore[call-overload]
     except Exception as error:  # obstore has one class for each service
-        raise BadInput(f"{url}: cannot be opened ({error})") from error
-    return open_zarr(url, ObjectStore(bucket, read_only=True)), RemoteBytes(bucket, url)
+        raise BadInput(f"{address(url)}: cannot be opened ({told(error)})") from None
+    name = address(url)
+    store = ToldStore(bucket, read_only=True)
+    store.name = name
+    return open_zarr(name, store), RemoteBytes(bucket, name)
 
 
 class RemoteBytes:
@@ -101,7 +106,8 @@ class RemoteBytes:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise BadInput(f"{self.name}/{key}: cannot be read after {RETRY['max_retries']} tries ({error})") from error
+            tries = RETRY["max_retries"]
+            raise BadInput(f"{self.name}/{key}: cannot be read after {tries} tries ({_told(error)})") from None
 
     def expect(self, key: str, start: int, stop: int) -> None:
         """Nothing can be fetched ahead."""
@@ -115,5 +121,11 @@ class RemoteBytes:
             except FileNotFoundError:
                 raise
             except Exception as error:
-                raise BadInput(f"{self.name}/{key}: cannot be read ({error})") from error
+                raise BadInput(f"{self.name}/{key}: cannot be read ({_told(error)})") from None
         return self._seen[key]
+
+
+def _told(error: BaseException) -> str:
+    from data_loaders.reading.object_store import told  # imports obstore
+
+    return told(error)

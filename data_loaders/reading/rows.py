@@ -209,3 +209,13 @@ def as_tensor(values: ArrayOrTensor, device: Device, non_blocking: bool) -> torc
         values = values.pin_memory()  # a copy that the GPU fetches while the host goes on
     moved: torch.Tensor = values.to(device, non_blocking=non_blocking)
     return moved
+
+
+def compacted(rows: SparseRows, kept: Ints) -> SparseRows:
+    """The first `kept` (B,) counts of each row."""
+    from data_loaders.reading.kernels import gather_rows
+
+    indptr = offsets(kept)
+    data, indices = (np.empty(indptr[-1], part.dtype) for part in (rows.data, rows.indices))
+    gather_rows(rows.data, rows.indices, rows.indptr, np.arange(len(kept)), data, indices, indptr)
+    return SparseRows(data, indices, indptr, rows.n_features)

@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.errors import DAMAGED, BadInput, nearest
+from data_loaders.features.gene_names import name_features
+from data_loaders.obs_filter import ObsFilter
 from data_loaders.parallel import run_all
 from data_loaders.reading.buffers import Buffers
 from data_loaders.reading.rows import SparseRows, offsets
+from data_loaders.reading.soma_words import of_object, one_line
 from data_loaders.reading.store import Column
 from data_loaders.types import Array, Ints, PathLike
 
@@ -22,6 +25,7 @@ CONFIG = {
 }
 RUNS_AT_ONCE = 2  # TileDB has threads of its own: while it decodes one run, another is sorted into rows
 RUNS_KEPT = 2
+SHOWN_PARTS = 8  # of obs, whose values a message may name
 RUN_ROWS = 2048  # rows of one query: the extent of SOMA's tiles, which are decoded whole
 
 
@@ -43,7 +47,7 @@ def sound(name: str) -> Iterator[None]:
     except (
         tiledbsoma.SOMAError, pyarrow.ArrowException, RuntimeError, LookupError, TypeError, AttributeError
     ) as error:  # fmt: skip
-        raise BadInput(f"{name} cannot be read, {DAMAGED} ({_one_line(error)})") from error
+        raise BadInput(f"{name} cannot be read, {DAMAGED} ({one_line(error)})") from error
 
 
 class SomaStore:
@@ -57,11 +61,14 @@ class SomaStore:
     layer : str, optional
         The X layer with the counts; the only one, or `data`, when left out.
     obs_filter : str, optional
-        A SOMA value filter, such as `tissue == "lung"`; only these cells are in the atlas.
+        An expression over obs, such as `tissue == "lung"`, see `data_loaders.obs_filter`; only these cells are in the
+        atlas.
     obs_columns : sequence of str, optional
         The obs columns of the atlas; all when left out. A column is read when it is asked for.
     config : dict, optional
         TileDB configuration, such as credentials of an object store.
+    var_names : str, optional
+        The var column with the gene names; by the rule of `features.gene_names` when left out.
 
     Raises
     ------
@@ -79,8 +86,10 @@ class SomaStore:
         obs_filter: str | None = None,
         obs_columns: Sequence[str] | None = None,
         config: dict[str, Any] | None = None,
+        var_names: str | None = None,
     ) -> None:
-        self.name = str(uri)
+        self.name, self._var_names = str(uri), var_names
+        self.notes: list[str] = []
         try:
             import tiledbsoma
         except ImportError as error:
@@ -89,39 +98,35 @@ class SomaStore:
         try:
             self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
         except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:
-            raise BadInput(f"{uri}: not a SOMA experiment ({_one_line(error)})") from error
-        self._filter = obs_filter
+            raise BadInput(f"{uri}: {of_object(self.name, context, error)}") from error
+        self._ids: Ints | None = None  # of the cells that pass a filter, sorted
         try:
             with sound(self.name):
-                self._open(measurement, layer, obs_columns)
+                self._open(measurement, layer, obs_filter, obs_columns)
         except BaseException:
             self.close()
             raise
 
     is_shuffled = False
 
-    def _open(self, measurement: str | None, layer: str | None, obs_columns: Sequence[str] | None) -> None:
+    def _open(
+        self, measurement: str | None, layer: str | None, obs_filter: str | None, obs_columns: Sequence[str] | None
+    ) -> None:
         """Choose what is read and see how large it is."""
-        import tiledbsoma
-
-        uri, obs_filter = self.name, self._filter
+        uri = self.name
         ms = self._experiment.ms
         measurement = _choose(f"{uri}: measurement", measurement, list(ms), "RNA")
         self._measurement = ms[measurement]
-        layer = _choose(f"{uri}: X layer of measurement {measurement!r}", layer, list(self._measurement.X), "data")
+        self.layers = list(self._measurement.X)
+        layer = _choose(f"{uri}: X layer of measurement {measurement!r}", layer, self.layers, "data")
+        self.has_other_layers = len(self.layers) > 1
         known = [name for name in self._experiment.obs.schema.names if name != "soma_joinid"]
         for name in obs_columns or ():
             if name not in known:
                 raise BadInput(f"{uri}: no obs column {name!r}; {nearest(name, known)}")
         self.obs_columns = list(obs_columns or known)
-        try:
-            ids = self._query(["soma_joinid"])["soma_joinid"].to_numpy()
-        except (tiledbsoma.SOMAError, SyntaxError, ValueError) as error:
-            if obs_filter is None:
-                raise BadInput(f"{uri}: obs cannot be read, {DAMAGED} ({_one_line(error)})") from error
-            raise BadInput(f"{uri}: obs filter {obs_filter!r} cannot be used ({_one_line(error)})") from error
-        if len(ids) == 0:
-            raise BadInput(f"{uri}: no cell passes the obs filter {obs_filter!r}")
+        with sound(f"{uri}: obs"):
+            ids = self._passing(obs_filter)
         self._order = np.argsort(ids, kind="stable")
         ids = ids[self._order]
         self.n_cells = len(ids)
@@ -154,11 +159,20 @@ class SomaStore:
         return str(self._experiment.obs.schema.field(column).type).startswith("dictionary")
 
     def var(self) -> pd.DataFrame:
-        """The var table in the order of the join ids, its index the gene names (`var_id` or the join ids)."""
+        """The var table in the order of the join ids, its index the gene names, see `features.gene_names`."""
+        named = name_features(self.name, self.var_table(), self._var_names)
+        self.notes += [note for note in named.notes if note not in self.notes]
+        return named.var
+
+    def var_table(self) -> pd.DataFrame:
+        """The var table in the order of the join ids as it is stored, its index `var_id` or else the join ids."""
         with sound(f"{self.name}: var"):
             var = self._measurement.var.read().concat().to_pandas().sort_values("soma_joinid")
-        names = var.pop("var_id" if "var_id" in var else "soma_joinid")
-        return var.drop(columns="soma_joinid", errors="ignore").set_index(names.astype(str).to_numpy())
+        index = "var_id" if "var_id" in var else "soma_joinid"
+        names = var.pop(index)
+        var = var.drop(columns="soma_joinid", errors="ignore").set_index(names.astype(str).to_numpy())
+        var.attrs["index"] = index
+        return var
 
     def features(self, modality: str) -> None:
         """None: a measurement is read as one modality, whose features are `var`."""
@@ -177,8 +191,41 @@ class SomaStore:
         with sound(f"{self.name}: obs"):
             return self._query(columns)
 
+    def _passing(self, obs_filter: str | None) -> Ints:
+        """Join ids of the cells that pass the filter, in the order SOMA gives them.
+
+        The filter is evaluated here, part by part, and not by TileDB, so that it means what it means for other files.
+        """
+        if obs_filter is None:
+            return np.asarray(self._query(["soma_joinid"])["soma_joinid"])
+        expression = ObsFilter(obs_filter, self.name)
+        expression.check_columns(list(self._experiment.obs.schema.names))
+        columns = list(dict.fromkeys(["soma_joinid", *expression.columns]))
+        passing: list[Ints] = []
+        parts: list[pd.DataFrame] = []
+        for table in self._experiment.obs.read(column_names=columns):
+            part = table.to_pandas()
+            passes = expression.passes(part)
+            passing.append(part["soma_joinid"].to_numpy()[passes])
+            parts.append(part if not passes.any() and len(parts) < SHOWN_PARTS else part.iloc[:0])
+        ids = np.concatenate(passing or [np.empty(0, np.int64)])
+        if len(ids) == 0:
+            raise expression.none_passes(pd.concat(parts) if parts else None)
+        self._ids = np.sort(ids)
+        return ids
+
     def _query(self, columns: Sequence[str]) -> pd.DataFrame:
-        return self._experiment.obs.read(column_names=columns, value_filter=self._filter).concat().to_pandas()
+        if self._ids is None:
+            return self._experiment.obs.read(column_names=columns).concat().to_pandas()
+        import pyarrow
+
+        parts = []
+        for table in self._experiment.obs.read(column_names=list(dict.fromkeys(["soma_joinid", *columns]))):
+            ids = table["soma_joinid"].to_numpy()
+            places = np.searchsorted(self._ids, ids)
+            passes = self._ids[np.minimum(places, len(self._ids) - 1)] == ids
+            parts.append(table.filter(pyarrow.array(passes)).select(list(columns)))
+        return pyarrow.concat_tables(parts).to_pandas()
 
 
 class SomaReader:
@@ -268,7 +315,7 @@ class SomaReader:
                 for part in table.to_batches()
             ]
         except Exception as error:  # tiledbsoma raises plain RuntimeErrors for damaged files
-            raise BadInput(f"{self.name}: rows {first} to {last} cannot be read ({_one_line(error)})") from error
+            raise BadInput(f"{self.name}: rows {first} to {last} cannot be read ({one_line(error)})") from error
         positions = np.zeros(last - first + 1, np.int64)
         positions[ids - first] = np.arange(len(ids))
         lengths = np.zeros(len(ids), np.int64)
@@ -293,7 +340,3 @@ def _choose(what: str, name: str | None, known: list[str], usual: str) -> str:
     if name not in known:
         raise BadInput(f"{what} {name!r} does not exist; {nearest(name, known)}")
     return name
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -46,12 +46,15 @@ class Store(Protocol):
     obs_columns : list of str
     is_shuffled : bool
         Whether the cells were put in random order when the store was written.
+    notes : list of str
+        What was chosen or left out, for the user to know; complete when `var` has been read.
     """
 
     name: str
     n_cells: int
     obs_columns: list[str]
     is_shuffled: bool
+    notes: list[str]
 
     @property
     def readers(self) -> Mapping[str, Reader]:

@@ -22,6 +22,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from data_loaders.errors import BadInput
 from data_loaders.ingestion.splits import random_split
+from data_loaders.locks import alone
 from data_loaders.parallel import ordered_map
 from data_loaders.progress import progress
 from data_loaders.seeds import Simulation, check_seed, generator
@@ -50,6 +51,7 @@ class Truth(TypedDict):
     sd_log_depth: float
 
 
+@alone()
 def simulate(
     out: PathLike,
     *,

@@ -1,7 +1,7 @@
 """h5ad files and AnnData-Zarr stores as sources; which of their matrices holds the counts."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,11 +9,15 @@ import zarr
 from anndata.io import read_elem
 
 from data_loaders.errors import DAMAGED, BadInput, nearest, readable
+from data_loaders.hdf5 import check_filters
 from data_loaders.reading.checked import checked
-from data_loaders.sources.counts import fault
+from data_loaders.sources.counts import ROUND, fault, has_fractions, looks_logged, normalised
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import open_matrix
+from data_loaders.sources.orientation import is_turned
 from data_loaders.sources.source import Group, Options, Source
+from data_loaders.zarr_groups import is_unknown, names
+from data_loaders.zarr_groups import open_group as open_group_of_zarr
 
 EXPECTED = "expected raw counts (whole numbers, 0 or more)"
 
@@ -41,7 +45,11 @@ def open(path: str, options: Options) -> Source:
     if not Path(path).is_dir():
         return open_in_hdf5(path, lambda root: open_group(path, root, options))
     with readable(path):
-        root, _, _ = checked(zarr.open_group(path, mode="r"), path)
+        root = open_group_of_zarr(path)
+        if isinstance(root, zarr.Group):
+            root, _, _ = checked(root, path)
+    if not isinstance(root, zarr.Group):
+        raise BadInput(f"{path}: a single Zarr array; expected an AnnData")
     return open_group(path, root, options)
 
 
@@ -50,12 +58,26 @@ def open_group(path: str, root: Group, options: Options) -> Source:
     label, key = _choose(path, root, options)
     obs = _table(path, root, "obs")
     var = _table(path, root, "raw/var" if key.startswith("raw/") else "var")
+    if is_turned(obs.index, var.index):
+        raise BadInput(
+            f"{path}: obs has the names of genes, such as {str(obs.index[0])!r}, and var those of cells, such as "
+            f"{str(var.index[0])!r}; expected cells x genes: turn it round, adata.T.write_h5ad(...)"
+        )
     notes = []
     if obs.index.has_duplicates:
         notes.append(f"{path}: {int(obs.index.duplicated().sum()):,} repeated cell names were numbered (-1, -2, ...)")
         obs.index = _numbered(obs.index)
     matrix = open_matrix(f"{path}: {label}", root[key])
-    return Source(path, obs, var, matrix, np.arange(len(var)), counts_from=label, notes=notes)
+    if matrix.shape[1] != len(var):
+        raise BadInput(f"{path}: {label} has {matrix.shape[1]:,} columns, its var {len(var):,} rows; {DAMAGED}")
+    others = _others(root, key)
+    return Source(path, obs, var, matrix, np.arange(len(var)), counts_from=label, notes=notes, others=others)
+
+
+def _others(root: Group, key: str) -> list[str]:
+    """The options that name another matrix than the one at `key`."""
+    layers = [name for name in _layers(root) if f"layers/{name}" != key]
+    return [*(["layer"] if layers else []), *(["raw"] if key != "raw/X" and _has(root, "raw/X") else [])]
 
 
 def _numbered(names: pd.Index) -> pd.Index:
@@ -69,10 +91,11 @@ def _table(path: str, root: Group, key: str) -> pd.DataFrame:
     """Read obs or var."""
     if key not in root:
         raise BadInput(f"{path}: no {key} in it; expected an AnnData")
+    check_filters(path, root[key])
     with readable(f"{path}: {key}"):
-        table = read_elem(root[key])
+        table = _known_columns(root[key]) if isinstance(root[key], zarr.Group) else read_elem(root[key])
     if not isinstance(table, pd.DataFrame):
-        raise BadInput(f"{path}: {key} is in a format of anndata before 0.7; read and write the file with a newer one")
+        raise BadInput(f"{path}: {key} is {type(table).__name__!r}; expected a table as anndata writes it")
     table.index = table.index.astype(str)
     nameless = int((table.index == "").sum())
     if nameless > 1:  # Zarr reads a lost chunk of names as empty ones
@@ -80,9 +103,18 @@ def _table(path: str, root: Group, key: str) -> pd.DataFrame:
     return table
 
 
+def _known_columns(group: Group) -> Any:
+    """A table without the columns whose data type or codec zarr does not know."""
+    unknown = [name for name in names(group) if is_unknown(group, name)]
+    if not unknown or str(group.attrs.get("_index")) in unknown:
+        return read_elem(group)
+    known = [name for name in group.attrs["column-order"] if name not in unknown]
+    return pd.DataFrame({name: read_elem(group[name]) for name in known}, index=read_elem(group[group.attrs["_index"]]))
+
+
 def _choose(path: str, root: Group, options: Options) -> Place:
     """The matrix that holds the counts: the one named, or the one that can only be meant."""
-    layers, layer = list(root["layers"]) if "layers" in root else [], options.layer
+    layers, layer = _layers(root), options.layer
     if layer is not None and options.raw:
         raise BadInput(f"{path}: `layer={layer!r}` and `raw=True` together; expected one of them")
     if layer is not None:
@@ -107,24 +139,51 @@ def _choose(path: str, root: Group, options: Options) -> Place:
     whole = [place for place, problem in of_others.items() if problem is None]
     if len(whole) == 1:
         return whole[0]
+    if options.round_counts and not whole:
+        rounded = [place for place in usual + others if _can_be_rounded(path, root, place)]
+        if len(rounded) == 1:
+            return rounded[0]
+        if rounded:
+            places = ", ".join(place.label for place in rounded)
+            raise BadInput(f"{path}: values to round are in {places}; expected one of them, choose by `layer=NAME`")
     if whole:  # spliced and ambiguous counts, or binary values: only the user knows which are meant
         problems.append(f"whole numbers are in {', '.join(place.label for place in whole)}")
         raise BadInput(f"{path}: {'; '.join(problems)}; expected one of them, choose by `layer=NAME`")
     problems += [problem for problem in of_others.values() if problem is not None]
+    rounds = f"; {ROUND}" if any(_can_be_rounded(path, root, place) for place in usual + others) else ""
     raise BadInput(
-        f"{path}: no counts: {'; '.join(problems)}; {EXPECTED} in X, a layer (`layer=NAME`) or raw (`raw=True`)"
+        f"{path}: no counts: {'; '.join(problems)}; {EXPECTED} in X, a layer (`layer=NAME`) or raw (`raw=True`){rounds}"
     )
+
+
+def _can_be_rounded(path: str, root: Group, place: Place) -> bool:
+    """Whether the first block of a matrix holds numbers that are neither counts nor normalised, but near to counts."""
+    try:
+        matrix = open_matrix(f"{path}: {place.label}", root[place.key])
+    except BadInput:
+        return False
+    block = next((block for _, block in matrix.blocks()), None)
+    if block is None or fault(block.data, round_counts=True) is not None or not has_fractions(block.data):
+        return False
+    return not looks_logged(block.data) and normalised(block) is None
+
+
+def _layers(root: Group) -> list[str]:
+    """Names of the layers."""
+    return names(root["layers"]) if "layers" in root else []
 
 
 def _has(root: Group, key: str) -> bool:
     """Whether an element is there; anndata writes an X of None as an element of encoding "null"."""
-    return key in root and bool(root[key].attrs.get("encoding-type") != "null")
+    return is_unknown(root, key) or (key in root and bool(root[key].attrs.get("encoding-type") != "null"))
 
 
 def _problem(path: str, root: Group, place: Place) -> tuple[str | None, bool]:
     """What keeps the first block of a matrix from being counts, None if nothing; and whether it holds numbers."""
     try:
-        matrix = open_matrix(f"{path}: {place.label}", root[place.key])
+        with readable(f"{path}: {place.label}"):
+            element = root[place.key]
+        matrix = open_matrix(f"{path}: {place.label}", element)
     except BadInput as error:
         if place.label == "X":
             raise

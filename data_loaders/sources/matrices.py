@@ -16,6 +16,7 @@ import zarr
 from scipy.sparse import coo_matrix, csr_matrix
 
 from data_loaders.errors import DAMAGED, BadInput, readable
+from data_loaders.hdf5 import check_filters
 from data_loaders.sources.source import Block, Group, Matrix
 from data_loaders.types import Array, Ints, PathLike
 
@@ -95,14 +96,16 @@ class DenseMatrix:
 
 
 class MatrixMarket:
-    """A coordinate Matrix Market file of features x cells, plain or gzipped, as 10x Genomics writes it."""
+    """A coordinate Matrix Market file of features x cells, plain or gzipped, as 10x Genomics writes it.
+
+    Entries of a `pattern` file, which has no values, are ones.
+    """
 
     def __init__(self, path: PathLike) -> None:
         self.name, self._path = str(path), Path(path)
         with readable(self.name), self._open() as file:
             banner, self._skip = file.readline(), 1
-            if not banner.lower().startswith("%%matrixmarket matrix coordinate"):
-                raise BadInput(f"{path}: starts with {banner.strip()[:40]!r}; expected a Matrix Market coordinate file")
+            self._has_values = _of_banner(self.name, banner)
             line = file.readline()
             while line.startswith("%"):
                 line = file.readline()
@@ -110,6 +113,11 @@ class MatrixMarket:
             n_features, n_cells, self.n_values = (int(word) for word in line.split())
             self._skip += 1
         self.shape = (n_cells, n_features)
+        self._is_turned = False
+
+    def turn(self) -> None:
+        """Take the file as cells x features."""
+        self.shape, self._is_turned = (self.shape[1], self.shape[0]), True
 
     def blocks(self) -> Iterator[Block]:
         """Yield `(rows, csr)`."""
@@ -117,25 +125,51 @@ class MatrixMarket:
         with readable(self.name), self._open() as file:
             for _ in range(self._skip):
                 file.readline()
-            for table in pd.read_csv(file, sep=r"\s+", header=None, names=range(3), chunksize=BLOCK_VALUES):
+            columns = range(3 if self._has_values else 2)
+            for table in pd.read_csv(file, sep=r"\s+", header=None, names=columns, chunksize=BLOCK_VALUES):
                 gaps = table.isna().to_numpy().any(axis=1)
                 if gaps.any():
                     entry = seen + int(gaps.argmax()) + 1
-                    raise BadInput(f"{self.name}: entry {entry:,} is not three numbers: it has NaN, or {DAMAGED}")
+                    numbers_expected = "three numbers" if self._has_values else "two numbers"
+                    raise BadInput(f"{self.name}: entry {entry:,} is not {numbers_expected}: it has NaN, or {DAMAGED}")
                 if table.empty:
                     continue
                 seen += len(table)
-                features, cells = table[0].to_numpy(np.int64) - 1, table[1].to_numpy(np.int64) - 1
+                features, cells = (table[column].to_numpy(np.int64) - 1 for column in (0, 1))
+                if self._is_turned:
+                    features, cells = cells, features
                 for numbers, size, what in ((features, self.shape[1], "feature"), (cells, self.shape[0], "cell")):
                     if not 0 <= numbers.min() <= numbers.max() < size:
                         raise BadInput(f"{self.name}: a {what} number is outside 1..{size}; {DAMAGED}")
-                yield partial_rows(cells, features, table[2].to_numpy(), self.shape[1])
+                values = table[2].to_numpy() if self._has_values else np.ones(len(table), np.uint8)
+                yield partial_rows(cells, features, values, self.shape[1])
         if seen != self.n_values:
             raise BadInput(f"{self.name}: {seen:,} entries, its header promises {self.n_values:,}; {DAMAGED}")
 
     def _open(self) -> TextIO:
         """The file as text."""
         return gzip.open(self._path, "rt") if self._path.suffix == ".gz" else open(self._path)
+
+
+def _of_banner(name: str, banner: str) -> bool:
+    """Whether a Matrix Market file has values beside the places, by its first line; BadInput where it has no counts."""
+    words = [*banner.lower().split(), *[""] * 5]
+    if words[:2] != ["%%matrixmarket", "matrix"]:
+        raise BadInput(f"{name}: starts with {banner.strip()[:40]!r}; expected a Matrix Market coordinate file")
+    layout, field, symmetry = words[2:5]
+    if layout != "coordinate":
+        raise BadInput(
+            f"{name}: a Matrix Market file of layout {layout!r}; expected 'coordinate', as scipy.io.mmwrite writes "
+            "a sparse matrix"
+        )
+    if field not in ("integer", "real", "pattern", "double", "unsigned-integer"):
+        raise BadInput(f"{name}: a Matrix Market file of field {field!r}; expected integer, real or pattern")
+    if symmetry not in ("general", ""):
+        raise BadInput(
+            f"{name}: a Matrix Market file of symmetry {symmetry!r}, which is a matrix of one thing against itself; "
+            "expected 'general', features x cells"
+        )
+    return field != "pattern"
 
 
 def _native(values: Array) -> Array:
@@ -158,6 +192,7 @@ def open_matrix(name: str, element: Group) -> Matrix:
     BadInput
         When it is of no known kind.
     """
+    check_filters(name, element)
     if hasattr(element, "shape"):
         if len(element.shape) != 2:
             raise BadInput(f"{name}: an array of {len(element.shape)} dimensions; expected cells x genes")

@@ -6,6 +6,7 @@ import h5py
 import pandas as pd
 
 from data_loaders.errors import BadInput, nearest, readable
+from data_loaders.hdf5 import check_filters, open_hdf5
 from data_loaders.sources.anndata import open_group
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.source import Options, Source
@@ -40,6 +41,7 @@ def _with_common_columns(file: str, root: h5py.File, obs: pd.DataFrame) -> pd.Da
     """The obs of a modality with the columns of the file's own obs that it lacks."""
     from anndata.io import read_elem
 
+    check_filters(file, root.get("obs"))
     with readable(f"{file}: obs"):
         common = read_elem(root["obs"]) if "obs" in root else obs.iloc[:, :0]
     common.index = common.index.astype(str)
@@ -53,7 +55,7 @@ def h5mu_modalities(path: PathLike) -> list[str]:
     """Names of the modalities of an h5mu file, in its order; BadInput when it is not an h5mu file."""
     if not Path(path).exists():
         raise BadInput(f"{path}: no such file; expected an h5mu file")
-    with readable(path), h5py.File(path, "r") as root:
+    with readable(path), open_hdf5(path) as root:
         if "mod" not in root or not len(root["mod"]):
             raise BadInput(f"{path}: no modalities in it; expected an h5mu file as mudata writes it")
         order = [str(name) for name in root["mod"].attrs.get("mod-order", list(root["mod"]))]

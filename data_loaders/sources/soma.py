@@ -23,7 +23,7 @@ def open(path: str, options: Options) -> Source:
     store = SomaStore(path, measurement=options.measurement, layer=options.layer, obs_filter=obs_filter)
     try:
         with sound(f"{path}: obs and var"):
-            obs, var = store.obs_table(), store.var()
+            obs, var = store.obs_table(), store.var_table()
     except BadInput:
         store.close()
         raise
@@ -33,7 +33,10 @@ def open(path: str, options: Options) -> Source:
         obs.index = make_index_unique(obs.index)
     if obs_filter is not None:
         notes.append(f"{path}: {len(obs):,} of {store.n_all:,} cells pass the obs filter {obs_filter!r}")
-    return Source(path, obs, var, SomaMatrix(store), np.arange(len(var)), store.counts_from, store, notes)
+    source = Source(path, obs, var, SomaMatrix(store), np.arange(len(var)), store.counts_from, store, notes)
+    source.others = ["layer"] if store.has_other_layers else []
+    source.n_filtered = store.n_all - len(obs)
+    return source
 
 
 class SomaMatrix:

@@ -1,7 +1,7 @@
 """10x Genomics outputs as sources: HDF5 of Cell Ranger 2 and 3 onwards, and Matrix Market folders.
 
 Genes are named by symbol, as scanpy does; repeated symbols get -1, -2, ...; `var["gene_id"]` keeps the identifiers.
-Only features of type "Gene Expression" are taken where types are given.
+Where types are given, `features.feature_types` chooses those of a modality.
 """
 
 from pathlib import Path
@@ -10,15 +10,15 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 import pandas as pd
-from anndata.utils import make_index_unique
 
-from data_loaders.errors import BadInput, readable
+from data_loaders.errors import BadInput, nearest, readable
+from data_loaders.features.feature_types import canonical
+from data_loaders.hdf5 import check_filters
+from data_loaders.sources import tenx_files
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import CompressedMatrix, MatrixMarket
 from data_loaders.sources.source import Matrix, Options, Source
 from data_loaders.types import Array
-
-GENES = "Gene Expression"
 
 
 class Features(NamedTuple):
@@ -30,28 +30,47 @@ class Features(NamedTuple):
 
 
 def recognises(path: str) -> bool:
-    """Whether a path is an .h5 file, or a folder with matrix.mtx or matrix.mtx.gz."""
+    """Whether a path is an .h5 file or FILE.h5:GENOME, a folder with matrix.mtx, or a sample among others."""
     place = Path(path)
     if place.is_dir():
         return any((place / name).exists() for name in ("matrix.mtx", "matrix.mtx.gz"))
-    return place.suffix == ".h5" and place.is_file()
+    if place.suffix == ".h5" and place.is_file():
+        return True
+    file, genome = _file_and_genome(path)
+    return Path(file).is_file() if genome else tenx_files.is_sample(path)
 
 
 def open(path: str, options: Options) -> Source:
     """Open a 10x HDF5 file or folder; it has one matrix, so there are no options."""
-    if Path(path).is_dir():
-        return _open_folder(path)
-    return open_in_hdf5(path, lambda root: _open_h5(path, root))
+    file, genome = _file_and_genome(path)
+    if genome or (Path(path).suffix == ".h5" and Path(path).is_file()):
+        return open_in_hdf5(file, lambda root: _open_h5(path, root, genome))
+    return _open_folder(path)
 
 
-def _open_h5(path: str, root: h5py.File) -> Source:
+def _file_and_genome(path: str) -> tuple[str, str]:
+    """The parts of FILE.h5:GENOME; of other paths the path, and nothing."""
+    file, colon, genome = path.rpartition(":")
+    return (file, genome) if colon and file.endswith(".h5") and "/" not in genome else (path, "")
+
+
+def _open_h5(path: str, root: h5py.File, genome: str = "") -> Source:
     """The source in an open file of Cell Ranger."""
+    check_filters(path, root)
+    if genome and ("matrix" in root or genome not in root):
+        genomes = [name for name in root if name != "matrix"]
+        has = f"no genome {genome!r}; {nearest(genome, genomes)}" if genomes else "one matrix for all genomes"
+        raise BadInput(f"{path}: {has}{'' if genomes else '; expected the file alone'}")
     if "matrix" in root:  # Cell Ranger 3 and later
         group = root["matrix"]
         with readable(path):
             features = Features(*(_text(group[f"features/{name}"]) for name in ("id", "name", "feature_type")))
     else:
         genomes = [name for name in root if isinstance(root[name], h5py.Group) and "barcodes" in root[name]]
+        genomes = [name for name in genomes if genome in ("", name)]
+        if len(genomes) > 1:
+            choices = " or ".join(f"{path}:{name}" for name in genomes)
+            raise BadInput(f"{path}: counts of {len(genomes)} genomes, each in a matrix of its own; expected {choices}")
         if len(genomes) != 1:
             raise BadInput(
                 f"{path}: has groups {sorted(root)}; expected 'matrix' (Cell Ranger 3) or one genome (Cell Ranger 2); "
@@ -75,30 +94,30 @@ def _open_folder(path: str) -> Source:
     table = _lines(_member(path, "features.tsv", "genes.tsv"))
     ids = np.asarray(table[0])
     names = np.asarray(table[1]) if 1 in table else ids
-    kinds = np.asarray(table[2]) if 2 in table else None
-    return _source(path, matrix, np.asarray(barcodes), Features(ids, names, kinds))
+    kinds = np.asarray(table[2]) if 2 in table and canonical(table[2]) is not None else None  # or a column of others
+    turned = matrix.shape == (len(table), len(barcodes)) and len(table) != len(barcodes)
+    if turned:
+        matrix.turn()
+    source = _source(path, matrix, np.asarray(barcodes), Features(ids, names, kinds))
+    if turned:
+        source.notes.append(f"{path}: the matrix is cells x features, as the numbers of names tell; it was read so")
+    return source
 
 
 def _source(path: str, matrix: Matrix, barcodes: Array, described: Features) -> Source:
-    """The source with the genes among the features, under unique names."""
+    """The source with all features under their symbols."""
     n_features = matrix.shape[1]
     if len(described.names) != n_features:
         raise BadInput(f"{path}: {len(described.names)} features are named, the matrix has {n_features}")
-    kinds = np.full(n_features, GENES) if described.kinds is None else described.kinds
-    genes = np.flatnonzero(kinds == GENES)
-    if len(genes) == 0:
-        raise BadInput(f"{path}: features of types {sorted(set(kinds))}; expected some of type {GENES!r}")
-    notes = []
-    if len(genes) < n_features:
-        notes.append(f"{path}: {n_features - len(genes):,} features that are not of type {GENES!r} were left out")
-    var = pd.DataFrame({"gene_id": described.ids[genes]}, index=described.names[genes].astype(object))
-    if var.index.has_duplicates:
-        notes.append(f"{path}: {int(var.index.duplicated().sum()):,} repeated gene symbols were numbered (-1, -2, ...)")
-        var.index = make_index_unique(var.index)
+    names = np.where(described.names == "", described.ids, described.names).astype(object)
+    var = pd.DataFrame({"gene_id": described.ids}, index=names)
+    var.attrs["index"] = "gene_symbol"
     obs = pd.DataFrame(index=pd.Index(barcodes, dtype=object))
     if obs.index.has_duplicates:
         raise BadInput(f"{path}: barcode {obs.index[obs.index.duplicated()][0]!r} occurs more than once")
-    return Source(path, obs, var, matrix, genes, counts_from="counts", notes=notes)
+    return Source(
+        path, obs, var, matrix, np.arange(n_features), counts_from="counts", types=described.kinds, number_names=True
+    )
 
 
 def _text(dataset: h5py.Dataset) -> Array:
@@ -106,7 +125,9 @@ def _text(dataset: h5py.Dataset) -> Array:
 
 
 def _member(path: str, *names: str) -> Path:
-    """The file of one of these names in a folder, plain or gzipped."""
+    """The file of one of these names in a folder, plain or gzipped, or of a sample by its prefix or matrix."""
+    if not Path(path).is_dir():
+        return tenx_files.member(path, names[0].split(".")[0])
     for name in names:
         for candidate in (Path(path) / name, Path(path) / f"{name}.gz"):
             if candidate.exists():

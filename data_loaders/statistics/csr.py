@@ -62,6 +62,26 @@ def add_row_sums(rows: Ints, lengths: Ints, columns: Ints, counts: Array, weight
 
 
 @numba.njit(nogil=True, cache=True)
+def add_row_hashes(rows: Ints, lengths: Ints, columns: Ints, counts: Array, hashes: Array, n_values: Array) -> None:
+    """Add to `hashes[rows[i]]` (uint64) and `n_values[rows[i]]` (int32) what row i holds.
+
+    Each (column, count) is hashed by itself and the hashes are summed up, so that rows may come in pieces and in any
+    order. Two different rows are taken for the same with a chance of 1 in 2^64.
+    """
+    k = 0
+    for i in range(len(rows)):
+        total = np.uint64(0)
+        for _ in range(lengths[i]):
+            x = (np.uint64(columns[k]) << np.uint64(32)) | np.uint64(counts[k])
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            total += x ^ (x >> np.uint64(31))
+            k += 1
+        hashes[rows[i]] += total
+        n_values[rows[i]] += lengths[i]
+
+
+@numba.njit(nogil=True, cache=True)
 def scatter_rows(
     places: Ints, lengths: Ints, columns: Ints, counts: Array, cursor: Ints, out_columns: Ints, out_counts: Array
 ) -> None:

@@ -18,7 +18,8 @@ class CellBatch:
     counts : dict of str to SparseRows or DenseRows
         Modality → counts of the B cells. A store of latents has one modality, `latent`, as DenseRows.
     size_factor : float32 array (B,)
-        Sum of the counts of each cell over all genes of the store.
+        Sum of the counts of each cell over all genes of the store, whatever its obs says; of latents, of the cell that
+        each was made of.
     labels : dict of str to int64 array (B,)
         Label column → category codes.
     rows : int64 array (B,)

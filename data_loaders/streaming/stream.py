@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_loaders.errors import BadInput
+from data_loaders.labels import check_unlabelled
 from data_loaders.reading.atlas import Atlas
 from data_loaders.reading.store import Reader, Rows
 from data_loaders.streaming.batch import CellBatch
@@ -52,6 +53,9 @@ class CellStream:
         Only these rows (of the split, when both are given).
     labels : sequence of str
         Obs columns whose codes go with each batch.
+    unlabelled : {"refuse", "drop", "keep"}
+        What to do with cells that have no value in one of these columns: refuse, leave them out, or show them with the
+        code -1. No value are NaN, None, NA and empty text, see `data_loaders.labels`.
     shuffle : bool
         False: cells in the order of the store.
     seed : int
@@ -88,6 +92,7 @@ class CellStream:
         split: str | None = None,
         rows: npt.ArrayLike | None = None,
         labels: Sequence[str] = (),
+        unlabelled: str = "refuse",
         shuffle: bool = True,
         seed: int = 0,
         rank: int = 0,
@@ -102,7 +107,12 @@ class CellStream:
         self.rank, self.world_size = rank, world_size
         self.modalities = tuple(modalities or atlas.modalities)
         self._rows = _select(atlas, split, rows)
-        self._codes = {name: self._checked_codes(name) for name in labels}
+        check_unlabelled(unlabelled)
+        if unlabelled == "drop":
+            self._rows = self._labelled([*labels, *([balance] if balance else [])])
+        self._codes = {
+            name: atlas.small_codes(name) if unlabelled == "keep" else self._checked_codes(name) for name in labels
+        }
         self._weights = self._draw_weights(balance, weights)
         row_bytes = sum(atlas.reader(name).row_bytes for name in self.modalities)
         self._window_batches = max(1, int(buffer_bytes / (row_bytes * batch_size)))
@@ -248,8 +258,21 @@ class CellStream:
         codes = self.atlas.small_codes(name)
         missing = np.count_nonzero(self._of_selected(codes) < 0)
         if missing:
-            raise BadInput(f"{self.atlas.name}: obs column {name!r} has no value for {missing} selected cells")
+            raise BadInput(
+                f"{self.atlas.name}: obs column {name!r} has no value for {missing} selected cells; "
+                "`unlabelled='drop'` leaves them out, `unlabelled='keep'` shows them with the code -1"
+            )
         return codes
+
+    def _labelled(self, names: Sequence[str]) -> Ints | None:
+        """Selected rows of cells that have a value in all columns; None for all."""
+        has = np.ones(self.n_selected, bool)
+        for name in names:
+            has &= self._of_selected(self.atlas.small_codes(name)) >= 0
+        if has.all():
+            return self._rows
+        selected = np.arange(self.n_selected) if self._rows is None else self._rows
+        return selected[has].astype(np.uint32 if self.atlas.n_cells < 1 << 32 else np.int64)
 
     def _draw_weights(self, balance: str | None, weights: npt.ArrayLike | None) -> Floats | None:
         if balance is not None and weights is not None:

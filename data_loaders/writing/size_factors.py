@@ -31,8 +31,12 @@ class SizeFactorSums:
         self.smallest = min(self.smallest, float(size_factor.min()))
         self.largest = max(self.largest, float(size_factor.max()))
         for label, column in codes.items():
+            known_code = column >= 0  # -1 is a cell without the label
+            weights, column = (sums, column) if known_code.all() else (sums[:, known_code], column[known_code])
             seen: Floats = np.stack(
-                [np.bincount(column, weights=s, minlength=n_categories[label]) for s in sums], axis=1, dtype=np.float64
+                [np.bincount(column, weights=s, minlength=n_categories[label]) for s in weights],
+                axis=1,
+                dtype=np.float64,
             )
             known = self.by.get(label, np.zeros((0, 3)))
             seen[: len(known)] += known

@@ -140,9 +140,10 @@ class AtlasWriter:
         n_categories = {name: len(self._obs.categories(name)) for name in self.labels}
         self._law.add(size_factor[training], {name: codes[name][training] for name in self.labels}, n_categories)
         for name in self.labels:
-            counts = np.array(
-                [np.bincount(codes[name][cells], minlength=n_categories[name]) for cells in (slice(None), training)]
-            )
+            counts = np.array([
+                np.bincount(codes[name][cells & (codes[name] >= 0)], minlength=n_categories[name])
+                for cells in (np.True_, training)
+            ])  # fmt: skip
             known = self._label_counts[name]
             counts[:, : known.shape[1]] += known
             self._label_counts[name] = counts
@@ -171,10 +172,7 @@ class AtlasWriter:
         self._obs.close()
         categories = {name: self._obs.categories(name) for name in self.labels}
         self._hash.update(json.dumps(categories).encode())
-        labels = {
-            name: {"categories": categories[name], "counts": counts[0].tolist(), "train_counts": counts[1].tolist()}
-            for name, counts in self._label_counts.items()
-        }
+        labels = {name: self._described_label(name, categories[name]) for name in self.labels}
         card = build_card(
             n_cells=self.n_cells,
             genes=var.index,
@@ -194,6 +192,12 @@ class AtlasWriter:
         seal(self._root, self._folder)
         finish_output(self._folder, self.path)
         return card
+
+    def _described_label(self, name: str, categories: list[str]) -> dict[str, Any]:
+        """The card's entry on a label column; `unlabelled` is there where cells have none."""
+        counts, train_counts = self._label_counts[name].tolist()
+        unlabelled = {"unlabelled": self.n_cells - sum(counts)} if sum(counts) < self.n_cells else {}
+        return {"categories": categories, "counts": counts, "train_counts": train_counts} | unlabelled
 
     def _described(self) -> dict[str, Any]:
         """The card's entry on the modalities."""

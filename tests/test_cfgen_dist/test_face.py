@@ -58,6 +58,7 @@ def test_the_version_is_that_of_the_package():
     assert cfgen_dist.__version__ == version("cfgen-dist")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_loads_nothing_that_only_the_work_needs(command):
     """Counted in modules, which a busy machine does not change; the bound in seconds is three times today's figure."""

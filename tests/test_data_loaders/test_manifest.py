@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import time
 from contextlib import suppress
 from itertools import pairwise
@@ -11,6 +10,7 @@ import anndata
 import numpy as np
 import pytest
 import zarr
+from store_data import without_manifest
 
 from data_loaders import BadInput, CellStream, LatentWriter, export, ingest, open_atlas, simulate
 from data_loaders.card import read_card
@@ -181,10 +181,7 @@ def test_metadata_consolidated_later_are_no_damage(store):
 def test_a_store_without_manifest_is_read_unchecked(store):
     """As those written before there were any."""
     before = everything(store)
-    shutil.rmtree(store / "uns" / ELEMENT)
-    root = json.loads((store / "zarr.json").read_text())
-    del root["attributes"]["sealed"]
-    (store / "zarr.json").write_text(json.dumps(root))
+    without_manifest(store)
     assert open_atlas(store).contents is None
     assert everything(store) == before
 

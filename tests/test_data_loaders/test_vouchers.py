@@ -10,14 +10,14 @@ from data_loaders.vouchers import check_vouched, is_vouched, sealed, unsealed, w
 def test_a_changed_file_is_refused_and_one_without_checksum_is_not(tmp_path):
     file = tmp_path / "last.ckpt"
     write_vouched(file, b"weights")
-    check_vouched(file, "remove it")
+    check_vouched(file, "; remove it")
     file.write_bytes(b"weightz")
     with pytest.raises(
         BadInput, match=r"last.ckpt is damaged \(its SHA-256 is not the one in last.ckpt.sha256\); remove it"
     ):
-        check_vouched(file, "remove it")
+        check_vouched(file, "; remove it")
     (tmp_path / "last.ckpt.sha256").unlink()
-    check_vouched(file, "remove it")  # as files written before there were checksums
+    check_vouched(file, "; remove it")  # as files written before there were checksums
 
 
 def test_without_the_file_there_is_nothing_to_refuse(tmp_path):

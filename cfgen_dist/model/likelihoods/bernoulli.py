@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cfgen_dist.model.likelihoods.likelihood import Csr, Likelihood
+from cfgen_dist.model.likelihoods.likelihood import Csr, Likelihood, drawable
 from data_loaders.types import Floats, Ints
 from data_loaders.uniforms import uniform
 
@@ -88,7 +88,7 @@ def draw_bernoulli(probability: Floats, seeds: Ints) -> Csr:
     indices : (nnz,) int32 array
     indptr : (B + 1,) int64 array
     """
-    probability = np.ascontiguousarray(probability, dtype=np.float32)
+    probability = np.ascontiguousarray(drawable(probability), dtype=np.float32)
     n_cells, n_features = probability.shape
     # Room for the worst case: only the pages that are written become real memory.
     indices = np.empty(n_cells * n_features, dtype=np.int32)

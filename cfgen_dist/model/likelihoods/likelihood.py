@@ -6,8 +6,10 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from torch import Tensor
 
+from data_loaders.errors import BadInput
 from data_loaders.types import Floats, Ints
 
+LARGEST_COUNT = 2**31 - 1  # that is drawn: every reader of counts holds int32
 T = TypeVar("T")
 Csr = tuple[Ints, Ints, Ints]  # data (nnz,), indices (nnz,) and indptr (B + 1,)
 
@@ -116,3 +118,14 @@ def needed(value: T | None, name: str) -> T:
     if value is None:
         raise ValueError(f"{name} is None: this likelihood needs it")
     return value
+
+
+def drawable(values: Floats, most: float = float(np.finfo(np.float32).max)) -> Floats:
+    """The values, of which counts can be drawn; BadInput where some are no numbers, or above `most`."""
+    largest = values.max(initial=0)  # NaN if there is one
+    if not largest <= most:
+        raise BadInput(
+            f"the decoder asks for counts with a mean of {largest:g}, expected {LARGEST_COUNT:,} at most: "
+            "lower the guidance, or take more steps"
+        )
+    return values

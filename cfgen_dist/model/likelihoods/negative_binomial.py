@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cfgen_dist.model.likelihoods.likelihood import Csr, Likelihood, needed
+from cfgen_dist.model.likelihoods.likelihood import LARGEST_COUNT, Csr, Likelihood, drawable, needed
 from data_loaders.types import Array, Floats, Ints
 from data_loaders.uniforms import uniform
 
@@ -118,7 +118,7 @@ def draw(rho: Floats, size_factor: Array, theta: Floats, seeds: Ints, rng: np.ra
     indptr : (B + 1,) int64 array
     """
     n_cells, n_genes = rho.shape
-    rho = np.ascontiguousarray(rho, dtype=np.float32)
+    rho = np.ascontiguousarray(drawable(rho), dtype=np.float32)
     theta = np.ascontiguousarray(np.atleast_2d(theta), dtype=np.float64)
     size_factor = np.asarray(size_factor, dtype=np.float64)
     # Room for the worst case: only the pages that are written become real memory.
@@ -133,7 +133,9 @@ def draw(rho: Floats, size_factor: Array, theta: Floats, seeds: Ints, rng: np.ra
         column = indices[at]
         mean = size_factor[row] * rho[row, column]
         shape = theta[row if theta.shape[0] > 1 else np.zeros_like(row), column]
-        data[at] = rng.poisson(rng.gamma(shape, mean / shape))
+        with np.errstate(all="ignore"):
+            rate = rng.gamma(shape, mean / shape)
+        data[at] = rng.poisson(drawable(rate, LARGEST_COUNT - 1e6))  # 20 standard deviations below
         if (data[at] == 0).any():
             data, indices, indptr = _drop_zeros(data, indices, indptr)
     return data, indices, indptr

@@ -18,6 +18,8 @@ from cfgen_dist.cli import main
 from data_loaders import AtlasWriter, open_atlas
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
+
 GENES = 60
 PROFILES = np.random.default_rng(0).gamma(0.7, size=(4, GENES))
 
@@ -73,7 +75,7 @@ def result(pair, tmp_path_factory):
 
 def test_streamed_moments_equal_those_in_memory(pair):
     atlas = open_atlas(pair[0])
-    rows = training_rows(atlas)
+    rows = training_rows(atlas, "cell_type")
     values = ad.read_zarr(pair[0]).X[rows].toarray().astype(float)
     values = np.log1p(values / values.sum(axis=1, keepdims=True) * 1e4)
     moments = Moments.fit(atlas, rows)
@@ -88,7 +90,7 @@ def test_streamed_moments_equal_those_in_memory(pair):
 
 def test_knn_equals_scikit_learn_on_all_cells_at_once(pair):
     atlas = open_atlas(pair[0])
-    rows, test = training_rows(atlas), atlas.rows(split="test")
+    rows, test = training_rows(atlas, "cell_type"), atlas.rows(split="test")
     moments = Moments.fit(atlas, rows)
     names = np.asarray(atlas.categories("cell_type"))[atlas.codes("cell_type")]
     blocks = [atlas.read(test[:200]).to_scipy(), atlas.read(test[200:]).to_scipy()]
@@ -100,7 +102,7 @@ def test_knn_equals_scikit_learn_on_all_cells_at_once(pair):
 
 def test_the_regression_learns_and_its_seed_is_its_order(pair):
     atlas = open_atlas(pair[0])
-    rows, test = training_rows(atlas), atlas.rows(split="test")
+    rows, test = training_rows(atlas, "cell_type"), atlas.rows(split="test")
     moments = Moments.fit(atlas, rows)
     truth = np.asarray(atlas.categories("cell_type"))[atlas.codes("cell_type")[test]]
     blocks = [atlas.read(test).to_scipy()]

@@ -22,6 +22,7 @@ def parser():
     [
         ("`drop_empty=True` leaves them out", "--drop-empty leaves them out"),
         ("`layer=NAME` or `layer='a b'`", "--layer NAME or --layer a b"),
+        ("`obs_files=['a b', 'c']` or `obs_files=[`", "--obs a b --obs c or --obs ["),
         ("`obs_files`: 2 tables, `out`: none", "--obs: 2 tables, OUT: none"),
         ("a store that `ingest()` wrote", "a store that `cfgen-dist ingest` wrote"),
         (

@@ -16,6 +16,8 @@ from cfgen_dist.evaluation.metrics.markers import find_markers, marker_correlati
 from data_loaders import AtlasWriter
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
+
 OPTIONS = {"label": "cell_type", "sets": 2, "floor_sets": 2, "embedding": "pca", "seed": 3}
 
 

@@ -17,6 +17,8 @@ from cfgen_dist.evaluation import Reference, independent_genes, matched_rows, su
 from cfgen_dist.evaluation.metrics.distances import mmd_linear, mmd_linear_time, wasserstein
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def cells():

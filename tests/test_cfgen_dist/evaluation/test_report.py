@@ -17,6 +17,8 @@ from cfgen_dist.evaluation.report import in_words
 from cfgen_dist.evaluation.verdict import number
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
+
 LOGS = {
     "autoencoder": "epoch,step,train_nll,val_nll,lr\n0,10,120.5,,0.1\n0,20,110.0,,\n0,20,,115.0,\n"
     "1,40,100.0,,\n1,40,,101.0,\n",

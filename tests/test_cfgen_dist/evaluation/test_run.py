@@ -18,6 +18,8 @@ from cfgen_dist.evaluation.verdict import judge, number
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def real():
@@ -182,9 +184,9 @@ MISTAKES = {
         lambda real, made: (change_obs(real, cell_type=None, **dict.fromkeys("ab", real.obs["cell_type"])), made, {}),
         "real: has the label columns a, b; name the one",
     ),
-    "a label missing": (
-        lambda real, made: (real, change_obs(made, cell_type=made.obs["cell_type"].shift()), {}),
-        "obs column 'cell_type' has 1 missing values",
+    "all labels missing": (
+        lambda real, made: (real, change_obs(made, cell_type=[None] * made.n_obs), {}),
+        "generated set 1: no cell has a value in obs column 'cell_type'",
     ),
     "an unknown type": (
         lambda real, made: (real, change_obs(made, cell_type=["CD43+"] * made.n_obs), {}),

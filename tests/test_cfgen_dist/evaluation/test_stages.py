@@ -22,6 +22,8 @@ from cfgen_dist.evaluation.summary import subsampled
 from cfgen_dist.evaluation.workspace import Workspace
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
+
 OPTIONS = {"sets": 2, "floor_sets": 1, "embedding": "pca", "seed": 3}
 
 

@@ -259,7 +259,7 @@ def test_a_gpu_that_is_not_there_is_refused(model, tiny_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(columns="donor"), "label table: column 'donor' is missing, found cell_type, n"),
+        (lambda t: t.drop(columns="donor"), "label table: column 'donor' is missing, found 'cell_type', 'n'"),
         (lambda t: t.rename(columns={"n": "cells"}), "label table: unknown column 'cells'"),
         (lambda t: t.assign(n=[1, -2]), "label table: n is -2 in row 1, expected a whole number, zero or more"),
         (lambda t: t.assign(n=[1.5, 2]), "label table: n is 1.5 in row 0"),
@@ -278,10 +278,10 @@ def test_bad_label_tables(model, change, message):
 
 
 def test_unreadable_label_tables(tmp_path):
-    with pytest.raises(BadInput, match=r"label table .*none.csv does not exist"):
+    with pytest.raises(BadInput, match=r"label table .*none.csv: no such file"):
         read_label_table(tmp_path / "none.csv")
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(BadInput, match=r"label table .*empty.csv cannot be read"):
+    with pytest.raises(BadInput, match=r"label table .*empty.csv: an empty file"):
         read_label_table(tmp_path / "empty.csv")
 
 

@@ -49,3 +49,27 @@ def test_the_flow_learns_two_conditional_gaussians():
         field = guided(network, torch.zeros(2000, 1, dtype=torch.int64), [0.0])
         z = integrate(field, torch.randn(2000, 1), steps=20)
     assert (z > 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_cell_keeps_one_of_the_attributes_that_it_has():
+    codes = torch.tensor([[1, ABSENT, 3, 0], [ABSENT, 2, ABSENT, ABSENT], [ABSENT] * 4]).repeat(30_000, 1)
+    kept = drop_attributes(codes, 0.8, False)
+    assert (kept[codes == ABSENT] == ABSENT).all(), "what a cell has not is never seen"
+    seen = (kept != ABSENT).view(30_000, 3, 4).float()
+    assert seen.sum(dim=2).max() == 1
+    third = 0.8 / 3
+    assert seen.mean(dim=0)[0].tolist() == pytest.approx([third, 0, third, third], abs=0.01)
+    assert seen.mean(dim=0)[1].tolist() == pytest.approx([0, 0.8, 0, 0], abs=0.01)
+    assert seen.mean(dim=0)[2].sum() == 0
+    assert (drop_attributes(codes[:3], 1.0, True) == codes[:3]).all(), "with joint labels all that it has"
+    assert (drop_attributes(codes, 0.0, False) == ABSENT).all()
+
+
+def test_complete_cells_keep_what_they_always_kept():
+    """The draws are those of before: results of atlases without gaps do not change."""
+    codes = torch.tensor([[1, 2, 3]]).expand(500, 3)
+    generator = torch.Generator().manual_seed(7)
+    seen = torch.rand(500, 1, generator=generator) < 0.8
+    expected = seen & (torch.arange(3) == torch.randint(3, (500, 1), generator=generator))
+    found = drop_attributes(codes, 0.8, False, torch.Generator().manual_seed(7))
+    assert torch.equal(found, torch.where(expected, codes, ABSENT))

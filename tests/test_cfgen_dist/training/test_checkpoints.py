@@ -6,12 +6,14 @@ import torch
 from cfgen_dist.training.checkpoints import WholeCheckpoints, read_checkpoint
 from data_loaders.errors import BadInput
 
+FORM = {"epoch": 0, "callbacks": {}, "optimizer_states": [{}], "lr_schedulers": [], "loops": {}}
+
 
 @pytest.mark.heavy
 def test_a_flipped_bit_of_a_checkpoint_is_refused(tmp_path):
     path, files = tmp_path / "last.ckpt", WholeCheckpoints()
     for step in range(2):
-        files.save_checkpoint({"global_step": step, "state_dict": {"w": torch.arange(1000.0)}}, path)
+        files.save_checkpoint(FORM | {"global_step": step, "state_dict": {"w": torch.arange(1000.0)}}, path)
     assert read_checkpoint(path)["global_step"] == 1
     content = bytearray(path.read_bytes())
     content[content.index(torch.arange(500.0, 502.0).numpy().tobytes())] ^= 1  # which torch itself does not see

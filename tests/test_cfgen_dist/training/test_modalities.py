@@ -1,6 +1,8 @@
 """Models of several modalities on the whole road: trained, generated from, evaluated, and what is refused."""
 
 import json
+import shutil
+from pathlib import Path
 
 import anndata as ad
 import mudata
@@ -30,7 +32,8 @@ def pair(tmp_path_factory):
     """An atlas of rna, atac (0/1-like) and, for a second kind of count, the peaks once more as `adt`."""
     folder = tmp_path_factory.mktemp("pair")
     rna, atac = write_pair(folder, n=400)
-    ingest({"rna": rna, "atac": atac, "adt": atac}, folder / "a.zarr", labels=["cell_type", "donor"], min_cells=0)
+    adt = shutil.copyfile(atac, Path(folder) / "adt.h5ad")  # one file for two modalities is refused
+    ingest({"rna": rna, "atac": atac, "adt": adt}, folder / "a.zarr", labels=["cell_type", "donor"], min_cells=0)
     return folder / "a.zarr"
 
 
@@ -147,7 +150,7 @@ def test_augmented_atlases_hold_all_modalities(pair, run, tmp_path):
     rna, atac = write_pair(tmp_path, n=400)
     cut = ad.read_h5ad(atac)[:, :50].copy()
     cut.write_h5ad(atac)
-    sources = {"rna": rna, "atac": atac, "adt": atac}
+    sources = {"rna": rna, "atac": atac, "adt": shutil.copyfile(atac, Path(atac).with_name("adt.h5ad"))}
     ingest(sources, tmp_path / "other.zarr", labels=["cell_type", "donor"], min_cells=0)
     with pytest.raises(BadInput, match="its features of modality 'atac' are not the 60 of the model"):
         augment(run, tmp_path / "other.zarr", tmp_path / "x.zarr", 500, balance="cell_type")

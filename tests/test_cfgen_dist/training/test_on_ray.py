@@ -180,17 +180,17 @@ def test_a_finished_run_is_left_alone(ray_local, tiny_atlas, tiny_run, capsys):
     command = ["train", str(tiny_atlas), "--out", str(tiny_run), "--ray", "local"]
     assert main([*command, "--resume"]) == 0
     assert main(command) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "holds a run already: --resume continues it" in capsys.readouterr().err
     assert sorted(path.stat().st_mtime_ns for path in tiny_run.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--workers", "2"], " is 2, but only "),
-        (["--ray", "local", "--workers", "0"], " is 0, expected at least 1"),
+        (["--workers", "2"], "--workers is 2, but only --ray has workers: expected --ray auto, local or HOST:PORT"),
+        (["--ray", "local", "--workers", "0"], "--workers is 0, expected at least 1"),
         (["--ray", "local", "--workers", "300"], "workers is 300, but autoencoder.batch_size is 128"),
-        (["--ray", "local", "--cpus-per-worker", "0"], " is 0, expected at least 1"),
+        (["--ray", "local", "--cpus-per-worker", "0"], "--cpus-per-worker is 0, expected at least 1"),
         (["--ray", "local", "--cpus-per-worker", "64"], "1 workers with 64 CPU each need 64, but this machine's"),
         (["--ray", "local", "--gpus-per-worker", "1"], "1 workers with 1 GPU each need 1, but this machine's"),
         (["--ray", "auto", "--gpus-per-worker", "1"], "1 workers with 1 GPU each need 1, but this machine's"),

@@ -10,13 +10,14 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import TINY
 from safetensors.torch import load_file
 from scipy import stats
 
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config
-from cfgen_dist.training.callbacks import SeedEveryStep
+from cfgen_dist.training.callbacks import SaveLast, SeedEveryStep
 from cfgen_dist.training.run import train
 from data_loaders import open_atlas, simulate
 from data_loaders.errors import BadInput
@@ -215,3 +216,69 @@ def test_a_damaged_run_is_not_continued(tiny_atlas, tiny_run, tmp_path, file, co
     with pytest.raises(BadInput, match=message) as refused:
         train(tiny_atlas, run, resume=True)
     assert "\n" not in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tiny_atlas, tiny_run, tmp_path_factory):
+    """A run that was interrupted in its flow, after a checkpoint."""
+    run = tmp_path_factory.mktemp("interrupted") / "run"
+    shutil.copytree(tiny_run, run)
+    shutil.rmtree(run / "bundle")
+    shutil.rmtree(run / "flow")
+    saved = SaveLast._save_if_due
+
+    def save_and_stop(self, trainer):
+        saved(self, trainer)
+        if trainer.global_step == 40:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SaveLast, "_save_if_due", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_atlas, run, load_config(run / "config.yaml", {"checkpoint_every_n_steps": 20}), resume=True)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((), [1]),
+        (("state_dict",), {}),
+        (("state_dict", "velocity.latent_mean"), torch.zeros(3)),
+        (("state_dict", "x"), torch.zeros(3)),
+        (("loops",), {}),
+        (("loops", "fit_loop", "state_dict", "combined_loader"), [{"epoch": 0, "shown": [[10**9, 1]], "seed": 0}]),
+        (("loops", "fit_loop", "epoch_loop.batch_progress"), None),
+        (("optimizer_states",), [{}]),
+        (("optimizer_states",), []),
+        (("optimizer_states", 0, "state", 0, "exp_avg"), torch.zeros(1, 2, 3)),
+        (("optimizer_states", 0, "param_groups"), []),
+        (("optimizer_states", 0, "state"), {}),
+        (("lr_schedulers",), []),
+        (("callbacks",), {"ModelCheckpoint": 3}),
+        (("lr_schedulers",), None),
+        (("pytorch-lightning_version",), 3),
+        (("global_step",), -1),
+        (("current_model_state",), {}),
+    ],
+)
+def test_a_checkpoint_of_wrong_form_is_refused(tiny_atlas, interrupted, tmp_path, path, value):
+    run = tmp_path / "run"
+    shutil.copytree(interrupted, run)
+    whole = [torch.load(run / "flow" / "last.ckpt", weights_only=True)]
+    parent, keys = whole, [0, *path]
+    for key in keys[:-1]:
+        parent = parent[key]
+    parent[keys[-1]] = value
+    torch.save(whole[0], run / "flow" / "last.ckpt")
+    with pytest.raises(
+        BadInput, match=r"flow/last\.ckpt is damaged .*without that file the stage starts again"
+    ) as error:
+        train(tiny_atlas, run, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_an_interrupted_run_goes_on(tiny_atlas, interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path / "run")
+    train(tiny_atlas, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "bundle").is_dir()

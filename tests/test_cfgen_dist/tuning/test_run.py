@@ -238,10 +238,18 @@ def test_a_value_that_is_none_ends_the_trial(tmp_path):
     assert [each["step"] for each in read_reports(tmp_path / "0000")] == [1]
 
 
+def request_of(atlas):
+    """What `tune.json` holds."""
+    return {
+        "atlas": atlas, "base": {}, "space": {}, "trials": 1, "scheduler": "asha", "objective": "w2", "seed": 0,
+        "workers": 1, "guidance": [1.0],
+    }  # fmt: skip
+
+
 def test_a_trial_works_without_ray(tiny_atlas, tmp_path):
     """And never sees validation or test cells in training: `refit` is off whatever the base says."""
     config = load_config(overrides=TINY)
-    request = {"atlas": {"path": str(tiny_atlas)}, "base": to_dict(config), "guidance": [1.0], "objective": "w2"}
+    request = request_of({"path": str(tiny_atlas), "fingerprint": "a"}) | {"base": to_dict(config)}
     (tmp_path / "tune.json").write_text(json.dumps(request))
     folder, sent = new_trial(tmp_path / "autoencoder", 0, {}), []
     last = work(tmp_path, "autoencoder", {"autoencoder.lr": 2e-3}, folder, sent.append)
@@ -331,7 +339,7 @@ def test_directories_that_are_no_search(tiny_atlas, tmp_path):
     with pytest.raises(BadInput, match=r"exists and is not a search: give a directory that does not exist"):
         tune(tiny_atlas, tmp_path)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "tune.json").write_text('{"atlas": {"fingerprint": "a", "path": "one.zarr"}}')
+    (tmp_path / "run" / "tune.json").write_text(json.dumps(request_of({"fingerprint": "a", "path": "one.zarr"})))
     with pytest.raises(BadInput, match=r"searches on one\.zarr, whose cells differ from those of two\.zarr"):
         _check_directory(tmp_path / "run", {"atlas": {"fingerprint": "b", "path": "two.zarr"}}, True)
 

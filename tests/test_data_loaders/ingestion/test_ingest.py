@@ -170,7 +170,8 @@ def test_label_refusals(source):
     adata.obs.iloc[[9, 11], 0] = None
     adata.write_h5ad(source)
     message = refused(source, labels=["donor", "cell_type"])
-    assert "obs column 'cell_type' has no value in 2 cells, the first is row 9 ('cell9')" in message
+    assert "obs column 'cell_type' has no value in 2 of 60 cells, the first is row 9 ('cell9')" in message
+    assert "`unlabelled='drop'`" in message
     adata.obs["score"] = np.linspace(0, 1, 60)
     adata.write_h5ad(source)
     assert "'score' holds fractional numbers; expected text or whole numbers" in refused(source, labels=["score"])
@@ -206,7 +207,7 @@ def test_obs_columns_of_every_type(source, tmp_path):
     from data_loaders.sources.source import Source
 
     opened = Source("s", frame, pd.DataFrame(index=["g"]), None, np.zeros(1, int), "X")
-    merged, notes = merge_obs([opened], ["ranked"])
+    merged, notes, _ = merge_obs([opened], ["ranked"])
     assert list(merged.columns) == ["ranked", "whole", "maybe", "text", "group", "source_row"]
     assert np.isnan(merged["whole"].iloc[1])
     assert merged["text"].iloc[0] == ""

@@ -1,6 +1,7 @@
 """Atlases seen from the outside: columns, rows, several stores as one, and what is refused."""
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -186,3 +187,35 @@ def test_what_is_refused(foreign, tmp_path):
     ):
         with pytest.raises(BadInput, match=message):
             call()
+
+
+@pytest.mark.parametrize("column", [["low"] * 6, [1.03] * 6])
+def test_size_factors_of_others_are_not_believed(tmp_path, column):
+    """They may be text, or what scran made; those of a batch are the sums of its counts."""
+    counts = random_counts(6, 9, seed=3)
+    store = anndata.AnnData(counts, obs=pd.DataFrame({"size_factor": column}, index=[f"c{i}" for i in range(6)]))
+    store.write_h5ad(tmp_path / "a.h5ad")
+    atlas = open_atlas(tmp_path / "a.h5ad")
+    (batch,) = CellStream(atlas, 6, shuffle=False)
+    sums = np.asarray(counts.sum(axis=1)).ravel()
+    np.testing.assert_array_equal(batch.size_factor, sums)
+    np.testing.assert_array_equal(atlas.size_factor, sums)
+
+
+def test_sound_files_of_other_kinds_are_named(tmp_path):
+    for member, kind in (("matrix", "a 10x or loom file"), ("mod", "a MuData file")):
+        with h5py.File(tmp_path / f"{member}.h5", "w") as file:
+            file.create_group(member)
+        with pytest.raises(BadInput, match=rf"{member}\.h5: {kind}, not read in place; `ingest\(.*, OUT\)` makes"):
+            open_atlas(tmp_path / f"{member}.h5")
+
+
+def test_systems_without_reads_by_position(tmp_path, monkeypatch):
+    """Windows has no `os.pread`: bytes are read by seeking, a file by one thread at a time."""
+    from data_loaders.reading import byte_ranges
+
+    counts = random_counts(200, 30)
+    path = write_anndata(tmp_path / "a.zarr", counts)
+    monkeypatch.setattr(byte_ranges, "read_at", byte_ranges._seek_and_read)
+    found = open_atlas(path).read(np.arange(200)[::-1]).to_scipy()
+    assert (found != counts[::-1]).nnz == 0

@@ -83,7 +83,7 @@ def test_what_is_refused(experiment, tmp_path):
         ({"layer": "datum"}, "X layer of measurement 'RNA' 'datum' does not exist; did you mean 'data'"),
         ({"obs_columns": ["cel_type"]}, "no obs column 'cel_type'; did you mean 'cell_type'"),
         ({"obs_filter": "cell_type = ="}, "obs filter 'cell_type = =' cannot be used"),
-        ({"obs_filter": 'tissue == "lung"'}, "obs filter 'tissue == \"lung\"' cannot be used"),
+        ({"obs_filter": 'cel_type == "nk"'}, "no obs column 'cel_type' for .*; did you mean 'cell_type'"),
         ({"obs_filter": "age > 500"}, "no cell passes the obs filter 'age > 500'"),
     ):
         with pytest.raises(BadInput, match=message):

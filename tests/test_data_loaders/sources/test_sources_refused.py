@@ -203,7 +203,8 @@ def test_a_10x_source_has_a_single_matrix_and_no_obs_columns(tmp_path):
     message = refused(tmp_path, tmp_path / "a", labels=["cell_type"])
     assert message.endswith("a: no obs column 'cell_type'; it has none, `obs_files=TABLE` adds those of a table")
     (tmp_path / "a" / "matrix.mtx").write_text(text.replace(" 300\n", " 300.5\n"))
-    assert refused(tmp_path, tmp_path / "a").endswith("300.5; expected raw counts (whole numbers, 0 or more)")
+    message = refused(tmp_path, tmp_path / "a")
+    assert "300.5; expected raw counts (whole numbers, 0 or more); `round_counts=True` rounds" in message
 
 
 def test_lost_names_of_cells(tmp_path):
@@ -211,3 +212,20 @@ def test_lost_names_of_cells(tmp_path):
     write_zarr(small_adata(), path)
     (path / "obs" / "_index" / "0").unlink()
     assert "obs has 60 rows without a name; the file is damaged or cut short" in refused(tmp_path, path)
+
+
+def test_the_value_shown_has_the_fault_that_is_named(tmp_path):
+    adata = small_adata()
+    values = adata.X.toarray() * np.float32(0.8)
+    values[0, 3], values[0, 4] = -0.25, np.nan
+    ad.AnnData(values, obs=adata.obs, var=adata.var).write_h5ad(tmp_path / "a.h5ad")
+    assert "NaN or infinite values, the first in cell 'cell0', gene 'g4': nan" in refused(tmp_path, tmp_path / "a.h5ad")
+    values[0, 4] = 1
+    changed = ad.AnnData(values, obs=adata.obs, var=adata.var)
+    changed.write_h5ad(tmp_path / "a.h5ad")
+    message = refused(tmp_path, tmp_path / "a.h5ad")
+    assert "negative values (smallest -0.25), the first in cell 'cell0', gene 'g3': -0.25" in message
+    assert "layer" not in message  # there is none, nor a raw
+    changed.layers["other"] = changed.layers["more"] = changed.X
+    changed.write_h5ad(tmp_path / "a.h5ad")
+    assert refused(tmp_path, tmp_path / "a.h5ad", layer="other").endswith("name another matrix by `layer=NAME`")

@@ -158,6 +158,7 @@ def test_a_damaged_chunk_is_named(tmp_path, atlas):
             function(open_atlas(tmp_path / "a.zarr"), 3)
 
 
+@pytest.mark.heavy
 def test_real_counts(real_data, monkeypatch):
     monkeypatch.setattr(sums, "BLOCK", 2048)
     atlas = open_atlas(real_data / "pbmc3k.h5ad")

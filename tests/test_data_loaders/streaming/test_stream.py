@@ -227,6 +227,7 @@ def test_latents_appear_whole_or_not_at_all(atlas, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.heavy
 def test_importing_the_package_and_streaming_needs_no_torch(atlas):
     code = (
         "import sys; from data_loaders import open_atlas, CellStream; "

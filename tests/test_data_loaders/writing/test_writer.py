@@ -27,6 +27,7 @@ def write(path, adata, bounds, **kwargs):
         return writer.close()
 
 
+@pytest.mark.heavy
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(0, 60), max_size=5), chunk=st.sampled_from([32, 64]))
 def test_store_does_not_depend_on_slices(tmp_path_factory, monkeypatch, cuts, chunk):

@@ -13,6 +13,8 @@ from cfgen_dist.evaluation.metrics.catalogue import METRICS
 from cfgen_dist.evaluation.metrics.metric import Metric, Scorer
 from data_loaders.errors import BadInput
 
+pytestmark = pytest.mark.heavy
+
 OPTIONS = {"sets": 1, "floor_sets": 1, "embedding": "pca", "workers": 1}
 
 

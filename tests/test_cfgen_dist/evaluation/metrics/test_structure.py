@@ -12,6 +12,8 @@ from scipy import sparse
 from cfgen_dist.evaluation import Reference, independent_genes, matched_rows
 from cfgen_dist.evaluation.metrics.structure import correlation_error, manifold_overlap, two_sample_auc
 
+pytestmark = pytest.mark.heavy
+
 
 def cells(counts, labels):
     """What of a `CellSet` the correlations need."""

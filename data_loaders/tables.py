@@ -1,0 +1,101 @@
+"""Tables of cells or labels as people have them: CSV, TSV, semicolons, text files, gzipped or not, and Parquet."""
+
+import csv
+import io
+import itertools
+from pathlib import Path
+from typing import BinaryIO
+
+import pandas as pd
+
+from data_loaders.errors import BadInput
+from data_loaders.types import PathLike
+
+SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars"}
+LINES = 20  # looked at to find the separator
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def read_table(path: PathLike, *, names_first: bool) -> pd.DataFrame:
+    """Read a table.
+
+    Of text the separator is found in the header: tabs, semicolons, commas or bars, and with names also blanks, where
+    every line has as many. Values stay text ("01" and "NA" are names too); those of Parquet keep their types.
+
+    Parameters
+    ----------
+    path : path-like
+        Text (UTF-8, or UTF-16 with a mark), gzip, bz2, xz or zstd of it, or Parquet; seen by the content.
+    names_first : bool
+        The first column has the names of the rows; its header may be missing, as R writes it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With names, the index is text.
+
+    Raises
+    ------
+    BadInput
+        No such file, no table, or no column beside the names.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            file.seek(0)
+            is_parquet = start[:4] == b"PAR1"
+            table = pd.read_parquet(path) if is_parquet else _read_text(path, file, start, names_first)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; expected a table") from None
+    except BadInput:
+        raise
+    except Exception as error:  # csv, pandas, pyarrow and the unpackers raise what they like on what is no table
+        raise BadInput(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from error
+    if not names_first:
+        return table
+    if isinstance(table.index, pd.RangeIndex) and table.shape[1]:
+        table = table.set_index(table.columns[0])
+    table.index = table.index.astype(str)
+    table.columns = table.columns.astype(str)
+    if table.shape[1] == 0:
+        raise BadInput(
+            f"{path}: a single column {str(table.index.name)[:60]!r}; expected the cells' names and a column or more, "
+            "with tabs, commas or semicolons between them"
+        )
+    return table
+
+
+def _read_text(path: Path, file: BinaryIO, start: bytes, names_first: bool) -> pd.DataFrame:
+    if start[:4] == b"PK\x03\x04" or start == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
+        raise BadInput(f"{path}: an Excel workbook or a zip archive; expected a table of text: save it as CSV")
+    packed = next((name for mark, name in PACKED.items() if start.startswith(mark)), None)
+    if packed is not None:
+        from pandas.io.common import get_handle
+
+        with get_handle(path, "rb", compression=packed, is_text=False) as handle:
+            content = handle.handle.read()
+    else:
+        content = file.read()
+    text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    lines = list(itertools.islice((line for line in io.StringIO(text, newline=None) if line.strip()), LINES))
+    if not lines:
+        raise BadInput(f"{path}: an empty file; expected a table")
+    separator = _separator(lines, names_first, ".tsv" in path.name)
+    return pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+
+
+def _separator(lines: list[str], names_first: bool, tabs: bool) -> str:
+    """The separator by which all lines are equally long, the header perhaps shorter by the name of the names."""
+    if tabs and "\t" in lines[0]:
+        return "\t"
+    for separator in [*SEPARATORS, *([" "] if names_first else [])]:
+        header, *rows = (len(row) for row in csv.reader(lines, delimiter=separator))
+        widths = set(rows) or {header}
+        if (
+            len(widths) == 1
+            and (width := widths.pop()) > 1
+            and header in ({width, width - 1} if names_first else {width})
+        ):
+            return separator
+    return next((separator for separator in SEPARATORS if separator in lines[0]), "\x1f")  # or a single column
