@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import zarr
 from pydantic import Field, model_validator
 
 from data_loaders.errors import BadInput
@@ -205,14 +203,11 @@ def read_card(path: PathLike) -> dict[str, Any]:
     BadInput
         When `path` is not a store that this project wrote.
     """
-    path = Path(path)
-    from data_loaders.reading.checked import checked
+    from data_loaders.reading.checked import open_checked
 
+    path = Path(path)
     try:
-        folder = path / "uns" / "atlas_card"
-        if any(not stat.S_ISREG(entry.stat().st_mode) and not entry.is_dir() for entry in folder.rglob("*")):
-            raise BadInput(f"{path}: its atlas card cannot be read: a file of it is a pipe or a device")
-        root, _, is_believed = checked(zarr.open_group(path, mode="r"), str(path))
+        root, _, is_believed = open_checked(path)
         element: Any = root["uns/atlas_card"]
         text = element[()]
     except BadInput:

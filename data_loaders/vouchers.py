@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
+from data_loaders.records import read_regular
 
 if TYPE_CHECKING:
     from data_loaders.types import PathLike
@@ -60,7 +62,7 @@ def is_vouched(path: PathLike) -> bool:
     """Whether the contents of a file are those of its checksum; also where one of the two is not there."""
     path = Path(path)
     try:
-        lines = _beside(path).read_bytes().splitlines()
+        lines = read_regular(_beside(path), str(_beside(path)), 1 << 16).splitlines()
     except FileNotFoundError:
         return True
     return not path.is_file() or sha256_of(path).encode() in [line[:64] for line in lines]
@@ -68,6 +70,8 @@ def is_vouched(path: PathLike) -> bool:
 
 def check_vouched(path: PathLike, way_on: str) -> None:
     """Raise `BadInput` when the contents of a file are not those of its checksum; `way_on` ends the message."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise BadInput(f"{path} is damaged (no regular file){way_on}")
     if not is_vouched(path):
         raise BadInput(f"{path} is damaged (its SHA-256 is not the one in {_beside(Path(path)).name}){way_on}")
 

@@ -13,7 +13,6 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-import zarr
 from anndata.io import read_elem
 from pydantic import Field
 from scipy import sparse
@@ -21,7 +20,7 @@ from scipy import sparse
 from data_loaders.errors import BadInput, nearest
 from data_loaders.labels import label_codes
 from data_loaders.reading.atlas import Atlas, open_atlas
-from data_loaders.reading.checked import checked
+from data_loaders.reading.checked import open_checked
 from data_loaders.reading.rows import DenseRows, SparseRows
 from data_loaders.records import Record, parse_json
 from data_loaders.types import Array, Bools, Ints, PathLike
@@ -268,7 +267,7 @@ def _generation(name: str) -> dict[str, Any] | None:
     path = Path(name)
     if not path.exists():  # atlases on remote storage are not local paths
         return None
-    root = checked(zarr.open_group(path, mode="r"), name)[0] if path.is_dir() else h5py.File(path, "r")
+    root = open_checked(path)[0] if path.is_dir() else h5py.File(path, "r")
     if "uns/generation" not in root:
         return None
     return parse_generation(str(read_elem(root["uns/generation"])), name, "uns/atlas_card" in root)

@@ -190,18 +190,22 @@ def read_plan(path: PathLike, model: TrainedModel) -> Plan:
     name = f"plan {path}"
     try:
         values = read_json(path, Record, name, MOST_BYTES, any_number=True)
-        plan = Plan(**unsealed(values, name, "restore it, or remove that key to use it as it is"))
     except FileNotFoundError:
         raise BadInput(f"{name} does not exist") from None
+    return plan_of(unsealed(values, name, "restore it, or remove that key to use it as it is"), model, name)
+
+
+def plan_of(values: Mapping[str, Any], model: TrainedModel, name: str) -> Plan:
+    """The plan that was read as plain values; BadInput unless it can be carried out with this model."""
+    try:
+        plan = Plan(**values)
     except TypeError as error:
         raise BadInput(f"{name} cannot be read: {show(one_line(error), quoted=False)}") from error
     if plan.bundle != model.digest:
-        raise BadInput(f"plan {path} is for bundle {one_line(plan.bundle)[:12]}, this one is {model.digest[:12]}")
+        raise BadInput(f"{name} is for bundle {one_line(plan.bundle)[:12]}, this one is {model.digest[:12]}")
     wrong = _wrong_entry(plan, model)
     if wrong:
-        raise BadInput(
-            f"plan {path}: {wrong} is {one_line(getattr(plan, wrong))[:60]}, which no plan of this model has"
-        )
+        raise BadInput(f"{name}: {wrong} is {one_line(getattr(plan, wrong))[:60]}, which no plan of this model has")
     check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed, plan.device)
     refuse_unseen(model, np.asarray(plan.codes), plan.weights)
     _check_shards(plan)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import zarr
 
 from cfgen_dist.generation.disk import check_room
 from cfgen_dist.generation.parts import Sampler, ShardRecord, read_part, shard_of, write_part
@@ -28,7 +27,7 @@ from data_loaders import AtlasWriter
 from data_loaders.errors import BadInput
 from data_loaders.locks import alone
 from data_loaders.progress import progress
-from data_loaders.reading.checked import checked
+from data_loaders.reading.checked import open_checked
 from data_loaders.records import Record, parse_json
 from data_loaders.types import Ints, PathLike
 
@@ -251,7 +250,7 @@ def finished(out: PathLike, note: Mapping[str, Any], resume: bool) -> bool:
     if not resume:
         raise BadInput(f"{out}: exists already")
     try:
-        root, _, _ = checked(zarr.open_group(out, mode="r"), str(out))
+        root, _, _ = open_checked(out)
         element: Any = root["uns/generation"]
         found = parse_json(str(element[()]), Record, f"{out}: uns/generation")
     except BadInput:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
@@ -18,8 +16,10 @@ from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput, readable
 from data_loaders.manifest import ELEMENT
 from data_loaders.reading.atlas import Atlas, open_atlas
-from data_loaders.reading.checked import checked
+from data_loaders.reading.checked import open_checked
+from data_loaders.records import Record, read_json
 from data_loaders.vouchers import SUFFIX, is_vouched, sha256_of, unsealed
+from data_loaders.zarr_groups import open_group
 
 ROWS = 4096  # read at once
 VOUCHED = ("weights.safetensors", "last.ckpt", "best.ckpt", "metrics.csv")
@@ -84,7 +84,7 @@ def checks_of(path: Path, kind: str) -> Iterator[Check]:
 
 def _root(path: Path) -> zarr.Group:
     with readable(path):
-        root = zarr.open(path, mode="r")
+        root = open_group(path)
     if not isinstance(root, zarr.Group):
         raise BadInput(f"{path}: a single Zarr array; expected an atlas, a store of latents, a run or a bundle")
     return root
@@ -92,7 +92,7 @@ def _root(path: Path) -> zarr.Group:
 
 def _store(path: Path) -> Iterator[Check]:
     """Every file of a store; of one without manifest its arrays, read once."""
-    _, manifest, is_believed = checked(_root(path), str(path))
+    _, manifest, is_believed = open_checked(path)
     if not is_believed:
         raise BadInput(
             f"{path}: written anew by another program, so its checksums are not of these files; "
@@ -171,7 +171,7 @@ def _part_fault(file: Path) -> str | None:
     fault = _json_fault(file)
     if fault is None:
         arrays = file.with_suffix(".npz")
-        record: dict[str, Any] = json.loads(file.read_text())
+        record = read_json(file, Record, any_number=True)
         if not arrays.is_file() or sha256_of(arrays) != record.get("file_sha256"):
             return f"{arrays} is damaged or missing, its SHA-256 is not the one in {file.name}"
     return fault
@@ -179,11 +179,9 @@ def _part_fault(file: Path) -> str | None:
 
 def _json_fault(file: Path) -> str | None:
     try:
-        unsealed(json.loads(file.read_text()), str(file))
+        unsealed(read_json(file, Record, any_number=True), str(file))
     except BadInput as error:
         return str(error)
-    except (ValueError, RecursionError) as error:
-        return f"{file} is no JSON ({error})"
     return None
 
 

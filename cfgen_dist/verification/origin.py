@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from cfgen_dist.bundle import CFGen, load_model
-from cfgen_dist.generation.plan import Plan
+from cfgen_dist.generation.plan import Plan, plan_of
 from cfgen_dist.generation.shard import sample_shard
 from cfgen_dist.workers.options import Workers
 from cfgen_dist.workers.pool import open_pool
 from data_loaders.errors import BadInput
 from data_loaders.progress import progress
 from data_loaders.reading.atlas import Atlas, open_atlas
+from data_loaders.records import Record, one_line, parse_json
 from data_loaders.seeds import Generation, generator
 from data_loaders.types import Ints, PathLike
 
@@ -74,19 +74,18 @@ def verify_shards(
 
 def _plan(atlas: Atlas, model: CFGen, run: PathLike) -> Plan:
     """The plan in the store, if it is one for this model."""
-    note: dict[str, Any] = json.loads(str(atlas.uns("generation")))
+    note: dict[str, Any] = parse_json(str(atlas.uns("generation")), Record, f"{atlas.name}: uns/generation")
     values = note.get("plan")
     fields = {each.name for each in dataclasses.fields(Plan)}
     if not isinstance(values, dict) or set(values) != fields:
         kind = note.get("kind", "other cells")
         raise BadInput(f"{atlas.name}: its plan is of a {kind}; expected one of `generate()` or `augment()`")
-    plan = Plan(**values)
-    if plan.bundle != model.digest:
+    if values["bundle"] != model.digest:
         raise BadInput(
-            f"{atlas.name} was made with the bundle {plan.bundle[:12]}, that of {run} is {model.digest[:12]}; "
-            "give the run or bundle that made it"
+            f"{atlas.name} was made with the bundle {one_line(values['bundle'])[:12]}, that of {run} is "
+            f"{model.digest[:12]}; give the run or bundle that made it"
         )
-    return plan
+    return plan_of(values, model, f"{atlas.name}: its plan")
 
 
 def _difference(model: CFGen, shard: int, *, atlas: Atlas, rows: dict[int, Ints], plan: Plan) -> str | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import zarr
 from anndata.io import read_elem, write_elem
 
 from data_loaders.errors import BadInput, nearest, readable
@@ -16,7 +15,7 @@ from data_loaders.files import begin_output, finish_output, refuse_existing
 from data_loaders.locks import alone
 from data_loaders.manifest import ELEMENT
 from data_loaders.progress import progress
-from data_loaders.reading.checked import checked
+from data_loaders.reading.checked import open_checked
 from data_loaders.reading.chunks import DiskArray
 from data_loaders.reading.reader import DiskGroup
 from data_loaders.types import PathLike
@@ -52,7 +51,7 @@ def export(store: PathLike, out: PathLike, *, to: str = "h5ad") -> None:
         raise BadInput(f"`to={to!r}`: {nearest(to, FORMATS)}")
     place = refuse_existing(out)
     try:
-        source, manifest, _ = checked(zarr.open_group(store, mode="r"), str(store))
+        source, manifest, _ = open_checked(store)
         source["X"], source["obs"], source["var"]
     except BadInput:
         raise

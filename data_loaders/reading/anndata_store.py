@@ -183,6 +183,8 @@ class AnnDataStore:
 
     def _read(self, path: str) -> Any:
         with readable(f"{self.name}: {path}"):
+            if self.source is not None and isinstance(self.root, zarr.Group):
+                self.source.check_unchanged(f"{self.root.path}/{path}".strip("/"))
             element = self.root[path]
             check_filters(self.name, element)
             parts = [element[key] for key in self._keys(element)] if isinstance(element, zarr.Group) else [element]

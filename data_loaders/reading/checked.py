@@ -9,10 +9,14 @@ from zarr.abc.store import ByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import WrapperStore
 
+from data_loaders.errors import BadInput
 from data_loaders.manifest import TAIL, Manifest, read_manifest
+from data_loaders.zarr_groups import open_group
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
+
+    from data_loaders.types import PathLike
 
 
 class CheckedStore(WrapperStore[Store]):
@@ -74,3 +78,19 @@ def checked(root: zarr.Group, name: str) -> tuple[zarr.Group, Manifest | None, b
         return root, None, is_believed
     store: Any = CheckedStore(root.store, manifest)
     return zarr.open_group(store, mode="r", use_consolidated=False), manifest, True
+
+
+def open_checked(path: PathLike) -> tuple[zarr.Group, Manifest | None, bool]:
+    """As `checked`, of the store in a folder, opened for reading.
+
+    Raises
+    ------
+    BadInput
+        Also when there is a single array, or a pipe in place of a file.
+    Exception
+        What zarr raises where there is no store.
+    """
+    root = open_group(path)
+    if not isinstance(root, zarr.Group):
+        raise BadInput(f"{path}: a single Zarr array; expected an AnnData-Zarr store")
+    return checked(root, str(path))

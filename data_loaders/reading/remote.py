@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,8 @@ def open_remote(url: str, options: dict[str, Any] | None = None) -> tuple[zarr.G
     name = address(url)
     store = ToldStore(bucket, read_only=True)
     store.name = name
-    return open_zarr(name, store), RemoteBytes(bucket, name)
+    source = RemoteBytes(bucket, name)  # before: what it saw of the store is what is opened
+    return open_zarr(name, store), source
 
 
 class RemoteBytes:
@@ -74,7 +76,8 @@ class RemoteBytes:
 
     Notes
     -----
-    An object replaced between two reads is an error: each read asks for the version that was seen first.
+    An object replaced between two reads is an error: each read asks for the version that was seen first. The same holds
+    for the metadata of the store, where it has no manifest.
     """
 
     manifest: Manifest | None = None
@@ -85,6 +88,7 @@ class RemoteBytes:
     def __init__(self, store: Bucket, name: str) -> None:
         self.name, self._store = name, store
         self._seen: dict[str, Any] = {}  # key -> what obstore says of the object
+        self._root = self._about_root()
 
     def size(self, key: str) -> int:
         """Bytes in an object; FileNotFoundError when there is none."""
@@ -111,6 +115,20 @@ class RemoteBytes:
 
     def expect(self, key: str, start: int, stop: int) -> None:
         """Nothing can be fetched ahead."""
+
+    def check_unchanged(self, path: str) -> None:
+        """Raise `BadInput` when the store is another one than was opened; with a manifest, files are compared."""
+        if self.manifest is None and self._about_root() != self._root:
+            raise BadInput(f"{self.name}/{path}: changed after the store was opened; open it again")
+
+    def _about_root(self) -> Any:
+        """Version of the metadata of the root; None where it cannot be told."""
+        import obstore
+
+        for key in ("zarr.json", ".zgroup"):
+            with suppress(Exception):  # whoever may not list a bucket gets other errors than that there is none
+                return obstore.head(self._store, key)["e_tag"]
+        return None
 
     def _about(self, key: str) -> Any:
         import obstore

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from contextlib import suppress
 from itertools import pairwise
@@ -215,4 +216,75 @@ def test_ingest_of_a_damaged_atlas_is_refused(tmp_path, store):
     content = file.read_bytes()
     file.write_bytes(content.replace(b"donor", b"Donor") if b"donor" in content else content[:-9] + b"x" * 9)
     with pytest.raises(BadInput, match="obs"):
+        ingest([store], tmp_path / "b.zarr")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_foreign_store_that_is_replaced_is_not_mixed_with_the_new_one(tmp_path, store, zarr_format):
+    first, second = (anndata.read_zarr(path) for path in (store, make(tmp_path / "other.zarr", seed=1)))
+    for adata in (first, second):
+        adata.uns = {}
+    foreign = tmp_path / "foreign.zarr"
+    with anndata.settings.override(zarr_write_format=zarr_format):
+        first.write_zarr(foreign)
+        atlas = open_atlas(foreign)
+        atlas.read(np.arange(atlas.n_cells))  # every file of counts is open from here on
+        second.write_zarr(foreign)
+    for read in (lambda: atlas.obs("donor"), lambda: atlas.var, atlas.obs_names):
+        with pytest.raises(BadInput, match="written to after the store was opened"):
+            read()
+
+
+def test_a_column_of_a_foreign_store_that_is_written_to_is_refused(tmp_path, store):
+    adata = anndata.read_zarr(store)
+    adata.uns = {}
+    adata.write_zarr(tmp_path / "foreign.zarr")
+    atlas = open_atlas(tmp_path / "foreign.zarr")
+    file = next(path for path in files(tmp_path / "foreign.zarr" / "obs" / "donor" / "codes") if path.name == "0")
+    file.write_bytes(file.read_bytes())
+    os.utime(file)
+    with pytest.raises(BadInput, match=r"foreign.zarr/obs/donor/codes/0: written to after the store was opened"):
+        atlas.obs("donor")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_file_that_is_opened_again_must_be_the_same(tmp_path, store, ours, monkeypatch):
+    from data_loaders.reading import byte_ranges
+
+    monkeypatch.setattr(byte_ranges, "OPEN_FILES", 1)
+    if not ours:
+        without_manifest(store)
+    atlas = open_atlas(store)
+    atlas.read(np.arange(10))
+    for key in ("data", "indices"):
+        file = store / "X" / key / "c" / "0"
+        os.replace(shutil.copy2(file, tmp_path / "copy"), file)  # the same bytes and time, another file
+    with pytest.raises(BadInput, match="written to after the store was opened"):
+        atlas.read(np.arange(10))
+    assert len(open_atlas(store).read(np.arange(10))) == 10
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_times_to_come_are_no_reason(store, ours):
+    if not ours:
+        without_manifest(store)
+    before, later = everything(store), time.time() + 3600
+    for file in files(store):
+        os.utime(file, (later, later))
+    assert everything(store) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("key", ["X/data/c/0", "X/indptr/zarr.json", "obs/donor/codes/c/0", "uns/atlas_files/c"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_pipes_are_not_waited_for(tmp_path, store, key, ours):
+    if not ours:
+        if key.startswith("uns"):
+            pytest.skip("not there")
+        without_manifest(store)
+    (store / key).unlink()
+    os.mkfifo(store / key)
+    with pytest.raises(BadInput, match=r"a pipe, a socket or a device|is missing"):
+        everything(store)
+    with pytest.raises(BadInput, match=r"a pipe, a socket or a device|is missing|has lost chunks"):
         ingest([store], tmp_path / "b.zarr")

@@ -129,7 +129,7 @@ def test_a_wrong_card_in_a_store(tmp_path, tiny_atlas):
     shutil.rmtree(tmp_path / "a.zarr" / "uns" / "atlas_card")
     (tmp_path / "a.zarr" / "uns" / "atlas_card").mkdir()
     os.mkfifo(tmp_path / "a.zarr" / "uns" / "atlas_card" / "zarr.json")
-    with pytest.raises(BadInput, match="a file of it is a pipe or a device"):
+    with pytest.raises(BadInput, match="a pipe, a socket or a device"):
         read_card(tmp_path / "a.zarr")
     (tmp_path / "a.zarr" / "zarr.json").unlink()
     os.mkfifo(tmp_path / "a.zarr" / "zarr.json")
