@@ -13,7 +13,11 @@ WRONG = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, float("nan"), float("inf"), 1e308, "", "x", "\0", "é",
     "\ud800", "a" * 5000, "../..", [], [[]], {}, {"a": {}}, [None], [1, "x"], "a\nb", "[bold]", -(2**63),
 )  # fmt: skip
-FAST = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+# The same examples each time, so that a test fails for what was changed; FUZZ=1 looks for others.
+SAME = not os.environ.get("FUZZ")
+FAST = settings(
+    max_examples=25, deadline=None, database=None, derandomize=SAME, suppress_health_check=list(HealthCheck)
+)
 LONG = settings(FAST, max_examples=1500)
 
 
