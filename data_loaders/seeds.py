@@ -73,7 +73,8 @@ class Generation(IntEnum):
 class Evaluation(IntEnum):
     """Of an evaluation; the number of the set of cells follows each. Newer metrics draw by a number of their name."""
 
-    MATCH = 0  # cells of the wanted types; 0 and the source's number for scored cells, 1 and the set's for the floor
+    MATCH = 0  # cells of the wanted types; 0 and the source's number for scored cells, 1 and the set's for the floor,
+    # 2 for test cells
     DISTANCES = 1
     STRUCTURE = 2
     CONTROL = 3  # cells of independent genes

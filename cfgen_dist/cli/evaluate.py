@@ -50,6 +50,6 @@ def run(args: argparse.Namespace) -> None:
         floor_sets=args.floor_sets, control=args.control, embedding=args.embedding, run=args.run, seed=args.seed,
         markers=args.markers, resume=args.resume, ray=args.ray, workers=args.workers, **options,
     )  # fmt: skip
-    for sentence in result["verdict"]:
+    for sentence in (*result["warnings"], *result["verdict"]):
         print(sentence)
     print(f"Report: {Path(args.out) / 'report.html'}")

@@ -24,7 +24,10 @@ def pieces_of(metrics: Iterable[Metric]) -> list[Scorer]:
     return [scorer for scorer in scorers_of(metrics).values() if scorer.needs != "profile"]
 
 
-def measure(scorer: Scorer, real: CellSet, scored: CellSet, *, protocol: str, seed: int, draw: int) -> Measured:
+def measure(
+    scorer: Scorer, real: CellSet, scored: CellSet, *, protocol: str, seed: int, draw: int,
+    matched: CellSet | None = None,
+) -> Measured:  # fmt: skip
     """Run a scorer on one set of cells.
 
     Parameters
@@ -36,20 +39,24 @@ def measure(scorer: Scorer, real: CellSet, scored: CellSet, *, protocol: str, se
     protocol : {"centred", "paper"}
     seed, draw : int
         `draw` is the number of the set.
+    matched : CellSet, optional
+        Test cells of the composition of the set, for what looks at all cells at once, where `real` has another.
     """
+    matched = real if matched is None else matched
     function = scorer.paper if protocol == "paper" and scorer.paper else scorer.function
     rng = generator(seed, _purpose_of(scorer), draw)
     if scorer.needs == "points":
         by_type = [function(real.cloud(code), scored.cloud(code), rng) for code in np.flatnonzero(scored.cells)]
-        overall = function(real.cloud(), scored.cloud(), rng)
+        overall = function(matched.cloud(), scored.cloud(), rng)
         return Measured(_named(overall, scorer), [_named(values, scorer) for values in by_type])
-    found = function(real, scored, rng)
+    found = function(matched if scorer.needs == "counts" else real, scored, rng)
     return found if isinstance(found, Measured) else Measured(_named(found, scorer), [])
 
 
 def collect(
-    measured: Mapping[str, Measured], real: CellSet, scored: CellSet, names: Array, metrics: Iterable[Metric]
-) -> tuple[Values, pd.DataFrame]:
+    measured: Mapping[str, Measured], real: CellSet, scored: CellSet, names: Array, metrics: Iterable[Metric],
+    matched: CellSet | None = None,
+) -> tuple[Values, pd.DataFrame]:  # fmt: skip
     """The metrics of a set, overall and per type.
 
     Parameters
@@ -62,6 +69,8 @@ def collect(
         Of the types.
     metrics : iterable of Metric
         Those that are wanted.
+    matched : CellSet, optional
+        As in `measure`.
 
     Returns
     -------
@@ -76,9 +85,10 @@ def collect(
         if found.types:
             types = types.join(pd.DataFrame(found.types, index=types.index))
     overall = {name: found.overall for name, found in measured.items()}
+    alike = real if matched is None else matched
     for name, scorer in scorers_of(metrics).items():
         if scorer.needs == "profile":
-            overall[name] = _named(scorer.function(real.profile, scored.profile), scorer)
+            overall[name] = _named(scorer.function(alike.profile, scored.profile), scorer)
     values = {}
     for metric in metrics:
         of_set = overall[metric.scorer.name]

@@ -23,7 +23,7 @@ from cfgen_dist.evaluation.sources import Source
 from cfgen_dist.evaluation.spaces import AnySpace
 from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, LogCovariance, fit_space
 from cfgen_dist.evaluation.spaces.tf_idf import TfIdfCovariance, TfIdfProducts, fit_tf_idf
-from cfgen_dist.evaluation.workspace import SCORE, Workspace, unpack
+from cfgen_dist.evaluation.workspace import MATCHED, SCORE, Workspace, unpack
 from cfgen_dist.workers.pool import Pool
 from data_loaders.files import write_whole
 from data_loaders.progress import progress
@@ -104,12 +104,12 @@ def do_item(work: Workspace, item: Item) -> None:
         scorer = catalogue.scorers_of(catalogue.METRICS)[kind.removeprefix(SCORE)]
         measured = measure(
             scorer, work.cell_set("test"), work.cell_set(name), protocol=work.plan["protocol"], seed=work.plan["seed"],
-            draw=int(name.rpartition("-")[2]),
+            draw=int(name.rpartition("-")[2]), matched=work.matched(),
         )  # fmt: skip
         work.commit(part_name(item), **measured._asdict())
     elif kind == "scan":
         codes = np.asarray(work.codes(name)[start:stop])
-        centred = name == "test" or work.plan["protocol"] != "paper"
+        centred = name in ("test", MATCHED) or work.plan["protocol"] != "paper"
         shard = CellSet.scan(
             work.reader(name, start), codes, work.plan["n_types"], work.space, work.plan["n_genes"], centred=centred
         )
@@ -236,15 +236,15 @@ def score(
     metrics : list of Metric
         Those that are wanted.
     """
-    sets = [name for name in work.plan["sets"] if name not in ("test", "train")]
+    sets = [name for name in work.plan["sets"] if name not in ("test", "train", MATCHED)]
     scorers = [scorer.name for scorer in pieces_of(metrics)]
     items = {(name, scorer): Item(SCORE + scorer, name, 0, work.n_cells(name)) for name in sets for scorer in scorers}
     run_stage(work, pool, setup, list(items.values()), "score")
-    real = work.cell_set("test")
+    real, matched = work.cell_set("test"), work.matched()
     scores = {}
     for name in sets:
         measured = {scorer: _measured(work, items[name, scorer]) for scorer in scorers}
-        scores[name] = collect(measured, real, work.cell_set(name), names, metrics)
+        scores[name] = collect(measured, real, work.cell_set(name), names, metrics, matched)
     return scores
 
 

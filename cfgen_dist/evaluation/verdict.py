@@ -1,12 +1,14 @@
 """The verdict: how far each value is from its floor, in a word, and all of them in sentences."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.metric import Metric
+from cfgen_dist.evaluation.selection import Lacking
 
+NAMED = 8  # types named in a sentence, at most
 VERDICTS = {"at": "at the floor", "near": "near the floor", "off": "off the floor", "none": "not measured"}
 
 
@@ -39,23 +41,41 @@ def judge(metric: Metric, generated: Mapping[str, float], floor: Mapping[str, fl
     return "near" if worse <= near else "off"
 
 
-def sentences(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def needs_types(metric: Metric) -> bool:
+    """Whether a metric has no meaning for cells without types."""
+    return metric.group == "types" or metric.scorer.needs == "labels" or metric.key == "correlation_error"
+
+
+def sees_absence(metric: Metric) -> bool:
+    """Whether a type that was not generated makes a metric wrong, whatever the cells of the other types score.
+
+    These are the metrics of types one by one, of the mixture of all cells, and of how much of the real cells was
+    reached. The others compare what is there (precision, density) or see by their value what is not (classifiers,
+    counts).
+    """
+    return needs_types(metric) or metric.group == "overall" or metric.key in ("recall", "coverage")
+
+
+def sentences(metrics: Mapping[str, Mapping[str, Any]], lacking: Lacking | None = None) -> list[str]:
     """The verdict in words.
 
     Parameters
     ----------
     metrics : dict
         Metric key → {"generated", "floor": {"mean"}, "verdict"}.
+    lacking : Lacking, optional
 
     Returns
     -------
     list of str
-        The overall sentence, then one per group with the values of what is not at the floor.
+        The overall sentence, which names what generated sets lack, then one per group with the values of what is not at
+        the floor, then what has no floor.
     """
     count = {verdict: sum(row["verdict"] == verdict for row in metrics.values()) for verdict in ("at", "near", "off")}
     lines = [
         f"Of {sum(count.values())} measures, "
-        f"{count['at']} are at the floor, {count['near']} near it, {count['off']} off it."
+        f"{count['at']} are at the floor, {count['near']} near it, {count['off']} off it"
+        f"{'' if lacking is None else _of_absence(lacking)}."
     ]
     rows = [metric for metric in catalogue.METRICS if metric.key in metrics]
     for group, title in catalogue.GROUPS.items():
@@ -70,7 +90,27 @@ def sentences(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 parts.append(f"{VERDICTS[verdict]}: {', '.join(values)}")
         if parts:
             lines.append(f"{title}: " + "; ".join(parts) + ".")
+    if lacking is not None and lacking.no_floor:
+        lines.append(f"Without training cells, so without a floor and a verdict: {in_short(lacking.no_floor)}.")
     return lines
+
+
+def _of_absence(lacking: Lacking) -> str:
+    """What the first sentence says of types that were not generated, or hardly."""
+    thin = [f"{name} ({have:,} of {wanted:,} cells)" for name, (have, wanted) in lacking.thin.items()]
+    found = [(lacking.missing, "missing"), (thin, "thin")]
+    parts = [
+        f"{len(names)} of {lacking.n_types} types {'is' if len(names) == 1 else 'are'} {what}: {in_short(names)}"
+        for names, what in found
+        if names
+    ]
+    return "; ".join(["", *parts])
+
+
+def in_short(names: Sequence[str]) -> str:
+    """Names in a row, of many the first ones."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _with_values(title: str, row: Mapping[str, Any]) -> str:

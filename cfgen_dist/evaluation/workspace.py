@@ -27,6 +27,7 @@ from data_loaders.statistics.pca import Components
 from data_loaders.types import Array, Ints, PathLike
 
 SCORE = "score."  # before the name of a scorer: kind of the parts that it makes
+MATCHED = "matched"  # the set of test cells of the composition of the other sets, where that is not the test's own
 Sums = TypeVar("Sums")
 
 
@@ -42,6 +43,7 @@ class PlanForm(Record):
     modality: str | None = None
     space: str | None = None
     binary: bool | None = None
+    pooled: bool = False
 
 
 class ScoreForm(Record):
@@ -62,7 +64,8 @@ class Workspace(Ledger):
         On a disk that all workers see.
     plan : dict
         JSON: `settings` (digest), `protocol`, `seed`, `n_types`, `n_genes`, `sets` {name: number of the source}; of
-        another modality than rna `modality`, `space` ("log-normalised" or "TF-IDF") and `binary` as well.
+        another modality than rna `modality`, `space` ("log-normalised" or "TF-IDF") and `binary` as well; `pooled` when
+        types are left aside.
     sources : list of Cells
         The real cells first.
     """
@@ -73,10 +76,16 @@ class Workspace(Ledger):
         self._space: Components | TfIdfSpace | None = None
 
     @classmethod
-    def create(cls, folder: Path, plan: dict[str, Any], sources: Sequence[Cells], rows: Mapping[str, Ints]) -> Self:
-        """Write the plan, and rows {name of a set: int array (n,)}, for workers to open."""
+    def create(
+        cls, folder: Path, plan: dict[str, Any], sources: Sequence[Cells], rows: Mapping[str, Ints],
+        groups: Mapping[str, Ints] | None = None,
+    ) -> Self:  # fmt: skip
+        """Write the plan, and rows {name of a set: int array (n,)}, for workers to open.
+
+        `groups` has the same keys: codes of the cells of a set by something else than their type.
+        """
         for name, chosen in rows.items():
-            codes = sources[plan["sets"][name]].codes[chosen]
+            codes = groups[name] if groups is not None else sources[plan["sets"][name]].codes[chosen]
             for what, values in (("rows", chosen), ("codes", codes)):
                 write_whole(folder / f"{name}.{what}.npy", partial(_save, values))
         write_whole(folder / "plan.json", lambda file: file.write(json.dumps(plan).encode()))
@@ -91,12 +100,19 @@ class Workspace(Ledger):
         folder : Path
         origins : list of path-like or AnnData
         label : str
+            Empty when the real cells have none.
         """
         plan = read_json(Path(folder) / "plan.json", PlanForm)
         how = {name: plan[name] for name in ("modality", "binary") if name in plan}
-        real, *others = [open_cells(origin, label, **how) for origin in origins]
-        others = [cells.in_order_of(real.genes).with_types_of(real) for cells in others]
-        return cls(folder, plan, [real, *others])
+        pooled = plan.get("pooled", False)
+        real, *others = [
+            open_cells(origin, label, generated=number > 0, labelled=not pooled, **how)
+            for number, origin in enumerate(origins)
+        ]
+        others = [cells.in_order_of(real.genes) for cells in others]
+        if pooled:
+            return cls(folder, plan, [cells.without_types() for cells in (real, *others)])
+        return cls(folder, plan, [real, *(cells.with_types_of(real) for cells in others)])
 
     def n_cells(self, name: str) -> int:
         """Cells of a set."""
@@ -137,6 +153,10 @@ class Workspace(Ledger):
         pcs = _mapped(self.folder / f"{name}.pcs.npy")
         profile = unpack(Profile(self.plan["n_genes"]), arrays)
         return CellSet(np.asarray(self.codes(name)), pcs, arrays["sums"], arrays["cells"], profile, self.reader(name))
+
+    def matched(self) -> CellSet | None:
+        """The test cells for what looks at all cells at once; None when these are all of them."""
+        return self.cell_set(MATCHED) if MATCHED in self.plan["sets"] else None
 
 
 def _save(values: Array, file: IO[bytes]) -> None:
