@@ -78,7 +78,20 @@ def check_vouched(path: PathLike, way_on: str) -> None:
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON record with the checksum of its values."""
-    return {**values, KEY: _digest(values)}
+    plain: dict[str, Any] = json.loads(json.dumps(values))  # as they will be read: keys are text then
+    return {**plain, KEY: _digest(plain)}
+
+
+def write_sealed(path: PathLike, values: Mapping[str, Any], indent: int | None = None, any_number: bool = True) -> None:
+    """Write a JSON record with the checksum of its values, whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        For NaN and infinity unless they are `any_number`.
+    """
+    text = json.dumps(sealed(values), indent=indent, allow_nan=any_number)
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def unsealed(values: Any, name: str, way_on: str = "restore it, or remove it") -> Any:

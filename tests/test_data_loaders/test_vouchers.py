@@ -1,10 +1,12 @@
 """Checksums beside files and in records."""
 
+import json
+
 import pytest
 
 from data_loaders import vouchers
 from data_loaders.errors import BadInput
-from data_loaders.vouchers import check_vouched, is_vouched, sealed, unsealed, write_vouched
+from data_loaders.vouchers import check_vouched, is_vouched, sealed, unsealed, write_sealed, write_vouched
 
 
 def test_a_changed_file_is_refused_and_one_without_checksum_is_not(tmp_path):
@@ -62,3 +64,16 @@ def test_records_are_sealed():
     assert unsealed(values, "it") == values  # as those written before there were checksums
     with pytest.raises(BadInput, match="it was changed after it was written"):
         unsealed(sealed(values) | {"cells": 4}, "it")
+
+
+@pytest.mark.parametrize("values", [{"a": float("nan"), "b": [1.5, (2, None)]}, {"c": {10: 1, 9: 2}}, {"d": "ü"}])
+def test_records_are_written_with_their_checksum(tmp_path, values):
+    write_sealed(tmp_path / "a.json", values, indent=1)
+    text = (tmp_path / "a.json").read_text()
+    assert json.dumps(unsealed(json.loads(text), "it")) == json.dumps(values)
+    for key in values:
+        with pytest.raises(BadInput, match="was changed after it was written"):
+            unsealed(json.loads(text) | {key: 7}, "it")
+    if "a" in values:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_sealed(tmp_path / "b.json", values, any_number=False)
