@@ -11,7 +11,7 @@ from anndata.io import read_elem, write_elem
 from data_loaders.errors import BadInput, nearest, readable
 from data_loaders.exporting.mudata import write_h5mu
 from data_loaders.exporting.soma import write_soma
-from data_loaders.files import begin_output, finish_output, refuse_existing
+from data_loaders.files import begin_output, finish_output, refuse_address, refuse_existing
 from data_loaders.locks import alone
 from data_loaders.manifest import ELEMENT
 from data_loaders.progress import progress
@@ -50,6 +50,7 @@ def export(store: PathLike, out: PathLike, *, to: str = "h5ad") -> None:
     if to not in FORMATS:
         raise BadInput(f"`to={to!r}`: {nearest(to, FORMATS)}")
     place = refuse_existing(out)
+    refuse_address(store, "export reads a store on a disk; copy it there first")
     try:
         source, manifest, _ = open_checked(store)
         source["X"], source["obs"], source["var"]
