@@ -197,7 +197,6 @@ def test_damage_in_a_run_is_named(run, file):
     ("file", "position"),
     [
         ("autoencoder/weights.safetensors", -5),
-        ("flow/metrics.csv", -8),
         ("latents.zarr/obs/cell_type/codes/c/0", 5),
         ("latents.zarr/obs/donor/categories/c/0", 20),
         ("config.yaml", None),
