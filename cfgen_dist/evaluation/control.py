@@ -65,12 +65,13 @@ def write_control(path: PathLike, real: Cells, train: Ints, wanted: Mapping[int,
     rng = generator(seed, Evaluation.CONTROL, draw)
     chosen = train[matched_rows(real.codes[train], dict.fromkeys(wanted, SOURCE_CELLS), 1, rng)[0]]
     made = 0
-    with AtlasWriter(path, pd.DataFrame(index=real.genes), labels=[real.label]) as writer:
+    with AtlasWriter(path, pd.DataFrame(index=real.genes), labels=[real.label] if real.label else []) as writer:
         for code, n in sorted(wanted.items()):
             for block in _drawn(real.read(chosen[real.codes[chosen] == code]), n, rng):
                 names = [f"control-{made + i}" for i in range(block.shape[0])]
                 labels = pd.Categorical.from_codes(np.full(len(names), code), categories=real.types)
-                writer.append(block.astype(np.uint32), pd.DataFrame({real.label: labels}, index=names))
+                obs = pd.DataFrame({real.label: labels} if real.label else {}, index=names)
+                writer.append(block.astype(np.uint32), obs)
                 made += len(names)
         writer.close(provenance={"notes": ["control: genes drawn independently inside types"]})
 

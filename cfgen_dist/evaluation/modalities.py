@@ -15,8 +15,9 @@ import pandas as pd
 from cfgen_dist.evaluation import stages
 from cfgen_dist.evaluation.metrics.catalogue import LOG_NORMALISED, TF_IDF, metrics_of
 from cfgen_dist.evaluation.metrics.markers import LevelSums, best_markers, level_correlation, marker_columns
-from cfgen_dist.evaluation.sources import MAIN, Cells, Source, open_cells
+from cfgen_dist.evaluation.sources import MAIN, Cells, Source, reopen
 from cfgen_dist.evaluation.summary import summarise
+from cfgen_dist.evaluation.verdict import needs_types
 from cfgen_dist.evaluation.workspace import Workspace
 from cfgen_dist.workers.pool import Pool
 from data_loaders.card import ACCESSIBILITY
@@ -78,8 +79,8 @@ class Comparison:
         if accessible:  # 0/1 values say of real cells as much as a model of them can
             how["binary"] = all(cells.largest[name] <= 1 for cells in self.cells[1:])
         real, *others = [
-            open_cells(origin, cells.label, cells.name, **how)
-            for origin, cells in zip(self.origins, self.cells, strict=True)
+            reopen(origin, cells, generated=number > 0, **how)
+            for number, (origin, cells) in enumerate(zip(self.origins, self.cells, strict=True))
         ]
         sources = [real, *(cells.in_order_of(real.genes).with_types_of(real) for cells in others)]
         return sources, how | {"space": TF_IDF if accessible else LOG_NORMALISED}
@@ -135,6 +136,7 @@ def compare_modalities(
         plan = how | {
             "sets": comparison.source_of, "protocol": "centred", "seed": comparison.seed,
             "n_types": len(sources[0].types), "n_genes": len(sources[0].genes), "settings": comparison.settings,
+            "pooled": sources[0].pooled,
         }  # fmt: skip
         part = folder / f"modality-{name}"
         part.mkdir(exist_ok=True)
@@ -149,21 +151,25 @@ def _compare(
 ) -> dict[str, Any]:
     types, features = work.sources[0].types, work.sources[0].genes
     kinds = {kind: [key for key in work.plan["sets"] if key.startswith(kind)] for kind in ("generated", "floor")}
-    accessible = name in ACCESSIBILITY
+    accessible, pooled = name in ACCESSIBILITY, work.plan["pooled"]
     found: dict[str, Any] = {"space": work.plan["space"], "binary": work.plan.get("binary", False)}
     if name != MAIN:
         stages.fit(work, pool, setup, shard_size)
         stages.scan(work, pool, setup, shard_size)
-        scored = stages.score(work, pool, setup, types, metrics_of(work.plan["space"], counts=False))
+        of_space = metrics_of(work.plan["space"], counts=False)
+        metrics = [metric for metric in of_space if not (pooled and needs_types(metric))]
+        scored = stages.score(work, pool, setup, types, metrics)
         summary = {kind: summarise([scored[key][0] for key in keys]) for kind, keys in kinds.items()}
         found["metrics"] = {metric: {kind: summary[kind][metric] for kind in kinds} for metric in summary["generated"]}
+    found["markers"] = {}
+    if pooled:
+        return found
     if markers is None:
         empty = {"train": LevelSums(len(types), np.arange(len(features)), accessible)}
         sums = stages.add_up(work, pool, setup, shard_size, empty, "levels.all")
         markers = best_markers(sums["train"], types, features)
     else:
         markers = markers[markers["feature"].isin(features)]
-    found["markers"] = {}
     if len(markers):
         columns = marker_columns(markers, features)
         empty = {

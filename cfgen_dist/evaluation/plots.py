@@ -82,8 +82,9 @@ def draw_figures(
             "size_factors": _histograms(
                 tuple(real.profile.totals), tuple(shown.profile.totals), "Counts per cell (size factors)", True
             ),
-            "types": _types(result),
         }
+        if result["types"]:
+            figures["types"] = _types(result)
         if curves is not None:
             figures["training"] = _training(curves)
         for name, figure in figures.items():
@@ -119,7 +120,7 @@ def _cells(real: CellSet, shown: CellSet, names: Array, kind: str, seed: int) ->
     picks = [subsample(np.arange(len(cells)), EMBEDDED_CELLS, rng) for cells in (real, shown)]
     labels = [names[cells.codes[pick]] for cells, pick in zip((real, shown), picks, strict=True)]
     points = embed(real.points(picks[0])[:], shown.points(picks[1])[:], kind, seed)
-    kinds = sorted(set(labels[0].tolist()), key=lambda kind: -(labels[0] == kind).sum())
+    kinds = sorted(set(np.concatenate(labels).tolist()), key=lambda kind: -(labels[0] == kind).sum())
     columns = math.ceil(len(kinds) / 16)
     figure = Figure(figsize=(10.8 + 1.7 * columns, 4.4))
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
@@ -196,22 +197,36 @@ def _histograms(real: Distribution, generated: Distribution, label: str, logarit
 
 
 def _types(result: Mapping[str, Any]) -> Figure:
-    rows = [row for row in result["types"] if row["generated"] and row["floor"]]
+    """Each type beside its floor; what was not generated, and what has no floor, is said in its row."""
+    rows = [row for row in result["types"] if row["generated"] or row["floor"]]
     figure = Figure(figsize=(8.2, 1.4 + 0.32 * len(rows)))
     axes = figure.subplots(1, len(BY_TYPE), sharey=True)
     height = np.arange(len(rows))[::-1]
     metrics = {metric.key: metric for metric in catalogue.METRICS}
     for axis, metric in zip(axes, map(metrics.__getitem__, BY_TYPE), strict=True):
-        floor, made = ([row[name][metric.name] for row in rows] for name in ("floor", "generated"))
+        floor, made = (np.array([_value(row[name], metric.name) for row in rows]) for name in ("floor", "generated"))
         axis.hlines(height, floor, made, color="#cccccc", lw=2, zorder=1)
         axis.scatter(floor, height, s=45, marker="|", lw=2.5, color="black", label="floor", zorder=2)
         axis.scatter(made, height, s=45, color=GENERATED, lw=0, label="generated", zorder=3)
-        axis.set(title=f"{metric.title} ({'less' if metric.better == 'lower' else 'more'} is better)")
+        title = result["metrics"][metric.key].get("title", metric.title)
+        axis.set(title=f"{title} ({'less' if metric.better == 'lower' else 'more'} is better)")
         axis.grid(axis="x", color="#eeeeee")
         axis.set_axisbelow(True)
-    axes[0].set_yticks(height, [f"{row['type']} ({row['cells_test']})" for row in rows])
+    axes[0].set_yticks(height, [_row_name(row) for row in rows])
+    for tick, row in zip(axes[0].get_yticklabels(), rows, strict=True):
+        tick.set_color(GENERATED if row["state"] in ("missing", "thin") else "black")
     axes[1].legend(loc="best")
     return figure
+
+
+def _value(found: Mapping[str, float | None] | None, name: str) -> float:
+    value = None if found is None else found.get(name)
+    return math.nan if value is None else value
+
+
+def _row_name(row: Mapping[str, Any]) -> str:
+    state = "" if row["state"] == "compared" else f", {row['state']}"
+    return f"{row['type']} ({row['cells_test']}{state})"
 
 
 def _training(curves: Curves) -> Figure:

@@ -25,7 +25,8 @@ OURS = {"metrics.json", "report.html", *(f"{name}.png" for name in FIGURES)}
 CAPTIONS = {
     "cells": "Real test cells, generated cells, and both. The map was made from the real cells alone; generated "
     "cells were placed on it afterwards. Generated cells should fill the same regions with the same types.",
-    "types": "Each type with its number of test cells. Black bar: the floor. Dot: generated cells.",
+    "types": "Each type with its number of test cells. Black bar: the floor. Dot: generated cells. Types that "
+    "generated sets lack are named in red: they have no dot, or one of few cells.",
     "mean_variance": "One dot per gene. Counts vary more than chance alone (dashed line) because cells differ; "
     "generated cells should follow the same band.",
     "dropout": "One dot per gene; on the dashed line, as many generated as real cells miss it.",

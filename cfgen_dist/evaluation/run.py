@@ -11,8 +11,9 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,21 @@ import numpy as np
 
 from cfgen_dist.evaluation import stages
 from cfgen_dist.evaluation.control import write_control
+from cfgen_dist.evaluation.groups import score_apart
+from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.markers import read_markers
 from cfgen_dist.evaluation.modalities import Comparison, compare_modalities
+from cfgen_dist.evaluation.protocol import name_figures, said
 from cfgen_dist.evaluation.reference import PROTOCOLS
-from cfgen_dist.evaluation.selection import attainable, floor_rows, generated_rows, sets_in, wanted_cells
+from cfgen_dist.evaluation.selection import Selection, cells_of_types, select
 from cfgen_dist.evaluation.sources import Cells, Source, open_cells
-from cfgen_dist.evaluation.summary import plain, subsampled, summarise_metrics, summarise_types
-from cfgen_dist.evaluation.verdict import sentences
+from cfgen_dist.evaluation.summary import Scores, plain, subsampled, summarise_metrics, summarise_types
+from cfgen_dist.evaluation.verdict import needs_types, sentences
 from cfgen_dist.evaluation.workspace import Workspace
 from cfgen_dist.workers.options import Workers
 from cfgen_dist.workers.parts import open_parts
-from cfgen_dist.workers.pool import open_pool
+from cfgen_dist.workers.pool import Pool, open_pool
 from data_loaders.errors import BadInput, nearest
 from data_loaders.locks import alone
 from data_loaders.records import Record, read_json
@@ -61,23 +65,29 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Compare generated cells with the test cells of a real atlas.
 
-    Of each type as many generated cells are drawn as there are real test cells. The same metrics between training and
-    test cells, drawn alike, are the floor. Cells are read in shards, each on one worker; what comes of a shard is
-    committed to `OUT.parts`, which is removed when the report is there. Metrics do not depend on shards or workers
-    beyond the rounding of sums.
+    Of each type as many generated cells are drawn as there are test cells, or training cells where they are fewer. The
+    same metrics between training and test cells, drawn to the same sizes, are the floor: it depends on the real cells
+    alone. A type that was not generated is named, and puts the metrics that it touches off the floor.
+
+    Cells are read in shards, each on one worker; what comes of a shard is committed to `OUT.parts`, which is removed
+    when the report is there. Metrics do not depend on shards or workers beyond the rounding of sums.
 
     Parameters
     ----------
     real : path-like, Atlas or AnnData
-        Raw counts, an obs column `split` with train and test cells, and the label column.
+        Raw counts, an obs column `split` with train and test cells, and the label column. Cells that the obs column
+        `is_generated` calls generated are left out.
     generated : path-like, Atlas or AnnData, or a list of them
         Raw counts of the same genes and the label column. Each of several is one generated set; a single one is split
-        into disjoint sets as far as its cells reach.
+        into disjoint sets as far as its cells reach. Where `is_generated` tells generated from real cells (an augmented
+        atlas), the generated ones alone are scored. Without the label column, or without values in it, all cells are
+        compared at once, by the metrics that need no types.
     out : path-like, optional
         Folder for `metrics.json`, `report.html` and the figures; a new one, or that of an earlier evaluation, which is
         replaced. With Ray on a disk that all workers see.
     label : str, optional
-        obs column of the types; by default `cell_type`, or the only label column.
+        obs column of the types; by default `cell_type`, or the only label column. An atlas without label columns is
+        compared without types.
     protocol : {"centred", "paper"}
         See `Reference`.
     sets, floor_sets : int
@@ -107,15 +117,17 @@ def evaluate(
     -------
     dict
         What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control": {"mean", "sd", "sd_types"},
-        "real", "verdict"}}, `types` (one dict per type), `sets` (the values of every set), `verdict` (sentences),
-        `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see `compare_modalities`) of
-        cells that have several, or with `markers`.
+        "real", "verdict", "title", "meaning"}}, `protocol_says` (sentences: how the figures of the protocol differ from
+        the default's), `types` (one dict per type, see `summary.summarise_types`), `lacking` (see
+        `selection.Lacking`), `sets` (the values of every set), `warnings` (sentences: what is said before any score),
+        `verdict` (sentences), `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see
+        `compare_modalities`) of cells that have several, or with `markers`.
 
     Raises
     ------
     BadInput
-        Genes that differ, a missing label column, unknown types, no test or train cells, no generated cells, values
-        that are not counts, an output that cannot be replaced, parts of another evaluation.
+        Genes that differ, no such label column in the real cells, unknown types, no test or train cells, no generated
+        cells, values that are not counts, an output that cannot be replaced, parts of another evaluation.
     """
     from cfgen_dist.evaluation.plots import read_run  # matplotlib, which workers do without
     from cfgen_dist.evaluation.report import check_output, write_report
@@ -131,18 +143,20 @@ def evaluate(
         check_output(out)
     curves = None if run is None else read_run(run)
     marker_table = None if markers is None else read_markers(markers)
-    cells = open_cells(real, label, "real")
-    sources = [_open_generated(origin, cells, i) for i, origin in enumerate(origins[1:])]
+    inputs = open_inputs(real, origins[1:], label)
+    if inputs.pooled and marker_table is not None:
+        raise BadInput(f"`markers`: {inputs.warnings[0]} Expected cells with types")
+    scored_cells = inputs.scored()
+    cells, sources = inputs.real, inputs.sources
     test, train = cells.rows_of("test"), cells.rows_of("train")
     if len(test) < 2:
         raise BadInput(f"{cells.name}: {len(test)} test cells found, expected at least 2")
-    wanted, n_generated, notes = _plan(cells, sources, test, train, sets)
-    n_sets = {"generated": n_generated, "floor": floor_sets, "control": n_generated if control else 0}
-    rows, source_of = _choose_rows(cells, sources, test, train, wanted, n_sets, seed)
+    chosen = select(cells, sources, test, train, sets=sets, floor_sets=floor_sets, control=control, seed=seed)
+    n_sets, rows, source_of = chosen.n_sets, dict(chosen.rows), dict(chosen.source_of)
     settings: dict[str, Any] = {
         "catalogue": catalogue.digest(), "protocol": protocol, "label": cells.label, "seed": seed,
         "shard_size": shard_size, "n_sets": n_sets, "cells": [source.identity for source in (cells, *sources)],
-        "rows": hashlib.sha256(b"".join(chosen.tobytes() for chosen in rows.values())).hexdigest(),
+        "rows": chosen.digest(),
     }  # fmt: skip
     if marker_table is not None:
         settings["markers"] = hashlib.sha256(marker_table.to_csv().encode()).hexdigest()
@@ -151,39 +165,47 @@ def evaluate(
         return finished
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     comparison = Comparison(
-        list(origins), [cells, *sources], rows | {"train": train}, source_of | {"train": 0}, digest, marker_table, seed
+        list(origins), scored_cells, rows | {"train": train}, source_of | {"train": 0}, digest, marker_table, seed
     )
     modalities = comparison.open()
+    measured = [metric for metric in catalogue.metrics_of() if not (inputs.pooled and needs_types(metric))]
+    types, wanted = scored_cells[0].types, {0: sum(chosen.wanted.values())} if inputs.pooled else chosen.wanted
 
     with open_pool(Workers(ray, workers)) as pool, _parts(out, settings, resume) as folder:
-        controls = []
         for draw in range(n_sets["control"]):
             path = folder / f"control-{draw}.zarr"
             if not path.exists():
-                write_control(path, cells, train, wanted, seed, draw)
-            controls.append(open_cells(path, cells.label).with_types_of(cells))
+                write_control(path, cells, train, chosen.wanted, seed, draw)
+            drawn = open_cells(path, cells.label)
+            scored_cells.append(drawn.without_types() if inputs.pooled else drawn.with_types_of(cells))
             origins.append(path)
-            rows[f"control-{draw}"], source_of[f"control-{draw}"] = np.arange(len(controls[-1])), len(origins) - 1
+            rows[f"control-{draw}"], source_of[f"control-{draw}"] = np.arange(len(drawn)), len(origins) - 1
         plan = {
-            "sets": source_of, "protocol": protocol, "seed": seed, "n_types": len(cells.types),
-            "n_genes": len(cells.genes), "settings": digest,
+            "sets": source_of, "protocol": protocol, "seed": seed, "n_types": len(types),
+            "n_genes": len(cells.genes), "settings": digest, "pooled": inputs.pooled,
         }  # fmt: skip
-        work = Workspace.create(folder, plan, [cells, *sources, *controls], rows)
+        work = Workspace.create(folder, plan, scored_cells, rows)
         setup = stages.worker_setup(work, origins, ray)
         stages.fit(work, pool, setup, shard_size)
         stages.scan(work, pool, setup, shard_size)
-        scored = stages.score(work, pool, setup, cells.types, catalogue.metrics_of())
+        scored = stages.score(work, pool, setup, types, measured)
         scores = {kind: [scored[f"{kind}-{draw}"] for draw in range(n)] for kind, n in n_sets.items()}
-        reference = work.cell_set("test")
-        metrics = summarise_metrics(scores, reference)
+        reference = work.matched() or work.cell_set("test")
+        metrics = summarise_metrics(scores, reference, measured, chosen.lacking)
+        name_figures(metrics, protocol)
+        by_type = [] if inputs.pooled else _by_type(scores, chosen, cells, test, work, pool, origins, ray, shard_size)
         by_modality, missing = compare_modalities(comparison, modalities, folder, pool, ray, shard_size)
         result = {
             "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": cells.label, "seed": seed,
+            "protocol_says": said(protocol),
             "n_sets": n_sets,
+            "warnings": inputs.warnings,
             "metrics": metrics,
-            "types": summarise_types(scores, reference, cells.types),
+            "types": by_type,
+            "lacking": asdict(chosen.lacking),
             "sets": {kind: [values for values, _ in of_kind] for kind, of_kind in scores.items()},
-            "verdict": sentences(metrics), "notes": notes + subsampled(reference, wanted, cells.types) + missing,
+            "verdict": sentences(metrics, chosen.lacking),
+            "notes": chosen.notes + inputs.notes + subsampled(reference, wanted, types, measured) + missing,
             "settings": settings,
             "provenance": {
                 "real": cells.provenance, "generated": [source.provenance for source in sources],
@@ -196,8 +218,25 @@ def evaluate(
         result = plain(result)
         if out is not None:
             shown = work.cell_set("generated-0")
-            write_report(out, result, reference, shown, cells.types, embedding=embedding, curves=curves)
+            write_report(out, result, reference, shown, types, embedding=embedding, curves=curves)
     return result
+
+
+def _by_type(
+    scores: Scores, chosen: Selection, cells: Cells, test: Ints, work: Workspace, pool: Pool,
+    origins: Sequence[Source], ray: str | None, shard_size: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The table of types, those without a floor among them, which are scored for it."""
+    all_scores = {kind: list(of_kind) for kind, of_kind in scores.items()}
+    if chosen.apart:
+        metrics = [metric for metric in catalogue.metrics_of() if metric.scorer.needs == "points"]
+        found = score_apart(
+            work, "without-floor", chosen.apart, None, cells.types, metrics, pool, origins, ray, shard_size
+        )
+        all_scores["generated"] += list(found.values())
+    in_test = dict(zip(cells.types.tolist(), cells_of_types(cells, test).tolist(), strict=True))
+    wanted = {str(cells.types[code]): n for code, n in chosen.wanted.items()}
+    return summarise_types(all_scores, in_test, wanted, chosen.lacking)
 
 
 def _check_options(protocol: str, embedding: str, sets: int, floor_sets: int, shard_size: int, seed: int) -> None:
@@ -208,60 +247,6 @@ def _check_options(protocol: str, embedding: str, sets: int, floor_sets: int, sh
     for name, value in (("sets", sets), ("floor_sets", floor_sets), ("shard_size", shard_size)):
         if value < 1:
             raise BadInput(f"`{name}`: {value}, expected 1 or more")
-
-
-def _open_generated(origin: Source, real: Cells, number: int) -> Cells:
-    """Open a generated set and check it against the real cells."""
-    cells = open_cells(origin, real.label, f"generated set {number + 1}")
-    if not len(cells):
-        raise BadInput(f"{cells.name}: no cells in it")
-    card, real_card = cells.provenance["card"], real.provenance["card"]
-    if card and real_card and card["fingerprint"] == real_card["fingerprint"]:
-        raise BadInput(f"{cells.name}: these are the real cells themselves; expected generated ones")
-    return cells.in_order_of(real.genes).with_types_of(real)
-
-
-def _plan(
-    real: Cells, sources: Sequence[Cells], test: Ints, train: Ints, sets: int
-) -> tuple[dict[int, int], int, list[str]]:
-    """Cells of each type in a set, the number of generated sets, and notes on what is missing."""
-    asked, notes = wanted_cells(real, sources, test, train)
-    n_sets = len(sources) if len(sources) > 1 else sets_in(sources[0], asked, sets)
-    if len(sources) == 1 and n_sets < sets:
-        notes.append(
-            f"The generated cells suffice for {n_sets} of {sets} sets of as many cells per type as the test cells."
-        )
-    wanted = attainable(asked, sources, n_sets)
-    short = [f"{real.types[code]} ({n} for {asked[code]})" for code, n in wanted.items() if n < asked[code]]
-    if short:
-        notes.append(f"Fewer generated than test cells, floor drawn alike: {', '.join(short)}.")
-    unlabelled = [
-        f"{cells.n_unlabelled:,} cells of {cells.name} without a {real.label}, so left out of all comparisons."
-        for cells in (real, *sources)
-        if cells.n_unlabelled
-    ]
-    for note in unlabelled:
-        log.info("%s", note)
-    notes += unlabelled
-    return wanted, n_sets, notes
-
-
-def _choose_rows(
-    real: Cells,
-    sources: Sequence[Cells],
-    test: Ints,
-    train: Ints,
-    wanted: Mapping[int, int],
-    n_sets: Mapping[str, int],
-    seed: int,
-) -> tuple[dict[str, Ints], dict[str, int]]:
-    """The rows of each set of cells but the controls, and the number of its source: 0 is that of the real cells."""
-    rows, source_of = {"test": test}, {"test": 0}
-    for draw, (number, chosen) in enumerate(generated_rows(sources, wanted, n_sets["generated"], seed)):
-        rows[f"generated-{draw}"], source_of[f"generated-{draw}"] = chosen, 1 + number
-    for draw, chosen in enumerate(floor_rows(real, train, wanted, n_sets["floor"], seed)):
-        rows[f"floor-{draw}"], source_of[f"floor-{draw}"] = chosen, 0
-    return rows, source_of
 
 
 @contextmanager

@@ -28,6 +28,9 @@ from data_loaders.types import Array, Bools, Ints, PathLike
 Source: TypeAlias = PathLike | Atlas | ad.AnnData
 DEFAULT_LABEL = "cell_type"
 MAIN = "rna"  # the modality in X
+ORIGIN = "is_generated"  # the obs column that tells generated from real cells in a store that holds both
+TRUE = ("true", "1", "1.0", "yes")
+ALL_CELLS = "all cells"  # the one type of cells that are compared without their types
 
 
 class Generated(Record):
@@ -62,6 +65,10 @@ class Cells:
         Further modality that the store describes → its largest count.
     n_unlabelled : int
         Cells of the store without a label: they are left out, rows count the others.
+    n_others : int
+        Cells of a mixed store that are left out as well: real ones where generated ones were asked for, or the reverse.
+    pooled : bool
+        Whether types are left aside: all cells are of one.
     """
 
     name: str
@@ -77,6 +84,8 @@ class Cells:
     _totals: Callable[[str], Array] = field(repr=False)
     _columns: Ints | None = None
     n_unlabelled: int = 0
+    n_others: int = 0
+    pooled: bool = False
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -103,6 +112,11 @@ class Cells:
             found = ", ".join(f"{n} {name}" for name, n in counts[counts > 0].sort_values(ascending=False).items())
             raise BadInput(f"{self.name}: no {split} cells in obs column 'split' (found {found or 'no cells'})")
         return rows
+
+    def without_types(self) -> Cells:
+        """The same cells, all of one type."""
+        types = np.array([ALL_CELLS])
+        return replace(self, types=types, codes=np.zeros(len(self), np.int32), pooled=True)
 
     def in_order_of(self, genes: pd.Index) -> Cells:
         """The same cells with their genes in the order of `genes` (G,); BadInput when they are not the same genes."""
@@ -136,7 +150,7 @@ class Cells:
 
 def open_cells(
     source: Source, label: str | None = None, name: str | None = None, *, modality: str | None = None,
-    binary: bool = False,
+    binary: bool = False, generated: bool | None = None, labelled: bool = True,
 ) -> Cells:  # fmt: skip
     """Open cells for evaluation.
 
@@ -145,13 +159,19 @@ def open_cells(
     source : path-like, Atlas or AnnData
         Raw counts in X.
     label : str, optional
-        The obs column with the types; by default `cell_type`, or the only label column there is.
+        The obs column with the types; by default `cell_type`, or the only label column there is. Empty: none.
     name : str, optional
         For messages, when `source` has no path.
     modality : str, optional
         A further modality in place of rna: its counts, its features as `genes`.
     binary : bool
         Read counts as 1.
+    generated : bool, optional
+        Of a store that holds real and generated cells alike (obs column `is_generated`) only the generated ones, or
+        only the real ones; by default all.
+    labelled : bool
+        Whether the cells must have the label; otherwise cells without the column, or without any value in it, are
+        opened as cells of one type (see `Cells.without_types`), their `label` being empty.
 
     Returns
     -------
@@ -160,13 +180,17 @@ def open_cells(
     Raises
     ------
     BadInput
-        No such store; no such column, or no value in it; duplicated gene names; several label columns to choose from.
+        No such store; no such column, or no value in it; duplicated gene names; several label columns to choose from;
+        no cells of the kind that `generated` asks for.
     """
     if isinstance(source, ad.AnnData):
-        cells = _from_anndata(source, label, name or "AnnData", modality)
+        cells, made = _from_anndata(source, label, name or "AnnData", modality, labelled)
     else:
-        cells = _from_atlas(source if isinstance(source, Atlas) else open_atlas(source), label, modality)
-    cells = _labelled(cells)
+        atlas = source if isinstance(source, Atlas) else open_atlas(source)
+        cells, made = _from_atlas(atlas, label, modality, labelled)
+    if generated is not None and made is not None:
+        cells = _of_origin(cells, made, generated)
+    cells = _labelled(cells, labelled)
     if not cells.genes.is_unique:
         twice = cells.genes[cells.genes.duplicated()][0]
         raise BadInput(f"{cells.name}: gene {twice!r} occurs more than once; expected unique gene names")
@@ -174,15 +198,25 @@ def open_cells(
     return replace(cells, _read=lambda rows: read(rows).sign()) if binary else cells
 
 
-def _from_atlas(atlas: Atlas, asked: str | None, modality: str | None) -> Cells:
-    label = _choose(atlas.name, asked, atlas.obs_columns, atlas.labels)
+def reopen(origin: Source, cells: Cells, *, generated: bool, **how: Any) -> Cells:
+    """The same cells again, in another way: `how` is `modality` and `binary` of `open_cells`."""
+    again = open_cells(
+        origin, cells.label, cells.name, generated=generated, labelled=bool(cells.label), **how
+    )  # fmt: skip
+    return again.without_types() if cells.pooled else again
+
+
+def _from_atlas(atlas: Atlas, asked: str | None, modality: str | None, labelled: bool) -> tuple[Cells, Bools | None]:
+    """The cells of a store, and which of them are generated, where it says so."""
+    label = _choose(atlas.name, asked, atlas.obs_columns, atlas.labels, labelled)
     split = "split" in atlas.obs_columns
     described = (atlas.card or {}).get("modalities", {})
-    return Cells(
+    codes = np.full(atlas.n_cells, -1, np.int32) if label is None else atlas.small_codes(label)
+    cells = Cells(
         atlas.name if modality is None else f"{atlas.name}, modality {modality!r}",
         _named(atlas.genes if modality is None else atlas.features(modality).index, modality),
-        label,
-        *_types(atlas.small_codes(label), atlas.categories(label), atlas.name, label),
+        label or "",
+        *_types(codes, [] if label is None else atlas.categories(label)),
         pd.Categorical.from_codes(atlas.small_codes("split"), atlas.categories("split")) if split else None,
         {"path": atlas.name, "card": atlas.card, "generation": _generation(atlas.name)},
         _identity(atlas),
@@ -190,20 +224,24 @@ def _from_atlas(atlas: Atlas, asked: str | None, modality: str | None) -> Cells:
         lambda rows: _as_csr(atlas.read(rows, modality)),
         lambda other: atlas.obs(f"size_factor_{other}"),
     )
+    return cells, _are_true(atlas.obs(ORIGIN)) if ORIGIN in atlas.obs_columns else None
 
 
-def _from_anndata(data: ad.AnnData, asked: str | None, name: str, modality: str | None) -> Cells:
+def _from_anndata(
+    data: ad.AnnData, asked: str | None, name: str, modality: str | None, labelled: bool
+) -> tuple[Cells, Bools | None]:
+    """As `_from_atlas`."""
     categorical = [column for column in data.obs if isinstance(data.obs[column].dtype, pd.CategoricalDtype)]
-    labels = [column for column in categorical if column not in ("split", "shard", "is_generated")]
-    label = _choose(name, asked, list(data.obs.columns), labels)
-    codes, categories = label_codes(data.obs[label])
+    labels = [column for column in categorical if column not in ("split", "shard", ORIGIN)]
+    label = _choose(name, asked, list(data.obs.columns), labels, labelled)
+    codes, categories = (np.full(data.n_obs, -1), []) if label is None else label_codes(data.obs[label])
     generation, features = data.uns.get("generation"), data.uns.get("features", {})
     counts = data.X if modality is None else data.obsm[modality]
-    return Cells(
+    cells = Cells(
         name if modality is None else f"{name}, modality {modality!r}",
         _named(data.var_names if modality is None else features[modality].index, modality),
-        label,
-        *_types(codes, categories, name, label),
+        label or "",
+        *_types(codes, categories),
         pd.Categorical(data.obs["split"].astype(str)) if "split" in data.obs else None,
         {
             "path": name,
@@ -215,6 +253,23 @@ def _from_anndata(data: ad.AnnData, asked: str | None, name: str, modality: str 
         lambda rows: sparse.csr_matrix(counts[rows]),
         lambda other: data.obsm[other].sum(axis=1),
     )
+    return cells, _are_true(data.obs[ORIGIN]) if ORIGIN in data.obs else None
+
+
+def _are_true(values: Any) -> Bools:
+    """Which values of an obs column of yes and no are yes, whether bool, number or text; missing ones are not."""
+    return pd.Series(np.asarray(values)).astype(str).str.strip().str.lower().isin(TRUE).to_numpy()
+
+
+def _of_origin(cells: Cells, made: Bools, generated: bool) -> Cells:
+    """The generated cells, or the real ones, of a store that may hold both."""
+    rows = np.flatnonzero(made == generated)
+    if len(rows) == len(cells):
+        return cells
+    if not len(rows):
+        found, wanted = ("real", "generated") if generated else ("generated", "real")
+        raise BadInput(f"{cells.name}: obs column {ORIGIN!r} says that all cells are {found}; expected {wanted} ones")
+    return replace(_restricted(cells, rows), n_others=len(cells) - len(rows))
 
 
 def _named(index: pd.Index, modality: str | None) -> pd.Index:
@@ -282,40 +337,53 @@ def parse_generation(text: str, name: str, ours: bool) -> dict[str, Any] | None:
         return None
 
 
-def _choose(name: str, label: str | None, columns: Sequence[str], labels: Sequence[str]) -> str:
-    """The label column asked for, or the only one that it can be."""
+def _choose(
+    name: str, label: str | None, columns: Sequence[str], labels: Sequence[str], must: bool = True
+) -> str | None:
+    """The label column asked for, or the only one that it can be; None when there is none and need not be one."""
+    if not (label or must or label is None):  # without a name: none is asked for
+        return None
     if label is None:
         if DEFAULT_LABEL in columns:
             return DEFAULT_LABEL
         if len(labels) == 1:
             return labels[0]
+        if not labels and not must:
+            return None
         found = f"has the label columns {', '.join(labels)}" if labels else "has no label column"
         raise BadInput(f"{name}: {found}; name the one to evaluate by with `label`")
     if label not in columns:
+        if not must:
+            return None
         raise BadInput(f"{name}: no obs column {label!r}, {nearest(label, columns) if columns else 'it has none'}")
     return label
 
 
-def _types(codes: Ints, categories: Iterable[str], name: str, label: str) -> tuple[Array, Ints]:
+def _types(codes: Ints, categories: Iterable[str]) -> tuple[Array, Ints]:
     """Sorted names of the types, and codes of the cells, -1 of those without a type."""
-    codes = np.asarray(codes)
-    if len(codes) and (codes < 0).all():
-        raise BadInput(f"{name}: no cell has a value in obs column {label!r}; expected labels")
     types, places = np.unique(np.array(list(categories), dtype=str), return_inverse=True)
-    return types, np.append(places, -1).astype(np.int32)[codes]
+    return types, np.append(places, -1).astype(np.int32)[np.asarray(codes)]
 
 
-def _labelled(cells: Cells) -> Cells:
-    """The cells that have a label, as if there were no others."""
+def _labelled(cells: Cells, must: bool) -> Cells:
+    """The cells that have a label, as if there were no others; all of them when none has one and none must."""
     rows = np.flatnonzero(cells.codes >= 0)
-    if len(rows) == len(cells):
+    if len(rows) == len(cells) and cells.label:
         return cells
+    if not len(rows):
+        if must and len(cells):
+            raise BadInput(f"{cells.name}: no cell has a value in obs column {cells.label!r}; expected labels")
+        return replace(cells, label="").without_types()
+    return replace(_restricted(cells, rows), n_unlabelled=len(cells) - len(rows))
+
+
+def _restricted(cells: Cells, rows: Ints) -> Cells:
+    """Some of the cells, as if there were no others."""
     read, totals, split = cells._read, cells._totals, cells.split
     return replace(
         cells,
         codes=cells.codes[rows],
         split=None if split is None else split[rows],
-        n_unlabelled=len(cells) - len(rows),
         _read=lambda chosen: read(rows[chosen]),
         _totals=lambda modality: np.asarray(totals(modality)).ravel()[rows],
     )

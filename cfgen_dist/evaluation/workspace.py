@@ -5,6 +5,7 @@ sources that they are read from.
 """
 
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import IO, Any, Self, TypeVar
 import anndata as ad
 import numpy as np
 from pydantic import ConfigDict
+from scipy import sparse
 
 from cfgen_dist.evaluation.cellset import CellSet
 from cfgen_dist.evaluation.metrics.faithfulness import Profile
@@ -23,10 +25,12 @@ from data_loaders import Atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.records import Record, Whole, check_form, read_json
+from data_loaders.seeds import generator
 from data_loaders.statistics.pca import Components
 from data_loaders.types import Array, Ints, PathLike
 
 SCORE = "score."  # before the name of a scorer: kind of the parts that it makes
+MATCHED = "matched"  # the set of test cells of the composition of the other sets, where that is not the test's own
 Sums = TypeVar("Sums")
 
 
@@ -42,6 +46,7 @@ class PlanForm(Record):
     modality: str | None = None
     space: str | None = None
     binary: bool | None = None
+    pooled: bool = False
 
 
 class ScoreForm(Record):
@@ -62,7 +67,8 @@ class Workspace(Ledger):
         On a disk that all workers see.
     plan : dict
         JSON: `settings` (digest), `protocol`, `seed`, `n_types`, `n_genes`, `sets` {name: number of the source}; of
-        another modality than rna `modality`, `space` ("log-normalised" or "TF-IDF") and `binary` as well.
+        another modality than rna `modality`, `space` ("log-normalised" or "TF-IDF") and `binary` as well; `pooled` when
+        types are left aside.
     sources : list of Cells
         The real cells first.
     """
@@ -73,10 +79,16 @@ class Workspace(Ledger):
         self._space: Components | TfIdfSpace | None = None
 
     @classmethod
-    def create(cls, folder: Path, plan: dict[str, Any], sources: Sequence[Cells], rows: Mapping[str, Ints]) -> Self:
-        """Write the plan, and rows {name of a set: int array (n,)}, for workers to open."""
+    def create(
+        cls, folder: Path, plan: dict[str, Any], sources: Sequence[Cells], rows: Mapping[str, Ints],
+        groups: Mapping[str, Ints] | None = None,
+    ) -> Self:  # fmt: skip
+        """Write the plan, and rows {name of a set: int array (n,)}, for workers to open.
+
+        `groups` has the same keys: codes of the cells of a set by something else than their type.
+        """
         for name, chosen in rows.items():
-            codes = sources[plan["sets"][name]].codes[chosen]
+            codes = groups[name] if groups is not None else sources[plan["sets"][name]].codes[chosen]
             for what, values in (("rows", chosen), ("codes", codes)):
                 write_whole(folder / f"{name}.{what}.npy", partial(_save, values))
         write_whole(folder / "plan.json", lambda file: file.write(json.dumps(plan).encode()))
@@ -91,12 +103,19 @@ class Workspace(Ledger):
         folder : Path
         origins : list of path-like or AnnData
         label : str
+            Empty when the real cells have none.
         """
         plan = read_json(Path(folder) / "plan.json", PlanForm)
         how = {name: plan[name] for name in ("modality", "binary") if name in plan}
-        real, *others = [open_cells(origin, label, **how) for origin in origins]
-        others = [cells.in_order_of(real.genes).with_types_of(real) for cells in others]
-        return cls(folder, plan, [real, *others])
+        pooled = plan.get("pooled", False)
+        real, *others = [
+            open_cells(origin, label, generated=number > 0, labelled=not pooled, **how)
+            for number, origin in enumerate(origins)
+        ]
+        others = [cells.in_order_of(real.genes) for cells in others]
+        if pooled:
+            return cls(folder, plan, [cells.without_types() for cells in (real, *others)])
+        return cls(folder, plan, [real, *(cells.with_types_of(real) for cells in others)])
 
     def n_cells(self, name: str) -> int:
         """Cells of a set."""
@@ -136,7 +155,43 @@ class Workspace(Ledger):
         arrays = self.arrays(f"set-{name}")
         pcs = _mapped(self.folder / f"{name}.pcs.npy")
         profile = unpack(Profile(self.plan["n_genes"]), arrays)
-        return CellSet(np.asarray(self.codes(name)), pcs, arrays["sums"], arrays["cells"], profile, self.reader(name))
+        return CellSet(
+            np.asarray(self.codes(name)), pcs, arrays["sums"], arrays["cells"], profile, self.reader(name),
+            unpacked(arrays), self._store(name),
+        )  # fmt: skip
+
+    def _store(self, name: str) -> Ints | None:
+        """See `CellSet.store`. Of a set of the floor: as many cells as the first generated store has, drawn at random.
+
+        Where each of them is a training cell, drawn again and again, the floor is as noisy as the store.
+        """
+        kind, _, draw = name.partition("-")
+        source, n_types = self.sources[self.plan["sets"][name]], self.plan["n_types"]
+        if kind == "generated":
+            return np.bincount(source.codes, minlength=n_types)
+        if kind == "floor":
+            train = np.bincount(source.codes[source.rows_of("train")], minlength=n_types)
+            stores = [number for each, number in self.plan["sets"].items() if each.startswith("generated")]
+            n_cells = len(self.sources[stores[0]]) if stores else int(train.sum())
+            rng = generator(self.plan["seed"], zlib.crc32(b"composition"), int(draw))
+            return rng.multinomial(n_cells, train / train.sum())
+        return None
+
+    def matched(self) -> CellSet | None:
+        """The test cells for what looks at all cells at once; None when these are all of them."""
+        return self.cell_set(MATCHED) if MATCHED in self.plan["sets"] else None
+
+
+def packed(by_type: sparse.csr_matrix) -> dict[str, Array]:
+    """Arrays of counts by type (CSR), to be committed with others; a small type of integers keeps parts small."""
+    data = by_type.data.astype(np.min_scalar_type(int(by_type.data.max(initial=0))))
+    return {"type_counts": data, "type_genes": by_type.indices, "type_starts": by_type.indptr}
+
+
+def unpacked(arrays: Mapping[str, Array]) -> sparse.csr_matrix:
+    """What `packed` packed, CSR int64 (K, G)."""
+    data, genes, starts = (arrays[f"type_{name}"] for name in ("counts", "genes", "starts"))
+    return sparse.csr_matrix((data.astype(np.int64), genes, starts), shape=(len(starts) - 1, len(arrays["total"])))
 
 
 def _save(values: Array, file: IO[bytes]) -> None:

@@ -21,10 +21,14 @@ CLASSIFIED_CELLS = 2000  # cells of a type that are classified, at most
 
 
 def neighbours(real: CellSet, scored: CellSet, rng: np.random.Generator) -> Measured:
-    """F1 of the classifier for the types of the scored cells: macro over types, and of each type."""
+    """F1 of the classifier: of each type of the scored cells, and the mean over all types of the real cells.
+
+    A type that the scored cells lack counts as 0; one that the real cells lack is not asked for.
+    """
     kinds, truth, weight, found = _classify(real, scored, rng)
     by_type = _f1(truth, found, weight, average=None, labels=kinds)
-    return _measured(float(_f1(truth, found, weight, average="macro")), by_type.tolist())
+    overall = _f1(truth, found, weight, average="macro", labels=np.flatnonzero(real.cells))
+    return _measured(float(overall), by_type.tolist())
 
 
 def neighbours_inside_types(real: CellSet, scored: CellSet, rng: np.random.Generator) -> Measured:
@@ -32,7 +36,7 @@ def neighbours_inside_types(real: CellSet, scored: CellSet, rng: np.random.Gener
     kinds, truth, weight, found = _classify(real, scored, rng)
     inside = [truth == code for code in kinds]
     by_type = [float(_f1(truth[rows], found[rows], weight[rows], average="macro")) for rows in inside]
-    return _measured(float(np.mean(by_type)), by_type)
+    return _measured(float(np.sum(by_type) / np.count_nonzero(real.cells)), by_type)
 
 
 def _classify(real: CellSet, scored: CellSet, rng: np.random.Generator) -> tuple[Ints, Ints, Floats, Ints]:

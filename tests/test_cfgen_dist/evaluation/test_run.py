@@ -87,7 +87,7 @@ def test_types_and_notes(result, real):
     test = real.obs["cell_type"][real.obs["split"] == "test"].value_counts()
     assert {row["type"]: row["cells_test"] for row in result["types"]} == test[test > 0].to_dict()
     assert result["types"][0]["cells_test"] == test.max()
-    assert any("Fewer than 10 test cells" in note and "CD34+" in note for note in result["notes"])
+    assert any("Fewer than 10 cells in a set" in note and "CD34+" in note for note in result["notes"])
     assert any("gene-gene correlation" in note for note in result["notes"])
 
 
@@ -124,22 +124,14 @@ def test_few_generated_cells_make_fewer_sets(real, made):
     few.obs_names_make_unique()
     again = evaluate(real, few, floor_sets=1)
     assert any("Dendritic (7 for 48)" in note for note in again["notes"])
+    assert "1 of 10 types is thin: Dendritic (7 of 48 cells)." in again["verdict"][0]
 
 
-def test_types_that_were_not_generated_are_left_out_and_named(real, made):
-    again = evaluate(real, made[made.obs["cell_type"] != "CD34+"].copy(), floor_sets=1)
-    assert any("No generated cells" in note and "CD34+" in note for note in again["notes"])
-    row = next(row for row in again["types"] if row["type"] == "CD34+")
-    assert row["generated"] is row["floor"] is None
-
-
-def test_a_type_without_test_or_training_cells(real, made):
+def test_a_type_without_test_cells(real, made):
     split = real.obs["split"].astype(str).to_numpy()
     split[(real.obs["cell_type"] == "CD34+").to_numpy()] = "train"
-    split[(real.obs["cell_type"] == "CD56+ NK").to_numpy()] = "test"
     again = evaluate(change_obs(real, split=pd.Categorical(split)), made, floor_sets=1)
     assert any("No test cells" in note and "CD34+" in note for note in again["notes"])
-    assert any("No training cells" in note and "CD56+ NK" in note for note in again["notes"])
 
 
 def test_the_control_and_the_paper_protocol(real, made):
@@ -172,21 +164,31 @@ MISTAKES = {
         lambda real, made: (real, made, {"label": "cell_typ"}),
         "no obs column 'cell_typ', did you mean 'cell_type'?",
     ),
-    "generated cells without labels": (
-        lambda real, made: (real, change_obs(made, cell_type=None), {}),
-        "generated set 1: no obs column 'cell_type'",
-    ),
-    "no label column": (
-        lambda real, made: (change_obs(real, cell_type=None), made, {}),
-        "real: has no label column; name the one to evaluate by with `label`",
+    "no such label column": (
+        lambda real, made: (change_obs(real, cell_type=None), made, {"label": "cell_type"}),
+        "real: no obs column 'cell_type', valid: split",
     ),
     "two label columns": (
         lambda real, made: (change_obs(real, cell_type=None, **dict.fromkeys("ab", real.obs["cell_type"])), made, {}),
         "real: has the label columns a, b; name the one",
     ),
     "all labels missing": (
-        lambda real, made: (real, change_obs(made, cell_type=[None] * made.n_obs), {}),
-        "generated set 1: no cell has a value in obs column 'cell_type'",
+        lambda real, made: (change_obs(real, cell_type=[None] * real.n_obs), made, {"label": "cell_type"}),
+        "real: no cell has a value in obs column 'cell_type'",
+    ),
+    "no type with test and training cells": (
+        lambda real, made: (
+            change_obs(real, cell_type=real.obs["split"]), change_obs(made, cell_type=["train"] * made.n_obs), {},
+        ),
+        "real: no type of 'cell_type' has test and training cells alike: there is no floor",
+    ),
+    "real cells that are all generated": (
+        lambda real, made: (change_obs(real, is_generated=True), made, {}),
+        "real: obs column 'is_generated' says that all cells are generated; expected real ones",
+    ),
+    "generated cells that are all real": (
+        lambda real, made: (real, change_obs(made, is_generated=False), {}),
+        "generated set 1: obs column 'is_generated' says that all cells are real; expected generated ones",
     ),
     "an unknown type": (
         lambda real, made: (real, change_obs(made, cell_type=["CD43+"] * made.n_obs), {}),
@@ -253,7 +255,7 @@ def test_the_command_writes_a_report_and_replaces_its_own(stores, tmp_path, caps
     arguments = ["evaluate", str(stores / "real.zarr"), str(stores / "made.h5ad"), "--out", str(out)]
     arguments += ["--embedding", "pca", "--floor-sets", "1", "--sets", "1"]
     assert main(arguments) == 0
-    assert "Of 21 measures" in capsys.readouterr().out
+    assert f"Of {len(metrics_of())} measures" in capsys.readouterr().out
     names = {"cells", "mean_variance", "dropout", "zeros", "size_factors", "types"}
     expected = {"metrics.json", "report.html", *(f"{name}.png" for name in names)}
     assert {path.name for path in out.iterdir()} == expected
@@ -330,6 +332,14 @@ def test_a_full_disk_leaves_the_earlier_report_as_it_was(real, made, tmp_path):
 def test_judgement(better, relative, value, floor, sd, verdict):
     metric = Metric("x", DISTANCES, "X", "types", better, 0.2, "", relative)
     assert judge(metric, {"mean": value, "sd": sd}, {"mean": floor, "sd": sd}, real=0.9) == verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(0.93, "at"), (0.85, "near"), (1.05, "near"), (0.7, "off"), (1.2, "off")]
+)
+def test_what_has_no_value_of_real_cells_is_best_at_the_floor(value, verdict):
+    metric = Metric("x", DISTANCES, "X", "types", "equal", 0.2, "")
+    assert judge(metric, {"mean": value, "sd": 0.0}, {"mean": 0.94, "sd": 0.0}) == verdict
 
 
 def test_numbers_in_words():
