@@ -151,6 +151,8 @@ def _resumed_config(out: Path, config: Config | None, atlas: Atlas, resume: bool
     atlas.check_files()
     if config is not None:
         config = copy.deepcopy(config)
+        if config.precision == "auto":  # another processor may choose otherwise
+            config.precision = saved.precision
         settle(config, atlas, here)
         asked, kept = _flat(to_dict(config)), _flat(to_dict(saved))
         for key, value in asked.items():
