@@ -33,11 +33,13 @@ from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
 from data_loaders.ingestion.modalities import MAIN, Paths, listed_paths, match_cells, sources_by_modality
 from data_loaders.ingestion.opening import Check, Refusals, open_all
 from data_loaders.ingestion.paths import expand
+from data_loaders.ingestion.provenance import described, dropped, rounding_notes, used_options
 from data_loaders.ingestion.splits import holdout_split, random_split
 from data_loaders.labels import check_unlabelled, parse_missing
 from data_loaders.locks import one_at_a_time
 from data_loaders.progress import progress
 from data_loaders.seeds import Ingestion, check_seed, generator
+from data_loaders.sources.counts import same_sums_note
 from data_loaders.sources.open import open_source
 from data_loaders.sources.source import Options, Source
 from data_loaders.types import Bools, Ints, PathLike
@@ -67,6 +69,7 @@ def ingest(
     layer: str | None = None,
     raw: bool = False,
     genes_in: str | None = None,
+    genes_table: PathLike | None = None,
     join: str | None = None,
     cells: str = "same",
     obs_files: Paths | None = None,
@@ -89,10 +92,11 @@ def ingest(
     ----------
     sources : path or list of paths, or dict of str to either
         h5ad and h5mu files, AnnData-Zarr stores, 10x HDF5 files, 10x Matrix Market folders, SOMA experiments (path or
-        URI). An h5mu file is all its modalities, `FILE.h5mu:NAME` one of them; a dict names the modality of each
-        path. `rna` must be among several: labels and size factors are its own, and `genes`, `layer`, `raw` and
-        `var_names` choose within it. Where a source tells the types of its features, a modality gets those of its
-        own (`data_loaders.features.feature_types`), so the same path may be given for several.
+        URI), tables of counts, Parquet with a row a cell (a file, a folder or a pattern of parts). An h5mu file is all
+        its modalities, `FILE.h5mu:NAME` one of them; a dict names the modality of each path. `rna` must be among
+        several: labels and size factors are its own, and `genes`, `layer`, `raw` and `var_names` choose within it.
+        Where a source tells the types of its features, a modality gets those of its own
+        (`data_loaders.features.feature_types`), so the same path may be given for several.
         A pattern (`folder/*.h5ad`), a folder of sources, and a text file of paths, one a line, stand for many; see
         `data_loaders.ingestion.paths`.
     out : path-like
@@ -112,9 +116,13 @@ def ingest(
         Share of the other cells that validate, random within each category of the first label.
     layer, raw : str, bool
         Where the counts of AnnData sources are; by default the first of X, layers["counts"] and raw that holds whole
-        numbers, or else the only other layer that does. `layer` names an X layer of SOMA experiments too.
+        numbers, or else the only other layer that does. `layer` names an X layer of SOMA experiments too, and the list
+        of values of Parquet files.
     genes_in : {None, "rows", "columns"}
         Which axis of text tables is the genes; by default their names tell, or the table is refused.
+    genes_table : path-like, optional
+        Of Parquet files of cells: the table of the genes that tokens stand for, Parquet or text. By default the only
+        one beside the files, see `data_loaders.sources.gene_tokens`.
     join : {None, "inner", "outer"}
         What to do when sources differ in their genes: refuse, keep the shared ones, or keep all (missing means zero).
     cells : {"same", "shared", "rna"}
@@ -168,6 +176,7 @@ def ingest(
     BadInput
         For anything about the sources or options that the user has to change; nothing is written then.
     """
+    arguments = dict(locals())  # as they were given, for the card
     found: list[str] = []
     paths = sources_by_modality(expand(listed_paths(sources), found))
     refuse_existing(out)
@@ -188,7 +197,8 @@ def ingest(
         def check(source: Source) -> None:
             merge_obs([source], labels, also, missing_values=missing_values, unlabelled=may_lack)
 
-        options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts, genes_in)
+        table = None if genes_table is None else str(genes_table)
+        options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts, genes_in, table)
         opened = _open(files, paths[MAIN], options_of_rna, obs_files, refusals, check, var_names=var_names)
         refused = refusals.notes()
         further = Options(round_counts=round_counts)
@@ -221,7 +231,7 @@ def ingest(
             opened, rows_of, var, Spill(folder, position, n_values, len(var)),
             min_cells=min_cells, n_hvg=n_hvg, listed=listed,
         )  # fmt: skip
-        notes += rna.notes
+        notes += rna.notes + same_sums_note(rna.identity.totals)
         kept_cells = rna.totals > 0
         _refuse_empty(kept_cells, obs, opened, drop_empty)
         gathered = {}
@@ -248,31 +258,12 @@ def ingest(
             left_out["cells_equal_to_others"] = copies.n_cells
         n_filtered = sum(source.n_filtered for source in opened)
         left_out |= {"cells_filtered_out": n_filtered} if obs_filter else {}
-        notes += [note for source in every for note in _rounding_note(source)]
+        notes += rounding_notes(every)
         held_out = _split(obs, kept_cells, labels, how_to_split)
-        options = {
-            "labels": list(labels),
-            "min_cells": min_cells,
-            "genes": genes,
-            "join": join,
-            **({"cells": cells} if others else {}),
-            "drop_empty": drop_empty,
-            "in_order": keep_order,
-            **({"obs_filter": obs_filter} if obs_filter else {}),
-            **({"var_names": var_names if isinstance(var_names, str) else list(var_names)} if var_names else {}),
-            **({"min_shared": min_shared} if min_shared != MIN_SHARED else {}),
-            **({"missing_values": list(missing_values)} if missing_values else {}),
-            **({"unlabelled": unlabelled} if unlabelled != "refuse" else {}),
-            **({"drop_copies": True} if drop_copies else {}),
-            **({"round_counts": True} if round_counts else {}),
-            "seed": seed,
-            "val_fraction": val_fraction,
-            **({"holdout": list(holdout), "held_out": held_out} if holdout else {"test_fraction": test_fraction}),
-        }
         provenance = {
-            "sources": [_described(source) for source in every],
-            "options": options,
-            "dropped": _dropped(rna, gathered, n_incomplete) | left_out,
+            "sources": described(every),
+            "options": used_options(arguments, has_others=bool(others), held_out=held_out),
+            "dropped": dropped(rna, gathered, n_incomplete) | left_out,
             "notes": found + [note for source in every for note in source.notes] + notes + refused,
             "statistics": "var mean and variance and the size-factor law are over the training cells; n_cells over all",
         }
@@ -378,33 +369,6 @@ def _split(obs: pd.DataFrame, kept_cells: Bools, labels: Sequence[str], how: Spl
     codes[kept_cells] = split.codes
     obs["split"] = pd.Categorical.from_codes(codes, dtype=split.dtype)
     return held_out
-
-
-def _described(source: Source) -> dict[str, Any]:
-    """The card's entry on a source."""
-    n_cells, n_genes = len(source.obs), len(source.var)
-    return {"path": source.path, "counts": source.counts_from, "n_cells": n_cells, "n_genes": n_genes}
-
-
-def _rounding_note(source: Source) -> list[str]:
-    """What to say of values that were not whole."""
-    rounding = source.rounding
-    if not rounding.n_rounded:
-        return []
-    what = f"{source.path}: {rounding.n_rounded:,} values were rounded, by at most {rounding.largest:.3g}"
-    return [what if rounding.allowed else f"{what}: whole numbers but for the error of floats"]
-
-
-def _dropped(rna: Gathered, others: Mapping[str, Gathered], incomplete: int) -> dict[str, int]:
-    """The card's entry on what was left out; `incomplete` cells lack a modality."""
-    too_rare, not_chosen = rna.dropped()
-    return {
-        "empty_cells": int((rna.totals == 0).sum()),
-        **({"cells_without_all_modalities": incomplete} if others else {}),
-        "genes_below_min_cells": too_rare,
-        "genes_not_chosen": not_chosen,
-        **{f"{name}_features_below_min_cells": part.too_rare for name, part in others.items()},
-    }
 
 
 def _write(

@@ -1,5 +1,7 @@
 """h5ad files and AnnData-Zarr stores as sources; which of their matrices holds the counts."""
 
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ import zarr
 from anndata.io import read_elem
 
 from data_loaders.errors import DAMAGED, BadInput, nearest, readable
-from data_loaders.hdf5 import check_filters
+from data_loaders.hdf5 import CONTENTS, check_filters, content_of, content_of_group
 from data_loaders.sources.counts import ROUND, fault, has_fractions, looks_logged, normalised
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import open_matrix
@@ -18,6 +20,7 @@ from data_loaders.sources.source import Group, Options, Source
 from data_loaders.zarr_groups import is_unknown, names
 from data_loaders.zarr_groups import open_group as open_group_of_zarr
 
+ZIPPED = (".zarr.zip",)
 EXPECTED = "expected raw counts (whole numbers, 0 or more)"
 
 
@@ -36,18 +39,58 @@ def recognises(path: str) -> bool:
     place = Path(path)
     if place.is_dir():
         return any((place / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
-    return place.suffix == ".h5ad" and place.is_file()
+    if not place.is_file():
+        return False
+    return place.suffix.lower() == ".h5ad" or path.lower().endswith(ZIPPED) or content_of(place) == "anndata"
 
 
 def open(path: str, options: Options) -> Source:
     """Open an h5ad file or an AnnData-Zarr store."""
+    if path.lower().endswith(ZIPPED):
+        return _open_zipped(path, options)
     if not Path(path).is_dir():
-        return open_in_hdf5(path, lambda root: open_group(path, root, options))
+        return open_in_hdf5(path, lambda root: _open_root(path, root, options))
     with readable(path):
         root = open_group_of_zarr(path)
     if not isinstance(root, zarr.Group):
         raise BadInput(f"{path}: a single Zarr array; expected an AnnData")
+    return _open_root(path, root, options)
+
+
+def _open_zipped(path: str, options: Options) -> Source:
+    """Open a Zarr store in a zip archive: the archive itself, or the only folder in it."""
+    with readable(path):
+        archive = zarr.storage.ZipStore(path, mode="r")
+        with zipfile.ZipFile(path) as file:
+            tops = {name.split("/")[0] for name in file.namelist()}
+        top = next(iter(tops)) if len(tops) == 1 else ""
+        root = zarr.open_group(archive, path=top, mode="r", use_consolidated=False)
+    source = _open_root(path, root, options)
+    source.file = archive
+    return source
+
+
+def _open_root(path: str, root: Group, options: Options) -> Source:
+    """The source in a whole file or store; what holds no AnnData is named."""
+    content = content_of_group(root)
+    if content != "anndata" and not any(name in root for name in ("X", "layers", "raw")):
+        inside = [f"{path}/{name}" for name in _inside(root)]
+        if inside:
+            raise BadInput(f"{path}: no AnnData but a store of some; expected one of {', '.join(inside[:5])}")
+        holds = f"{', '.join(sorted(names(root))[:8]) or 'nothing'} in it; expected an AnnData"
+        raise BadInput(f"{path}: {CONTENTS[content] if content else holds}")
     return open_group(path, root, options)
+
+
+def _inside(root: Group) -> list[str]:
+    """The AnnData in the groups of a store and in those of its groups, such as the tables of SpatialData."""
+    if not isinstance(root, zarr.Group):
+        return []
+    with suppress(Exception):  # metadata of others
+        groups = [(name, group) for name, group in root.groups()]
+        groups += [(f"{name}/{inner}", deeper) for name, group in groups for inner, deeper in group.groups()]
+        return [name for name, group in groups if group.attrs.get("encoding-type") == "anndata"]
+    return []
 
 
 def open_group(path: str, root: Group, options: Options) -> Source:
@@ -65,10 +108,29 @@ def open_group(path: str, root: Group, options: Options) -> Source:
         notes.append(f"{path}: {int(obs.index.duplicated().sum()):,} repeated cell names were numbered (-1, -2, ...)")
         obs.index = _numbered(obs.index)
     matrix = open_matrix(f"{path}: {label}", root[key])
+    notes += _other_counts(path, root) if label == "X" and options.layer is None else []
     if matrix.shape[1] != len(var):
         raise BadInput(f"{path}: {label} has {matrix.shape[1]:,} columns, its var {len(var):,} rows; {DAMAGED}")
     others = _others(root, key)
     return Source(path, obs, var, matrix, np.arange(len(var)), counts_from=label, notes=notes, others=others)
+
+
+def _other_counts(path: str, root: Group) -> list[str]:
+    """What to note where X and layers["counts"] both begin with whole numbers, but others."""
+    if "counts" not in _layers(root):
+        return []
+    try:
+        first = [
+            next((block for _, block in open_matrix(path, root[key]).blocks()), None) for key in ("X", "layers/counts")
+        ]
+    except BadInput:
+        return []
+    x, counts = first
+    if x is None or counts is None or x.shape != counts.shape or fault(counts.data) is not None:
+        return []
+    if (x != counts).nnz == 0:
+        return []
+    return [f"{path}: X and layers['counts'] hold other whole numbers; X was taken, `layer='counts'` takes the others"]
 
 
 def _others(root: Group, key: str) -> list[str]:

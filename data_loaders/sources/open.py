@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from data_loaders.contents import kind_of
 from data_loaders.errors import BadInput, readable
 from data_loaders.features.feature_types import take_modality
 from data_loaders.features.gene_names import name_features, usable_columns
-from data_loaders.sources import anndata, mudata, soma, table, tenx
+from data_loaders.hdf5 import CONTENTS, content_of
+from data_loaders.sources import anndata, mudata, parquet, soma, table, tenx
 from data_loaders.sources.rows import filter_rows
 from data_loaders.sources.source import Options, Source
 from data_loaders.tables import read_table
@@ -54,6 +56,10 @@ FORMATS = (  # the first that recognises a path opens it
     Format("a modality of a MuData", "FILE.h5mu:NAME", mudata.recognises, mudata.open, ("layer", "raw")),
     Format("10x output", ".h5 file or folder with matrix.mtx", tenx.recognises, tenx.open),
     Format("a table of counts", ".csv, .tsv or .txt file", table.recognises, table.open, ("genes_in",)),
+    Format(
+        "Parquet of cells", ".parquet file, folder or pattern of them", parquet.recognises, parquet.open,
+        ("layer", "genes_table"),
+    ),
     Format(
         "a SOMA experiment", "folder or URI", soma.recognises, soma.open, ("layer", "measurement", "obs_filter")
     ),
@@ -131,7 +137,9 @@ def _unrecognised(path: str) -> BadInput:
     elif place.is_dir():
         found = "a folder without a store or matrix.mtx"
     else:
-        found = f"a file ending in {place.suffix!r}"
+        content = content_of(place)
+        kind = CONTENTS.get(content or "") or kind_of(place)
+        found = f"a file ending in {place.suffix!r}" + (f", {kind}" if kind else "")
     return BadInput(f"{path}: {found}; expected {_listed([f'{known.name} ({known.paths})' for known in FORMATS])}")
 
 

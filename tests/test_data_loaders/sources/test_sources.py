@@ -156,7 +156,10 @@ def test_named_elements_that_are_not_there(tmp_path):
     assert "expected one of them" in refused(tmp_path, tmp_path / "a.h5ad", raw=True, layer="counts")
     write_10x_h5(tmp_path / "b.h5", adata, version=3)
     message = refused(tmp_path, tmp_path / "b.h5", layer="counts")
-    assert "b.h5: `layer` chooses within an AnnData, a modality of a MuData or a SOMA experiment; this is" in message
+    assert (
+        "b.h5: `layer` chooses within an AnnData, a modality of a MuData, Parquet of cells or a SOMA experiment"
+        in message
+    )
     assert message.endswith("this is 10x output, which takes no such option")
 
 
