@@ -17,13 +17,18 @@ from cfgen_dist.evaluation.verdict import in_short, judge
 from data_loaders.types import Ints
 
 DOUBT = 2.0  # a group is worse than its floor by more than so many spreads over sets, or it is at it: groups are small
+NOISY = ("fold_top",)  # a list of the first genes of a group of few cells is noise
 MISSING = {"mean": float("nan"), "sd": 0.0}
 WORST = ("none", "at", "near", "off")
 
 
 def group_metrics() -> list[Metric]:
-    """The metrics of groups: those that are means over types, a group in place of a type."""
-    return [metric for metric in metrics_of() if metric.mean_of_types and metric.scorer.needs in ("points", "types")]
+    """The metrics of groups: those that are means over types, a group in place of a type, but `NOISY` ones."""
+    return [
+        metric
+        for metric in metrics_of()
+        if metric.mean_of_types and metric.scorer.needs in ("points", "types") and metric.key not in NOISY
+    ]
 
 
 def score_attributes(
@@ -52,7 +57,7 @@ def score_attributes(
     found = []
     for number, grouping in enumerate(groupings):
         scored = _score(number, grouping, real, train, seed, running, control) if grouping.names else {}
-        rows = [_group(grouping, k, scored) for k in range(len(grouping.names))]
+        rows = _groups(grouping, scored)
         row = {"by": list(grouping.by), "n_groups": grouping.n_groups, "groups": rows}
         found.append(row | {"verdict": _sentence(grouping, rows)})
     return found
@@ -84,26 +89,34 @@ def _score(
     return tables
 
 
-def _group(grouping: Grouping, number: int, scored: Mapping[str, list[pd.DataFrame]]) -> dict[str, Any]:
-    """What is said of one group."""
-    have, wanted = int(grouping.have[number]), int(grouping.wanted[number])
-    state = "missing" if not have else "thin" if is_thin(have, wanted) else "compared"
-    metrics = {}
+def _groups(grouping: Grouping, scored: Mapping[str, list[pd.DataFrame]]) -> list[dict[str, Any]]:
+    """What is said of each group.
+
+    The spread of a few sets of one group says little, so no group's is taken for less than that of all groups together
+    (root mean square).
+    """
+    names = [str(number) for number in range(len(grouping.names))]
+    metrics: list[dict[str, Any]] = [{} for _ in names]
     for metric in group_metrics():
-        row: dict[str, Any] = {side: _summary(tables, str(number), metric) for side, tables in scored.items()}
-        made, floor = (_in_doubt(row.get(side, MISSING)) for side in ("generated", "floor"))
-        row["verdict"] = judge(metric, made, floor)
-        metrics[metric.key] = row
-    verdicts = [row["verdict"] for row in metrics.values()]
-    worst = max(verdicts, key=WORST.index) if state == "compared" else "off"
-    return {
-        "group": list(grouping.names[number]), "cells_set": wanted, "cells_generated": have, "state": state,
-        "verdict": worst, "metrics": metrics,
-    }  # fmt: skip
-
-
-def _in_doubt(summary: Mapping[str, float]) -> dict[str, float]:
-    return {"mean": summary["mean"], "sd": DOUBT * summary["sd"]}
+        sides = {side: [_summary(tables, name, metric) for name in names] for side, tables in scored.items()}
+        spread = {side: float(np.sqrt(np.mean([each["sd"] ** 2 for each in found]))) for side, found in sides.items()}
+        for number in range(len(names)):
+            row: dict[str, Any] = {side: found[number] for side, found in sides.items()}
+            made, floor = (
+                {"mean": found["mean"], "sd": DOUBT * max(found["sd"], spread.get(side, 0.0))}
+                for side, found in ((side, row.get(side, MISSING)) for side in ("generated", "floor"))
+            )
+            metrics[number][metric.key] = row | {"verdict": judge(metric, made, floor)}
+    rows = []
+    for number, group in enumerate(grouping.names):
+        have, wanted = int(grouping.have[number]), int(grouping.wanted[number])
+        state = "missing" if not have else "thin" if is_thin(have, wanted) else "compared"
+        worst = max((row["verdict"] for row in metrics[number].values()), key=WORST.index)
+        rows.append({
+            "group": list(group), "cells_set": wanted, "cells_generated": have, "state": state,
+            "verdict": worst if state == "compared" else "off", "metrics": metrics[number],
+        })  # fmt: skip
+    return rows
 
 
 def _summary(tables: Sequence[pd.DataFrame], name: str, metric: Metric) -> dict[str, float]:

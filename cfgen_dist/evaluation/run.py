@@ -121,7 +121,8 @@ def evaluate(
         What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control": {"mean", "sd", "sd_types"},
         "real", "verdict"}}, `types` (one dict per type, see `summary.summarise_types`), `lacking` (see
         `selection.Lacking`), `attributes` (one dict per label and combination, see `score_attributes`), `sets` (the
-        values of every set), `warnings` (sentences: what is said before any score), `verdict` (sentences), `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see
+        values of every set), `warnings` (sentences: what is said before any score), `verdict` (sentences), `notes`,
+        `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see
         `compare_modalities`) of cells that have several, or with `markers`.
 
     Raises

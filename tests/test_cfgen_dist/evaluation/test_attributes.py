@@ -138,7 +138,7 @@ def test_held_out_donors_have_no_floor(real, made):
 def test_new_cells_of_the_same_law_are_at_their_floor(whole):
     verdicts = [row["verdict"] for found in whole["attributes"] for row in found["groups"]]
     assert len(verdicts) > 20
-    assert verdicts.count("off") <= 1
+    assert verdicts.count("off") <= 2
     for found in whole["attributes"]:
         assert found["verdict"] in whole["verdict"]
         for row in found["groups"]:
