@@ -7,6 +7,7 @@ groups first.
 
 import hashlib
 import itertools
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Grouping:
         no cells at all.
     source_of : dict of str to int
     strata : int array (n,)
-        Of all real cells: group and type, -1 in no group that is compared.
+        Of all real cells: group and type, -1 in no group that is compared. Empty without a control.
     wanted_strata : dict of int to int
         Stratum → cells of it in a set.
     n_types : int
@@ -98,7 +99,7 @@ def choose_groupings(
     test, train : int arrays
         Rows of the real cells.
     n_sets : dict of str to int
-        `generated`, `floor` → sets of the evaluation.
+        `generated`, `floor`, `control` → sets of the evaluation.
     seed : int
 
     Returns
@@ -123,7 +124,7 @@ def choose_groupings(
     groupings = []
     for by in combinations:
         parts = [(typed | labels)[name] for name in by]
-        grouping = _grouping(by, parts, types, test, train, n_sets, seed)
+        grouping = _grouping(by, parts, types, test, train, n_sets, seed, control=n_sets["control"] > 0)
         if len(by) == 1 or len(grouping.names) > 1:
             groupings.append(grouping)
     return groupings, notes
@@ -144,16 +145,19 @@ def _n_large(codes: Ints) -> int:
 
 def _grouping(
     by: tuple[str, ...], parts: Sequence[_Label], types: _Label, test: Ints, train: Ints, n_sets: Mapping[str, int],
-    seed: int,
+    seed: int, control: bool,
 ) -> Grouping:  # fmt: skip
     """The groups of one label or combination, and their cells."""
     n_types = len(types.names)
-    strata = []  # of the real cells and of each source: group and type
+    n_codes = math.prod(len(part.names) for part in parts) * n_types
+    small = np.dtype(np.int32 if n_codes < 2**31 else np.int64)  # of large atlases these arrays are what costs memory
+    strata: list[Ints] = []  # of the real cells and of each source: group and type
     for number, of_type in enumerate(types.codes):
-        code, known = np.zeros(len(of_type), np.int64), of_type >= 0
+        code, known = np.zeros(len(of_type), small), of_type >= 0
         for part in parts:
-            code, known = code * len(part.names) + part.codes[number], known & (part.codes[number] >= 0)
-        strata.append(np.where(known, code * n_types + of_type, -1))
+            code = code * len(part.names) + part.codes[number].astype(small)
+            known = known & (part.codes[number] >= 0)
+        strata.append(np.where(known, code * n_types + of_type.astype(small), -1))
     (in_test, n_test), (in_train, n_train) = (_tally(strata[0][rows]) for rows in (test, train))
     both, first, second = np.intersect1d(in_test, in_train, return_indices=True)
     fewer = np.minimum(n_test[first], n_train[second])
@@ -178,7 +182,7 @@ def _grouping(
     return Grouping(
         by, n_groups, [_names(int(groups[k]), parts) for k in chosen], _by_group(wanted, len(chosen), n_types),
         np.min(made, axis=0), {name: rows[name] for name in some}, {name: of_rows[name] for name in some},
-        {name: source_of[name] for name in some}, renamed[0], wanted, n_types,
+        {name: source_of[name] for name in some}, renamed[0] if control else renamed[0][:0], wanted, n_types,
     )  # fmt: skip
 
 
@@ -199,7 +203,7 @@ def _renamed(strata: Ints, new: Mapping[int, int], n_types: int) -> Ints:
     number = np.array([new[group] for group in old])
     group = strata // n_types  # -1 stays -1
     found = np.searchsorted(old, group).clip(max=len(old) - 1)
-    return np.where(old[found] == group, number[found] * n_types + strata % n_types, -1)
+    return np.where(old[found] == group, number[found] * n_types + strata % n_types, -1).astype(np.int32)
 
 
 def _names(code: int, parts: Sequence[_Label]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.heavy
 TYPES, CONDITIONS, DONORS = ("T", "B", "NK"), ("ctrl", "stim"), ("d0", "d1", "d2", "d3")
 GENES = 120
 OPTIONS = {"sets": 2, "floor_sets": 3, "embedding": "pca"}
-N_SETS = {"generated": 2, "floor": 3}
+N_SETS = {"generated": 2, "floor": 3, "control": 0}
 
 
 @pytest.fixture(scope="module", autouse=True)
