@@ -79,6 +79,7 @@ class Evaluation(IntEnum):
     STRUCTURE = 2
     CONTROL = 3  # cells of independent genes
     CLASSIFY = 4
+    GROUPS = 5  # cells of the groups of other labels; a number of the labels' names follows
 
 
 @unique

@@ -10,6 +10,8 @@ from typing import Any
 
 import jinja2
 
+from cfgen_dist.evaluation import attributes
+from cfgen_dist.evaluation.by_attribute import group_metrics
 from cfgen_dist.evaluation.cellset import CellSet
 from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.metric import Metric
@@ -109,7 +111,8 @@ def render(result: Mapping[str, Any], images: Mapping[str, str], embedding: str)
     return template.render(
         genes=variable if n_genes > N_GENES else f"all {n_genes:,} genes", components=min(N_PCS, n_genes, n_test - 1),
         result=result, groups=groups, by_type=[metric for metric, _ in rows if metric.in_types_table],
-        modalities=modalities, images=images, captions=CAPTIONS, arrows=ARROWS, verdicts=VERDICTS,
+        of_groups=group_metrics(), limits=attributes, modalities=modalities,
+        images=images, captions=CAPTIONS, arrows=ARROWS, verdicts=VERDICTS,
         paper=result["protocol"] == "paper", control=bool(result["n_sets"]["control"]), sources=_sources(result),
         embedding=embedding, spread="sd_types" if result["protocol"] == "paper" else "sd",
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -47,6 +47,7 @@ class PlanForm(Record):
     space: str | None = None
     binary: bool | None = None
     pooled: bool = False
+    grouped: bool = False
 
 
 class ScoreForm(Record):
@@ -68,7 +69,7 @@ class Workspace(Ledger):
     plan : dict
         JSON: `settings` (digest), `protocol`, `seed`, `n_types`, `n_genes`, `sets` {name: number of the source}; of
         another modality than rna `modality`, `space` ("log-normalised" or "TF-IDF") and `binary` as well; `pooled` when
-        types are left aside.
+        types are left aside; `grouped` when cells go by other groups than types, and only these are scored.
     sources : list of Cells
         The real cells first.
     """
