@@ -66,6 +66,7 @@ class Generation(IntEnum):
     BALANCE = 2  # which labels an augmentation adds
     TRANSLATION = 3  # the cells of a translated shard, then the number of the shard; alone: which cells are scored
     GUIDANCE = 4  # which real cells guided ones are compared with; then 1: the distances, 2: floor sets
+    VERIFICATION = 5  # which shards are made again
 
 
 @unique

@@ -1,7 +1,6 @@
 """The report of an evaluation: metrics.json, the figures, and one page that holds everything."""
 
 import base64
-import json
 import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from cfgen_dist.evaluation.verdict import VERDICTS, number
 from data_loaders.errors import BadInput
 from data_loaders.files import replace_output, restore_replaced, temporary_folder
 from data_loaders.types import Array, PathLike
+from data_loaders.vouchers import write_sealed
 
 OURS = {"metrics.json", "report.html", *(f"{name}.png" for name in FIGURES)}
 CAPTIONS = {
@@ -77,7 +77,7 @@ def write_report(
         built = folder / "new"
         built.mkdir()
         figures = draw_figures(built, result, real, shown, names, embedding=embedding, curves=curves)
-        (built / "metrics.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+        write_sealed(built / "metrics.json", result, indent=1, any_number=False)
         images = {name: base64.b64encode((built / f"{name}.png").read_bytes()).decode() for name in figures}
         (built / "report.html").write_text(render(result, images, embedding), encoding="utf-8")
         check_output(out)

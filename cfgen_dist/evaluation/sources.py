@@ -13,7 +13,6 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-import zarr
 from anndata.io import read_elem
 from pydantic import Field
 from scipy import sparse
@@ -21,6 +20,7 @@ from scipy import sparse
 from data_loaders.errors import BadInput, nearest
 from data_loaders.labels import label_codes
 from data_loaders.reading.atlas import NOT_LABELS, Atlas, open_atlas
+from data_loaders.reading.checked import open_checked
 from data_loaders.reading.rows import DenseRows, SparseRows
 from data_loaders.records import Record, parse_json
 from data_loaders.types import Array, Bools, Ints, PathLike
@@ -319,7 +319,9 @@ def check_counts(counts: sparse.csr_matrix, what: str) -> sparse.csr_matrix:
 
 
 def _identity(atlas: Atlas) -> str:
-    """Fingerprint of the cells, and sizes and times of the files, which change with whatever is written to them."""
+    """Fingerprint and digest of the cells; without a digest, sizes and times of files, which change with writing."""
+    if atlas.contents is not None:
+        return hashlib.sha256(repr((atlas.fingerprint, atlas.contents)).encode()).hexdigest()
     path = Path(atlas.name)
     files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
     stats = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
@@ -336,7 +338,7 @@ def _generation(name: str) -> dict[str, Any] | None:
     path = Path(name)
     if not path.exists():  # atlases on remote storage are not local paths
         return None
-    root = zarr.open_group(path, mode="r") if path.is_dir() else h5py.File(path, "r")
+    root = open_checked(path)[0] if path.is_dir() else h5py.File(path, "r")
     if "uns/generation" not in root:
         return None
     return parse_generation(str(read_elem(root["uns/generation"])), name, "uns/atlas_card" in root)
