@@ -81,6 +81,13 @@ class Evaluation(IntEnum):
 
 
 @unique
+class Classification(IntEnum):
+    """Of classifiers with and without generated cells."""
+
+    COPIES = 0  # which real cells are copied; then the number of the augmented atlas
+
+
+@unique
 class Tuning(IntEnum):
     """Of a search for hyper-parameters."""
 

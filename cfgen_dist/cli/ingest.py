@@ -31,8 +31,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="cells that modalities must share (same), cells to keep when they differ: shared ones, or all of rna",
     )
     parser.add_argument("--labels", default="", metavar="A,B", help="obs columns to condition on; the first stratifies")
-    parser.add_argument("--min-cells", type=int, default=20, metavar="N", help="drop genes seen in fewer (default 20)")
-    parser.add_argument("--genes", metavar="hvg:N|FILE", help="the N most variable genes, or a list, one name a line")
+    parser.add_argument(
+        "--min-cells",
+        type=int,
+        default=20,
+        metavar="N",
+        help="drop genes seen in fewer training or validation cells (default 20)",
+    )
+    parser.add_argument(
+        "--genes",
+        metavar="hvg:N|FILE",
+        help="the N genes that vary most among training and validation cells, or a list, one name a line",
+    )
     parser.add_argument(
         "--test-fraction", type=float, default=0.2, metavar="F", help="share of test cells (default 0.2)"
     )

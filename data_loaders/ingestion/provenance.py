@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_loaders.features.shared_names import MIN_SHARED
-from data_loaders.ingestion.gather import Gathered
+from data_loaders.ingestion.choice import Kept
+from data_loaders.ingestion.modalities import MAIN
 from data_loaders.labels import parse_missing
 from data_loaders.sources.source import Source
 
@@ -69,12 +70,13 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else list(value)
 
 
-def dropped(rna: Gathered, others: Mapping[str, Gathered], incomplete: int) -> dict[str, int]:
-    """The card's entry on what was left out; `incomplete` cells lack a modality."""
-    too_rare, not_chosen = rna.dropped()
+def dropped(kept: Mapping[str, Kept], n_empty: int, n_incomplete: int) -> dict[str, int]:
+    """The card's entry on what was left out; incomplete cells lack a modality."""
+    too_rare, not_chosen = kept[MAIN].dropped()
+    others = {name: part for name, part in kept.items() if name != MAIN}
     return {
-        "empty_cells": int((rna.totals == 0).sum()),
-        **({"cells_without_all_modalities": incomplete} if others else {}),
+        "empty_cells": n_empty,
+        **({"cells_without_all_modalities": n_incomplete} if others else {}),
         "genes_below_min_cells": too_rare,
         "genes_not_chosen": not_chosen,
         **{f"{name}_features_below_min_cells": part.too_rare for name, part in others.items()},

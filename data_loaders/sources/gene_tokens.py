@@ -12,6 +12,7 @@ from data_loaders.tables import read_table
 from data_loaders.types import Ints, PathLike
 
 TOKEN_NAMES = ("token_id", "gene_token_id", "token", "gene_token", "tokens", "token_ids", "gene_token_ids")
+SPECIAL = r"<[^<>]*>"  # a name of no gene: <pad>, <cls>, <eoc>
 BESIDE = ("", "metadata")  # where it is looked for, from the folder of the cells and from that of `data`
 
 
@@ -115,6 +116,8 @@ def _genes(path: str, table: pd.DataFrame, names: Sequence[str]) -> Genes:
             f"{path}: columns {', '.join(map(repr, table.columns[:10]))}; expected one of whole numbers with the "
             f"tokens of genes, called {TOKEN_NAMES[0]!r}"
         )
+    special = table.astype(str).apply(lambda texts: texts.str.fullmatch(SPECIAL)).any(axis=1)
+    table = table[~special]
     table = table.assign(**{column: pd.to_numeric(table[column]).astype("int64")}).sort_values(column)
     tokens = table[column].to_numpy()
     if len(np.unique(tokens)) < len(tokens):

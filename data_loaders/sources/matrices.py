@@ -37,6 +37,7 @@ class CompressedMatrix:
         n_cells, n_features = (int(n) for n in shape)
         self.name, self.shape, self.by_row = name, (n_cells, n_features), by_row
         self._data, self._indices = data, indices
+        self.arrays = {"data": data, "indices": indices, "indptr": indptr}  # as they lie on disk
         self.n_values = int(data.shape[0])
         with readable(name):
             self._indptr: Ints = indptr[:].astype(np.int64)
@@ -81,6 +82,7 @@ class DenseMatrix:
     def __init__(self, name: str, array: Any) -> None:
         n_cells, n_features = array.shape
         self.name, self.shape, self._array = name, (n_cells, n_features), array
+        self.arrays = {"values": array}  # as it lies on disk
         self.n_values = self.shape[0] * self.shape[1]
 
     def blocks(self) -> Iterator[Block]:

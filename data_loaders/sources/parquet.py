@@ -225,7 +225,11 @@ def _schema(file: Path) -> "pa.Schema":
     import pyarrow.parquet as pq
 
     with readable(file):
-        return pq.read_schema(file)
+        schema = pq.read_schema(file)
+    twice = [name for name in schema.names if schema.names.count(name) > 1]
+    if twice:
+        raise BadInput(f"{file}: more than one column {twice[0]!r}; expected each once")
+    return schema
 
 
 def _lists(schema: "pa.Schema") -> dict[str, Any]:
@@ -313,9 +317,12 @@ def _obs(path: str, parts: Sequence[Part], schemas: Sequence["pa.Schema"]) -> tu
     for part in parts:
         with readable(f"{part.path}: columns about the cells"):
             tables.append(pq.read_table(part.path, columns=names, read_dictionary=texts))
-    with readable(f"{path}: columns about the cells"):
+    try:
         table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
         obs = table.to_pandas(ignore_metadata=True)
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{path}: parts have columns of other types ({reason}); expected like parts") from error
     obs.index = pd.RangeIndex(sum(part.n_cells for part in parts)).astype(str)
     cells = next((name for known in CELLS for name in obs if str(name).lower() == known and name in texts), None)
     if cells is not None and obs[cells].notna().all():

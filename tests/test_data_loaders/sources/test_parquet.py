@@ -240,6 +240,26 @@ def test_columns_that_only_some_parts_have(tmp_path, adata):
     assert int(out.obs["drug"].isna().sum()) == 20
 
 
+def test_columns_of_other_types_or_given_twice(tmp_path, adata):
+    folder = tahoe(tmp_path / "tahoe", adata) / "data"
+    part = sorted(folder.iterdir())[1]
+    table = pq.read_table(part)
+    pq.write_table(table.set_column(4, "pubchem_cid", pa.array(["x"] * table.num_rows)), part)
+    assert "parts have columns of other types" in refused(tmp_path, folder)
+    pq.write_table(table.append_column("drug", table["drug"]), part)
+    assert "more than one column 'drug'; expected each once" in refused(tmp_path, folder)
+
+
+def test_tokens_of_no_gene_may_be_in_the_table(tmp_path, adata):
+    folder = tahoe(tmp_path / "tahoe", adata)
+    table = tmp_path / "tahoe/metadata/gene_metadata.parquet"
+    special = pd.DataFrame({"gene_symbol": ["<pad>", "<cls>"], "ensembl_id": ["<pad>", "<cls>"], "token_id": [0, 1]})
+    pd.concat([gene_table(adata), special]).to_parquet(table, index=False)
+    out, _ = ingested(tmp_path, folder, drop_empty=True)
+    assert same_counts(out, adata)
+    assert list(out.var_names) == list(adata.var_names)
+
+
 def test_label_tables_beside_other_sources_are_no_cells(tmp_path, adata):
     adata.obs.to_parquet(tmp_path / "labels.parquet")
     adata.write_h5ad(tmp_path / "a.h5ad")
