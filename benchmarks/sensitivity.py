@@ -316,7 +316,7 @@ def main():
         "--read",
         metavar="JSON",
         nargs="+",
-        help="print the tables of earlier runs; rows of later files replace those of earlier ones",
+        help="print the tables of earlier runs; later rows replace earlier",
     )
     parser.add_argument("--splits", type=int, default=SPLITS, help=f"for the tolerances (default {SPLITS})")
     parser.add_argument("--data", nargs="+", default=list(SETS), choices=list(SETS))
