@@ -65,7 +65,8 @@ class Generation(IntEnum):
     SHARD = 1  # the cells of a shard; then the number of the shard
     BALANCE = 2  # which labels an augmentation adds
     TRANSLATION = 3  # the cells of a translated shard, then the number of the shard; alone: which cells are scored
-    GUIDANCE = 4  # which real cells guided ones are compared with; then 1: the distances to them
+    GUIDANCE = 4  # which real cells guided ones are compared with; then 1: the distances, 2: floor sets
+    VERIFICATION = 5  # which shards are made again
 
 
 @unique
@@ -78,13 +79,22 @@ class Evaluation(IntEnum):
     STRUCTURE = 2
     CONTROL = 3  # cells of independent genes
     CLASSIFY = 4
+    GROUPS = 5  # cells of the groups of other labels; a number of the labels' names follows
+
+
+@unique
+class Classification(IntEnum):
+    """Of classifiers with and without generated cells."""
+
+    COPIES = 0  # which real cells are copied; then the number of the augmented atlas
 
 
 @unique
 class Tuning(IntEnum):
     """Of a search for hyper-parameters."""
 
-    VALIDATION = 0  # which validation cells the trials are scored on
+    VALIDATION = 0  # which validation cells the trials are scored on; then 1: those left of types rare in training
+    FLOOR = 1  # which training cells are scored in place of generated ones; then the number of the set
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cfgen_dist.evaluation.cellset import CellSet
-from cfgen_dist.evaluation.metrics.catalogue import scorers_of
+from cfgen_dist.evaluation.metrics.catalogue import metrics_of, scorers_of
 from cfgen_dist.evaluation.metrics.metric import Measured, Metric, Scorer, Values
 from data_loaders.seeds import Evaluation, generator
 from data_loaders.types import Array
@@ -28,7 +28,7 @@ def pieces_of(metrics: Iterable[Metric]) -> list[Scorer]:
 
 def measure(
     scorer: Scorer, real: CellSet, scored: CellSet, *, protocol: str, seed: int, draw: int,
-    matched: CellSet | None = None,
+    matched: CellSet | None = None, whole: bool = True,
 ) -> Measured:  # fmt: skip
     """Run a scorer on one set of cells.
 
@@ -43,14 +43,18 @@ def measure(
         `draw` is the number of the set.
     matched : CellSet, optional
         Test cells of the composition of the set, for what looks at all cells at once, where `real` has another.
+    whole : bool
+        Whether distances are computed over all cells too.
     """
     matched = real if matched is None else matched
     function = scorer.paper if protocol == "paper" and scorer.paper else scorer.function
     rng = generator(seed, _purpose_of(scorer), draw)
     if scorer.needs == "points":
         by_type = [function(real.cloud(code), scored.cloud(code), rng) for code in np.flatnonzero(scored.cells)]
-        overall = function(matched.cloud(), scored.cloud(), rng)
-        return Measured(_named(overall, scorer), [_named(values, scorer) for values in by_type])
+        types = [_named(values, scorer) for values in by_type]
+        if not whole:
+            return Measured(dict.fromkeys(types[0], float("nan")), types)
+        return Measured(_named(function(matched.cloud(), scored.cloud(), rng), scorer), types)
     found = function(matched if scorer.needs == "counts" else real, scored, rng)
     return found if isinstance(found, Measured) else Measured(_named(found, scorer), [])
 
@@ -108,6 +112,11 @@ def value_of_real(metric: Metric, real: CellSet) -> float | None:
     if metric.better != "equal" or metric.scorer.needs != "profile":
         return None
     return _named(metric.scorer.function(real.profile, real.profile), metric.scorer)[metric.name]
+
+
+def values_of_real(real: CellSet) -> dict[str, float | None]:
+    """`value_of_real` of every row of the catalogue for log-normalised counts, by key."""
+    return {metric.key: value_of_real(metric, real) for metric in metrics_of()}
 
 
 def _named(found: float | Values | Measured, scorer: Scorer) -> Values:

@@ -32,7 +32,7 @@ log = logging.getLogger("cfgen_dist")
 TRIES = 3  # starts in a row that end with lost workers before any of them has saved anything new
 LOG, ERRORS = "train.log", "errors.log"  # in the run directory: rank 0's progress lines; tracebacks
 SAVED = ("last.ckpt", "weights.safetensors", "part-*.npy")
-SECONDS_OF_SILENCE = 60
+SECONDS_OF_SILENCE = (8, 60)  # before it is said that workers are waited for; before that is repeated
 FAILED_AT = "failed_at"  # attribute of an error: when it was raised
 
 
@@ -80,13 +80,17 @@ def connect_workers(
         yield each
 
 
-def train_on_ray(atlas: str, out: Path, config: Config, workers: int, each: Mapping[str, float]) -> None:
+def train_on_ray(
+    atlas: str, contents: str | None, out: Path, config: Config, workers: int, each: Mapping[str, float]
+) -> None:
     """Run the stages of a run on workers of the cluster that is connected, replacing those that are lost.
 
     Parameters
     ----------
     atlas, out : str, Path
         Absolute, on a disk that all machines see.
+    contents : str or None
+        `Atlas.contents`: workers refuse any other store.
     config : Config
         Settled.
     workers : int
@@ -105,6 +109,7 @@ def train_on_ray(atlas: str, out: Path, config: Config, workers: int, each: Mapp
 
     work = {
         "atlas": atlas,
+        "contents": contents,
         "out": str(out),
         "config": to_dict(config),
         "cpus": each["CPU"],
@@ -173,7 +178,10 @@ def work_as_rank(work: dict[str, Any]) -> None:
                 logger.addHandler(handler)
                 logger.setLevel(logging.INFO)
             log.info("%d workers started", world_size())
-        run_stages(open_atlas(work["atlas"]), out, config)
+        atlas = open_atlas(work["atlas"])
+        if atlas.contents != work["contents"]:
+            raise BadInput(f"{atlas.name}: another store than when the training was started; start it again")
+        run_stages(atlas, out, config)
     except Exception as error:
         # The other ranks fail next, for want of this one: the time tells cause from consequence.
         setattr(error, FAILED_AT, time.time())
@@ -205,7 +213,7 @@ def _follow(fit: Callable[[], Any], path: Path, what: str) -> Any:
     position, heard = path.stat().st_size, time.monotonic()
     # Not in the main thread: there Ray would take Ctrl-C for itself.
     threading.Thread(target=run, daemon=True).start()
-    started = False
+    started, (patience, later) = False, SECONDS_OF_SILENCE
     while True:
         done = outcome.done()
         with open(path, "rb") as file:
@@ -216,9 +224,9 @@ def _follow(fit: Callable[[], Any], path: Path, what: str) -> Any:
         for line in lines.decode(errors="replace").splitlines():
             log.info(line)
             started = True
-        if not started and time.monotonic() - heard > SECONDS_OF_SILENCE:
-            log.info("waiting for the cluster to have room for %s", what)
-            heard = time.monotonic()
+        if not started and time.monotonic() - heard > patience:
+            log.info("waiting for the cluster to have room for %s, and for them to start", what)
+            heard, patience = time.monotonic(), later
         if done:
             return outcome.result()
         time.sleep(0.3)

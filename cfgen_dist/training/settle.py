@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from cfgen_dist.config import Config
+from cfgen_dist.model.one_pass import half_is_faster
 from cfgen_dist.training.flow import flow_steps
 from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, settled_likelihoods
 from data_loaders import Atlas
@@ -39,6 +40,9 @@ def settle(config: Config, atlas: Atlas, here: bool, n_cells: int | None = None)
         raise BadInput(f"labels names a column twice: {', '.join(config.labels)}")
     if here and config.accelerator == "gpu" and not torch.cuda.is_available():
         raise BadInput("accelerator is gpu, but torch finds no GPU here; expected auto or cpu")
+    if config.precision == "auto":
+        on_cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
+        config.precision = "bf16-products" if on_cpu and half_is_faster() else "32-true"
     auto = config.size_factor.covariate == "auto"
     if auto:
         config.size_factor.covariate = config.labels[0] if config.labels else None
@@ -76,14 +80,19 @@ def _refuse_gaps(config: Config, atlas: Atlas) -> None:
     """
     rows = atlas.rows(split="train")
     labelled = {name: atlas.small_codes(name)[rows] >= 0 for name in config.labels or []}
+    covariate = config.autoencoder.theta_covariate
+    # Validation cells are scored with their theta, and `refit` trains on them.
+    for what, split in (("training", "train"), ("validation", "val")):
+        codes = atlas.small_codes(covariate)[atlas.rows(split=split)] if covariate else np.zeros(0)
+        if (codes < 0).any():
+            found = f"{int((codes < 0).sum()):,} of {len(codes):,} {what} cells have no {covariate!r}"
+            raise BadInput(
+                f"autoencoder.theta_covariate is {covariate!r}, but {found}; expected a label that every cell has, or "
+                "none (null): one theta a gene"
+            )
     for name, has in labelled.items():
         if not has.all():
             found = f"{int((~has).sum()):,} of {len(rows):,} training cells have no {name!r}"
-            if name == config.autoencoder.theta_covariate:
-                raise BadInput(
-                    f"autoencoder.theta_covariate is {name!r}, but {found}; expected a label that every cell has, or "
-                    "none (null): one theta a gene"
-                )
             log.info("%s: they train without it", found)
     if labelled and not np.logical_and.reduce(list(labelled.values())).any():
         raise BadInput(

@@ -16,6 +16,7 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from data_loaders.errors import BadInput
+from data_loaders.manifest import TAIL
 from data_loaders.reading.byte_ranges import ByteSource
 from data_loaders.types import Array, Ints
 
@@ -134,9 +135,13 @@ class ZarrChunks:
             for chunk in range(first, stop):
                 key = self._key(chunk)
                 try:
-                    yield self.source.read(key, 0, self.source.size(key))
+                    content = self.source.read(key, 0, self.source.size(key))
                 except FileNotFoundError:
                     yield self._zeros(chunk)
+                    continue
+                if self.source.manifest is not None:
+                    self.source.manifest.check_whole(key, content)
+                yield content
             return
         shard, inner = divmod(first, self._chunks_per_shard)
         try:
@@ -189,7 +194,8 @@ class ZarrChunks:
         if index is None:
             key, length = self._key(shard), 16 * self._chunks_per_shard + 4
             size = self.source.size(key)
-            raw = self.source.read(key, max(size - length, 0), size)
+            raw = self.source.read(key, max(size - max(length, TAIL), 0), size)
+            tail, raw = raw[-TAIL:], raw[-length:]
             if len(raw) < length or google_crc32c.value(raw) != CRC_WITH_ITSELF:
                 raise BadInput(
                     f"{self.name}: the index of the file {key} is damaged; the file is cut short or overwritten"
@@ -198,6 +204,9 @@ class ZarrChunks:
             inside = index[:, 0] != ABSENT
             if (index[inside].sum(1) > size).any():
                 raise BadInput(f"{self.name}: chunks in the file {key} end beyond its {size} bytes; it is cut short")
+            if self.source.manifest is not None:
+                self.source.manifest.check_size(key, size)
+                self.source.manifest.check_tail(key, tail)
             with self._lock:
                 self._indexes[shard] = index
         return index
@@ -214,10 +223,13 @@ class ZarrChunks:
 
 
 class SlicedArray:
-    """Any array that gives slices along its first axis, one thread at a time: HDF5, and Zarr with unusual codecs."""
+    """Any array that gives slices along its first axis, one thread at a time: HDF5, and Zarr with unusual codecs.
+
+    Values come in a type that kernels and tensors know, whatever type they are stored in.
+    """
 
     def __init__(self, array: DiskArray, name: str) -> None:
-        self.name, self.dtype, self.n = name, array.dtype, array.shape[0]
+        self.name, self.dtype, self.n = name, _usable(array.dtype), array.shape[0]
         self._array = array
         row_bytes = int(np.prod(array.shape[1:])) * self.dtype.itemsize
         self.chunk_len = max(1, VIRTUAL_CHUNK_BYTES // max(row_bytes, 1))
@@ -234,8 +246,9 @@ class SlicedArray:
         """Values of the virtual chunks [first, stop)."""
         try:
             with self._lock:
-                values: Array = self._array[first * self.chunk_len : min(stop * self.chunk_len, self.n)]
-                return values
+                values = np.asarray(self._array[first * self.chunk_len : min(stop * self.chunk_len, self.n)])
+            usable: Array = values.astype(self.dtype, copy=False)
+            return usable
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise BadInput(f"{self.name}: chunk {first} cannot be read ({error}); the file is damaged") from error
 
@@ -306,5 +319,17 @@ def _compressor(codec: dict[str, Any]) -> Any:
     return None if kind is None else kind()
 
 
+def _usable(dtype: Any) -> np.dtype[Any]:
+    """The type that values are read in: this machine's byte order, no half or extended precision, no booleans."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32 if dtype.itemsize == 2 else np.float64)
+    native: np.dtype[Any] = dtype.newbyteorder("=")
+    return native
+
+
 def _is_native(dtype: Any) -> bool:
-    return dtype.kind in "iufb" and dtype.isnative
+    """Whether values are stored in the type that they are read in."""
+    return dtype.kind in "iuf" and _usable(dtype) == dtype

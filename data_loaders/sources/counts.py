@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from data_loaders.errors import BadInput
 from data_loaders.sources.source import Rounding, Source
-from data_loaders.types import Array, Bools, Ints
+from data_loaders.types import Array, Bools, Floats, Ints
 
 LARGEST = np.iinfo(np.int32).max  # what every reader holds: scipy, torch and the R packages have int32
 LOG_CEILING = 20.0  # log1p of any depth stays below; normalised but unlogged values usually do not
@@ -29,7 +29,7 @@ def fault(values: Array, round_counts: bool = False) -> str | None:
         return None
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return "NaN or infinite values"
-    smallest, largest = values.min(), values.max()
+    smallest, largest = float(values.min()), float(values.max())  # 2^31 - 1 as float32 would be 2^31
     if smallest < 0:
         return f"negative values (smallest {smallest:.4g})"
     if not round_counts and has_fractions(values):
@@ -68,12 +68,23 @@ def _same_sums(block: csr_matrix) -> bool:
     return len(sums) >= FEW_CELLS and bool(sums.std() < SAME_SUMS * sums.mean())
 
 
+def same_sums_note(totals: Floats) -> list[str]:
+    """What to note where the counts of all cells sum up alike, over all genes: raw ones do not."""
+    sums = totals[totals > 0]
+    if len(sums) < FEW_CELLS or sums.std() >= SAME_SUMS * sums.mean():
+        return []
+    return [
+        f"the counts of all cells sum up alike, to about {sums.mean():,.0f}: values that were drawn down to that "
+        "number, or normalised and then rounded; the latter are no counts"
+    ]
+
+
 def _as_named(values: Array, round_counts: bool) -> Bools:
     """Which values have the fault that `fault` names."""
     kinds = [~np.isfinite(values), values < 0]
     if not round_counts:
         kinds.append(np.abs(values - np.rint(values)) > ROUNDING * np.maximum(values, 1))
-    return next(kind for kind in [*kinds, values > LARGEST] if kind.any())
+    return next(kind for kind in [*kinds, values.astype(np.float64) > LARGEST] if kind.any())
 
 
 def as_counts(block: csr_matrix, rows: Ints, source: Source) -> csr_matrix:
