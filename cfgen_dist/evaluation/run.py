@@ -21,6 +21,7 @@ import numpy as np
 
 from cfgen_dist.evaluation import stages
 from cfgen_dist.evaluation.control import write_control
+from cfgen_dist.evaluation.copies import find_copies, said
 from cfgen_dist.evaluation.groups import score_apart
 from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.metrics import catalogue
@@ -118,6 +119,7 @@ def evaluate(
         What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control": {"mean", "sd", "sd_types"},
         "real", "verdict"}}, `types` (one dict per type, see `summary.summarise_types`), `lacking` (see
         `selection.Lacking`), `sets` (the values of every set), `warnings` (sentences: what is said before any score),
+        `copies` (of each source, see `copies.Copies`),
         `verdict` (sentences), `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see
         `compare_modalities`) of cells that have several, or with `markers`.
 
@@ -161,6 +163,10 @@ def evaluate(
     if resume and (finished := _finished(out, settings)):
         log.info("%s is complete already: nothing to do", out)
         return finished
+    copies = find_copies(cells, sources)
+    warnings, notes = said(copies)
+    for line in (*warnings, *notes):
+        log.info("%s", line)
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     comparison = Comparison(
         list(origins), scored_cells, rows | {"train": train}, source_of | {"train": 0}, digest, marker_table, seed
@@ -195,13 +201,14 @@ def evaluate(
         result = {
             "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": cells.label, "seed": seed,
             "n_sets": n_sets,
-            "warnings": inputs.warnings,
+            "warnings": inputs.warnings + warnings,
+            "copies": [asdict(found) for found in copies],
             "metrics": metrics,
             "types": by_type,
             "lacking": asdict(chosen.lacking),
             "sets": {kind: [values for values, _ in of_kind] for kind, of_kind in scores.items()},
             "verdict": sentences(metrics, chosen.lacking),
-            "notes": chosen.notes + inputs.notes + subsampled(reference, wanted, types, measured) + missing,
+            "notes": chosen.notes + inputs.notes + notes + subsampled(reference, wanted, types, measured) + missing,
             "settings": settings,
             "provenance": {
                 "real": cells.provenance, "generated": [source.provenance for source in sources],
