@@ -39,6 +39,6 @@ def run(args: argparse.Namespace) -> None:
         args.real, args.generated, args.out, by=args.by, label=args.label, seed=args.seed, resume=args.resume,
         ray=args.ray, workers=args.workers, **options,
     )  # fmt: skip
-    for sentence in (*result["warnings"], *result["verdict"], *result["notes"]):
+    for sentence in (*result["warnings"], *result["verdict"]):
         print(sentence)
     print(f"Report: {Path(args.out) / 'audit.html'}")

@@ -52,9 +52,7 @@ def check_output(out: PathLike, ours: Collection[str] = OURS, what: str = "evalu
         raise BadInput(f"{out}: a file; expected a folder, new or of an earlier {what}")
     foreign = sorted(set(os.listdir(out)) - set(ours)) if out.exists() else []
     if foreign:
-        raise BadInput(
-            f"{out}: holds {foreign[0]!r}; expected a new folder, or that of an earlier {what} to replace"
-        )
+        raise BadInput(f"{out}: holds {foreign[0]!r}; expected a new folder, or that of an earlier {what} to replace")
 
 
 def write_report(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import hypergeom, rankdata
+from scipy.stats import binom, hypergeom, rankdata
 
 from cfgen_dist.privacy.cohort import Cohort
 from cfgen_dist.privacy.nearest import Nearest, Queries
@@ -89,14 +89,12 @@ def measures(
     return found
 
 
-def points(nearest: Nearest, queries: Queries, is_member: Bools) -> dict[str, float]:
-    """The measures of a set without their intervals; of `near_copies` its p-value."""
+def points(nearest: Nearest, queries: Queries, is_member: Bools) -> dict[str, Interval]:
+    """The measures of the cells of a set without their intervals, as `measures` gives them."""
     scores = attack_scores(nearest, queries)
-    found = {name: area(values, is_member) for name, values in scores.items()}
-    p_value = near_copies(scores["overlap"], is_member)["p"]
-    return found | {
-        "nearest_is_training": _share(nearest.attached, is_member), "near_copies": 1.0 if p_value is None else p_value
-    }  # fmt: skip
+    found: dict[str, Interval] = {"nearest_is_training": {"value": _share(nearest.attached, is_member)}}
+    found |= {name: {"value": area(values, is_member)} for name, values in scores.items()}
+    return found | {"near_copies": near_copies(scores["overlap"], is_member)}
 
 
 def donor_scores(scores: Floats, types: Ints, place: Ints) -> Floats:
@@ -140,6 +138,22 @@ def near_copies(shared: Floats, is_member: Bools) -> Interval:
         p_values.append(float(hypergeom.cdf(rank - 1, 2 * n, n, many + rank - 1)) if many else 1.0)
         found = {"value": many, "expected": rank, "bound": float(bound)}
     return found | {"p": min(1.0, len(RANKS) * min(p_values))}
+
+
+def beyond_floor(found: Interval, floor: Interval, share: float) -> float:
+    """The p-value that near copies are more than in the floor: binomial, given how many there are in both.
+
+    Where whole donors were held out, members are not like held-out cells, and `near_copies` finds some in any set.
+
+    Parameters
+    ----------
+    found, floor : dict
+        As of `near_copies`.
+    share : float
+        Of the cells of both sets, how many are not the floor's.
+    """
+    n, more = int(found["value"] or 0), int(floor["value"] or 0)
+    return float(binom.sf(n - 1, n + more, share))
 
 
 def area(scores: Floats, is_member: Bools) -> float:

@@ -52,6 +52,9 @@ class Cohort:
         Training cells and test cells, as many of every type.
     floor : int array (m,)
         Training and validation cells that are no members.
+    alike : int array (m,)
+        Rows of the generated cells: as many as the floor has, or all. The more cells are given away, the more they
+        betray, so the floor is compared with these.
     fold : int array (2 n,)
         Of members, then of held-out cells: the reference of a cell are the held-out cells of the other folds.
     cluster : int array (2 n,)
@@ -61,6 +64,7 @@ class Cohort:
     members: Ints
     held_out: Ints
     floor: Ints
+    alike: Ints
     fold: Ints
     cluster: Ints
 
@@ -140,7 +144,7 @@ def draw_cohort(real: Cells, donors: Donors | None, limit: int, n_generated: int
     limit : int
         Of members, and of held-out cells, at most; every type loses its share.
     n_generated : int
-        The floor has no more cells.
+        Cells given away; the floor has no more.
     seed : int
 
     Returns
@@ -173,10 +177,11 @@ def draw_cohort(real: Cells, donors: Donors | None, limit: int, n_generated: int
     )
     rest = np.setdiff1d(np.flatnonzero(_in_splits(real, ("train", "val")) & known), members)
     floor = rng.permutation(rest)[: min(n_generated, FLOOR_CELLS)]
+    alike = np.sort(rng.choice(n_generated, len(floor), replace=False))
     fold, cluster = _folds(members, held_out, donors, rng)
     if len(np.unique(fold[len(members) :])) < 2:
         raise BadInput(f"{real.name}: test cells of the types of the training cells are of one donor; expected two")
-    return Cohort(members, held_out, np.sort(floor), fold, cluster)
+    return Cohort(members, held_out, np.sort(floor), alike, fold, cluster)
 
 
 def _folds(members: Ints, held_out: Ints, donors: Donors | None, rng: np.random.Generator) -> tuple[Ints, Ints]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,13 @@ def leak(counts: sparse.csr_matrix, kind: str, rng: np.random.Generator) -> spar
 
 
 def power(
-    nearest: Nearest, space: Components, queries: Queries, cohort: Cohort, found: Mapping[str, Interval], seed: int
+    nearest: Nearest,
+    space: Components,
+    queries: Queries,
+    cohort: Cohort,
+    found: Mapping[str, Interval],
+    p_value: Callable[[Interval], float],
+    seed: int,
 ) -> list[dict[str, Any]]:
     """Plant leaks into a set, and count in how many draws each measure sees them.
 
@@ -52,13 +58,16 @@ def power(
     space, queries, cohort
     found : dict
         Measures of the set, see `attacks.measures`.
+    p_value : callable
+        Of near copies, as `attacks.near_copies` finds them.
     seed : int
 
     Returns
     -------
     list of dict
         For each kind and share: `kind`, `share`, `cells` (planted), `exact_copies` (how many of these are exact
-        copies, mean over draws), `value` and `seen` {measure: mean over draws, share of draws}.
+        copies, mean over draws), `value` and `seen` {measure: mean over draws, share of draws}; the value of near
+        copies is their p-value.
     """
     n, rows = len(cohort.members), []
     for number, (kind, share) in enumerate((kind, share) for kind in KINDS for share in SHARES):
@@ -69,7 +78,9 @@ def power(
             counts = queries.counts[np.sort(rng.choice(n, planted, replace=False))]
             leaked = leak(counts, kind, rng)
             exact += float((np.diff((leaked != counts).tocsr().indptr) == 0).sum()) / DRAWS
-            drawn.append(points(nearest.add(queries, space.project(leaked), leaked), queries, cohort.is_member))
+            measured = points(nearest.add(queries, space.project(leaked), leaked), queries, cohort.is_member)
+            near = p_value(measured.pop("near_copies"))
+            drawn.append({name: row["value"] or 0.0 for name, row in measured.items()} | {"near_copies": near})
         rows.append(
             {
                 "kind": kind,

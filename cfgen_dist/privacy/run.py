@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.sources import Cells, Source
 from cfgen_dist.evaluation.stages import SHARD_SIZE
 from cfgen_dist.evaluation.summary import plain
-from cfgen_dist.privacy.attacks import measures, split_halves
+from cfgen_dist.privacy.attacks import Interval, beyond_floor, measures, points, split_halves
 from cfgen_dist.privacy.cohort import FEW, Cohort, donors_of, draw_cohort, held_out_whole
 from cfgen_dist.privacy.planted import power
-from cfgen_dist.privacy.scan import FLOOR, GENERATED, Scan, fit, scan, worker_setup
+from cfgen_dist.privacy.scan import ALIKE, FLOOR, GENERATED, Scan, fit, scan, worker_setup
 from cfgen_dist.privacy.verdict import judge, sentences
 from cfgen_dist.workers.options import Workers
 from cfgen_dist.workers.parts import open_parts
@@ -98,8 +99,9 @@ def audit(
     dict
         What `audit.json` holds: `verdict`, `warnings` and `notes` (sentences), `copies` (see
         `cfgen_dist.evaluation.copies.Copies`), `generated` and `floor` (see `attacks.measures`; each of `generated`
-        with a `verdict`, see `verdict.judge`), `check` (see `attacks.split_halves`), `power` (see `planted.power`),
-        `cells` (how many of which kind), `by`, `label`, `seed`, `settings`, `provenance`, `seconds`.
+        with a `verdict`, see `verdict.judge`, and `as_many`, its value for as many generated cells as the floor has),
+        `check` (see `attacks.split_halves`), `power` (see `planted.power`), `cells` (how many of which kind), `by`,
+        `label`, `seed`, `settings`, `provenance`, `seconds`.
 
     Raises
     ------
@@ -144,21 +146,29 @@ def audit(
         work = Scan(folder, hashlib.sha256(json.dumps(settings).encode()).hexdigest(), atlas, made)
         fit(work, cohort)
         setup = worker_setup(work, [real, generated], label, ray)
-        sizes = {GENERATED: len(made)} | ({FLOOR: len(cohort.floor)} if len(cohort.floor) >= FEW else {})
+        sizes = {GENERATED: len(made)}
+        if len(cohort.floor) >= FEW:
+            sizes |= {FLOOR: len(cohort.floor), ALIKE: len(cohort.alike)}
         nearest = scan(work, pool, setup, sizes, shard_size)
         space, queries = work.fitted
         types = atlas.codes[cohort.rows]
         found = {
             name: measures(
-                of_set, queries, cohort, types, generator(seed, Audit.BOOTSTRAP, number), donors=donors is not None
+                nearest[name], queries, cohort, types, generator(seed, Audit.BOOTSTRAP, number),
+                donors=donors is not None,
             )
-            for number, (name, of_set) in enumerate(nearest.items())
-        }
-        floor = found.get(FLOOR)
-        judged = {
-            name: row | {"verdict": judge(name, row, None if floor is None else floor[name])}
-            for name, row in found[GENERATED].items()
-        }
+            for number, name in enumerate((GENERATED, FLOOR))
+            if name in sizes
+        }  # fmt: skip
+        made_found, floor = found[GENERATED], found.get(FLOOR)
+        share = len(made) / (len(made) + len(cohort.floor))
+        p_value = partial(_p_value, floor=floor if donors else None, share=share)
+        made_found["near_copies"]["p"] = p_value(made_found["near_copies"])
+        alike = points(nearest[ALIKE], queries, cohort.is_member) if floor else {}
+        judged = {}
+        for name, row in made_found.items():
+            judged[name] = row | {"verdict": judge(name, row, floor[name] if floor else None, alike.get(name))}
+            judged[name] |= {"as_many": alike[name]["value"]} if name in alike else {}
         result: dict[str, Any] = {
             "format": FORMAT, "kind": "cfgen-dist audit", "label": atlas.label, "by": by, "seed": seed,
             "cells": _counts(atlas, made, cohort, donors is not None),
@@ -169,7 +179,7 @@ def audit(
             "check": split_halves(
                 nearest[GENERATED], queries, cohort.is_member, generator(seed, Audit.HALVES)
             ),
-            "power": power(nearest[GENERATED], space, queries, cohort, found[GENERATED], seed),
+            "power": power(nearest[GENERATED], space, queries, cohort, made_found, p_value, seed),
             "notes": notes + more,
             "settings": settings,
             "provenance": {"real": atlas.provenance, "generated": made.provenance},
@@ -180,6 +190,12 @@ def audit(
         if out is not None:
             write_report(out, result)
     return result
+
+
+def _p_value(near: Interval, floor: dict[str, Interval] | None, share: float) -> float:
+    """The p-value of near copies; where whole donors were held out they must be more than in the floor as well."""
+    p_value = near["p"] or 0.0
+    return p_value if floor is None else max(p_value, beyond_floor(near, floor["near_copies"], share))
 
 
 def _notes(real: Source, atlas: Cells, cohort: Cohort, by: str | None) -> list[str]:
@@ -194,7 +210,7 @@ def _notes(real: Source, atlas: Cells, cohort: Cohort, by: str | None) -> list[s
     n_donors = min(len(np.unique(side)) for side in np.split(cohort.cluster, 2))
     if by and n_donors < FEW_DONORS:
         notes.append(
-            f"With {n_donors} {by} on one side, intervals over {by} say little; expected {FEW_DONORS} or more."
+            f"Only {n_donors} values of {by} on one side: intervals say little; expected {FEW_DONORS} or more."
         )
     if len(cohort.floor) < FEW:
         notes.append(f"{len(cohort.floor)} training and validation cells are left for the floor: there is none.")

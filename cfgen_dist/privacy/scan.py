@@ -28,12 +28,12 @@ from data_loaders.statistics.pca import Components
 from data_loaders.types import Ints
 
 log = logging.getLogger("cfgen_dist")
-GENERATED, FLOOR = "generated", "floor"
+GENERATED, FLOOR, ALIKE = "generated", "floor", "alike"
 T = TypeVar("T")
 
 
 class Item(NamedTuple):
-    """A shard: cells `start` to `stop` of the generated cells or of the floor."""
+    """A shard: cells `start` to `stop` of the generated cells, of the floor, or of as many generated cells."""
 
     cells: str
     start: int
@@ -76,14 +76,14 @@ class Scan(Ledger):
         """`read(positions)` of a set."""
         if cells == GENERATED:
             return self.generated.read
-        rows = self.arrays("cohort")["floor"]
-        return lambda positions: self.real.read(rows[positions])
+        rows, source = self.arrays("cohort")[cells], self.generated if cells == ALIKE else self.real
+        return lambda positions: source.read(rows[positions])
 
 
 def fit(work: Scan, cohort: Cohort) -> None:
     """Fit the space, measure the reference, and commit both."""
     if work.whole_record("cohort") is None:
-        work.commit("cohort", {"floor": cohort.floor})
+        work.commit("cohort", {FLOOR: cohort.floor, ALIKE: cohort.alike})
     if work.whole_record("queries") is None:
         counts = work.real.read(cohort.rows)
         space = Space.fit(counts)

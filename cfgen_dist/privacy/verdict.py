@@ -23,7 +23,7 @@ DONORS = "donors."  # before the name of an attack on donors
 SURE = 0.9  # share of the planted leaks in which one is seen
 
 
-def judge(name: str, found: Interval, floor: Interval | None) -> str:
+def judge(name: str, found: Interval, floor: Interval | None, alike: Interval | None = None) -> str:
     """Compare a measure with chance, and with real cells in the place of generated ones.
 
     Donors are another matter than cells: other real cells of a donor betray it, so that generated ones do no better is
@@ -36,22 +36,23 @@ def judge(name: str, found: Interval, floor: Interval | None) -> str:
         Of generated cells: `value`, `low`, `high`; of near copies `value` and `p`.
     floor : dict or None
         Of real cells that are no members.
+    alike : dict, optional
+        Of as many generated cells as the floor has.
 
     Returns
     -------
     str
         `chance`: the interval reaches 0.5 (near copies: p is 0.01 or more); `as real cells`: it does not, but the value
-        is within the interval of the floor or below (near copies: no more than in the floor), never of donors; `above`:
+        of as many cells is within the interval of the floor or below, never of donors and of near copies; `above`:
         neither.
     """
     if name == "near_copies":
-        if (found["p"] or 0.0) >= LEVEL:
-            return CHANCE
-        return REAL if floor is not None and _number(found["value"]) <= _number(floor["value"]) else ABOVE
+        return CHANCE if (found["p"] or 0.0) >= LEVEL else ABOVE
     if found["low"] is None or found["low"] <= 0.5:
         return CHANCE
-    excused = floor is not None and not name.startswith(DONORS)
-    return REAL if floor is not None and excused and _number(found["value"]) <= _number(floor["high"]) else ABOVE
+    if floor is None or name.startswith(DONORS):
+        return ABOVE
+    return REAL if _number((alike or found)["value"]) <= _number(floor["high"]) else ABOVE
 
 
 def sentences(result: Mapping[str, Any], copies: Copies) -> list[str]:
@@ -72,7 +73,11 @@ def sentences(result: Mapping[str, Any], copies: Copies) -> list[str]:
     above = [name for name, row in found.items() if row["verdict"] == ABOVE]
     of_cells = bool(copies.warnings()) or not all(name.startswith(DONORS) for name in above)
     of_donors = any(name.startswith(DONORS) for name in above)
-    betrayed = [what for what, is_so in (("training cells", of_cells), (f"the {result['by']}", of_donors)) if is_so]
+    betrayed = [
+        what
+        for what, is_so in (("training cells", of_cells), (f"which {result['by']} was in training", of_donors))
+        if is_so
+    ]
     what = f"Generated cells betray {' and '.join(betrayed)}" if betrayed else "Nothing betrays the training data"
     counts = {verdict: sum(row["verdict"] == verdict for row in found.values()) for verdict in WORDS}
     parts = ", ".join(f"{n} {WORDS[verdict]}" for verdict, n in counts.items() if n)
