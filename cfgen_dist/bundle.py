@@ -19,7 +19,7 @@ from cfgen_dist.model.bundle_form import FORMAT, BundleCard, check_arrays, check
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.trained import TrainedModel
 from data_loaders.errors import BadInput
-from data_loaders.files import begin_output, finish_output
+from data_loaders.files import begin_output, finish_output, refuse_address
 from data_loaders.records import check_form, one_line, plain_json, read_regular, show
 from data_loaders.types import PathLike
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CARD = "card.json"
 AUTOENCODER, FLOW = "autoencoder.safetensors", "flow.safetensors"
 SIZE_FACTOR, LABELS = "size_factor.safetensors", "labels.safetensors"
+ON_DISK = "a model bundle is read from a disk; copy it there first"
 FILES = (AUTOENCODER, FLOW, SIZE_FACTOR, LABELS)  # whose checksums are in the card
 
 
@@ -84,6 +85,7 @@ class CFGen(TrainedModel):
         BadInput
             Not a bundle, a file missing, truncated or changed, or written by a newer version.
         """
+        refuse_address(path, ON_DISK)
         path = Path(path)
         if (path / "bundle" / CARD).is_file():
             path = path / "bundle"
@@ -211,6 +213,14 @@ def _digest(card: Mapping[str, Any]) -> str:
 def _sha256(path: PathLike) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def for_workers(bundle: CFGen | PathLike) -> CFGen | Path:
+    """A bundle as workers can open it, who are in folders of their own: its absolute path, or a CFGen as it is."""
+    if isinstance(bundle, CFGen):
+        return bundle
+    refuse_address(bundle, ON_DISK)
+    return Path(bundle).absolute()
 
 
 def load_model(bundle: CFGen | PathLike, device: str = "cpu") -> CFGen:

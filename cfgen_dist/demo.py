@@ -15,6 +15,7 @@ from cfgen_dist.generation.run import generate
 from cfgen_dist.training.run import train
 from data_loaders import ingest
 from data_loaders.errors import BadInput
+from data_loaders.files import refuse_address
 
 log = logging.getLogger("cfgen_dist")
 
@@ -70,6 +71,7 @@ def demo(out: str | Path) -> Path:
     BadInput
         The folder holds something that is not an earlier demo.
     """
+    refuse_address(out)
     out = Path(out)
     mark = out / ".cfgen-demo"
     if out.exists():

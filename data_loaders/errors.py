@@ -79,7 +79,9 @@ def readable(name: object) -> Iterator[None]:
         raise
     except PermissionError as error:
         raise BadInput(f"{name} cannot be read: permission denied") from error
-    except (OSError, EOFError, KeyError, RuntimeError, ValueError, UnicodeDecodeError, zlib.error) as error:
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{name} cannot be read as text in UTF-8 ({error.reason}); save it in that encoding") from error
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         unknown = unknown_kind(error)
         if unknown is not None:

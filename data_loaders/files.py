@@ -19,8 +19,26 @@ if TYPE_CHECKING:
     from data_loaders.types import PathLike  # imports numpy, which `--help` must not wait for
 
 
+WRITTEN = "outputs are written to a disk, and object storage is only read; expected a path on a disk, to copy from"
+
+
+def refuse_address(path: PathLike, why: str = WRITTEN) -> None:
+    """Raise `BadInput` for an address, such as s3://bucket/name, which would be taken for a folder here.
+
+    Parameters
+    ----------
+    path : path-like
+    why : str
+        What is expected in its place.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(path)) and not Path(path).drive:
+        shown = re.sub(r"(:/+)[^/\s@]*@", r"\1", str(path)).partition("?")[0]  # no password, no signature
+        raise BadInput(f"{shown}: {why}")
+
+
 def refuse_existing(path: PathLike) -> Path:
-    """Return `path` as a Path, or raise `BadInput` when something is there or its folder is missing."""
+    """Return `path` as a Path, or raise `BadInput` when something is there, its folder is missing, or on no disk."""
+    refuse_address(path)
     path = Path(path)
     if path.exists() or path.is_symlink():
         raise BadInput(f"{path}: exists already; expected a path where nothing is")

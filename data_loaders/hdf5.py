@@ -9,10 +9,18 @@ from typing import Any
 
 import h5py
 
+from data_loaders.contents import kind_of
 from data_loaders.errors import BadInput
 from data_loaders.older_h5ad import TABLES, Renewed, is_old
 from data_loaders.types import PathLike
 
+CONTENTS = {  # what files hold → what to do with them where something else was expected
+    "anndata": "an AnnData: its name must end in .h5ad",
+    "mudata": "a MuData: its name must end in .h5mu",
+    "10x": "a 10x file: its name must end in .h5",
+    "loom": "a loom file: write an h5ad file of it (anndata.io.read_loom(...).write_h5ad(...))",
+    "seurat": "a Seurat file: write an h5ad file of it (in R, SeuratDisk::Convert)",
+}
 FIRST_OF_PLUGINS = 256  # lower numbers are filters of the HDF5 library itself
 PLUGINS = {  # filters that hdf5plugin has, by their registered number
     305: "LZO",
@@ -40,8 +48,48 @@ def open_hdf5(path: PathLike) -> h5py.File:
     ------
     OSError
         As h5py raises it.
+    BadInput
+        Another program has it open for writing, or it certainly is a file of another kind, whatever its name.
     """
-    return h5py.File(os.fspath(path), "r")
+    try:
+        return h5py.File(os.fspath(path), "r")
+    except OSError as error:
+        if "unable to lock file" in str(error):
+            raise BadInput(
+                f"{path}: another program has it open for writing; close it there (on disks that cannot lock, set "
+                "HDF5_USE_FILE_LOCKING=FALSE)"
+            ) from error
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
+            raise OSError("the file is empty") from error
+        kind = kind_of(path) if os.path.isfile(path) and os.access(path, os.R_OK) else None
+        if kind is not None:
+            raise BadInput(f"{path}: not an HDF5 file but {kind}") from error
+        raise
+
+
+def content_of(path: PathLike) -> str | None:
+    """What an HDF5 file holds: one of `CONTENTS`; None where it is none of these, or no HDF5 file."""
+    try:
+        if not os.path.isfile(path) or not h5py.is_hdf5(os.fspath(path)):
+            return None
+        with h5py.File(os.fspath(path), "r") as root:
+            return content_of_group(root)
+    except OSError:  # whoever opens it says what is wrong
+        return None
+
+
+def content_of_group(root: Any) -> str | None:
+    """What an open file or store holds: one of `CONTENTS`, or None."""
+    held = set(root)
+    tenx = any(isinstance(root.get(name), h5py.Group) and "barcodes" in root[name] for name in held)
+    found = {
+        "mudata": "mod" in held,
+        "loom": held >= {"row_attrs", "col_attrs"},
+        "seurat": held >= {"assays", "meta.data"} or held >= {"assays", "active.ident"},
+        "anndata": held >= {"obs", "var"},
+        "10x": tenx,
+    }
+    return next((name for name, is_so in found.items() if is_so), None)
 
 
 def open_h5ad(path: PathLike) -> Any:

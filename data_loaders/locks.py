@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from data_loaders.errors import BadInput
+from data_loaders.files import refuse_address
 
 if TYPE_CHECKING:
     from data_loaders.types import PathLike
@@ -187,8 +188,10 @@ def one_at_a_time(out: PathLike, make_folder: bool = False) -> Iterator[None]:
     Raises
     ------
     BadInput
-        Another command that lives holds it: the message says on which host, which process, and since when.
+        Another command that lives holds it: the message says on which host, which process, and since when. Or it is
+        the address of an object store.
     """
+    refuse_address(out)
     out = Path(out).absolute()
     made = [folder for folder in out.parents if not folder.exists()] if make_folder else []
     if make_folder:

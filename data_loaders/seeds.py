@@ -65,7 +65,7 @@ class Generation(IntEnum):
     SHARD = 1  # the cells of a shard; then the number of the shard
     BALANCE = 2  # which labels an augmentation adds
     TRANSLATION = 3  # the cells of a translated shard, then the number of the shard; alone: which cells are scored
-    GUIDANCE = 4  # which real cells guided ones are compared with; then 1: the distances to them
+    GUIDANCE = 4  # which real cells guided ones are compared with; then 1: the distances, 2: floor sets
 
 
 @unique
@@ -91,10 +91,18 @@ class Audit(IntEnum):
 
 
 @unique
+class Classification(IntEnum):
+    """Of classifiers with and without generated cells."""
+
+    COPIES = 0  # which real cells are copied; then the number of the augmented atlas
+
+
+@unique
 class Tuning(IntEnum):
     """Of a search for hyper-parameters."""
 
-    VALIDATION = 0  # which validation cells the trials are scored on
+    VALIDATION = 0  # which validation cells the trials are scored on; then 1: those left of types rare in training
+    FLOOR = 1  # which training cells are scored in place of generated ones; then the number of the set
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

@@ -1,19 +1,20 @@
-"""Tables of cells or labels as people have them: CSV, TSV, semicolons, text files, gzipped or not, and Parquet."""
+"""Tables of cells or labels as people have them: CSV, TSV, semicolons, text files, packed or not, and Parquet."""
 
 import csv
 import io
 import itertools
 from pathlib import Path
-from typing import BinaryIO
 
 import pandas as pd
 
+from data_loaders.contents import kind_of
 from data_loaders.errors import BadInput
+from data_loaders.text_files import open_text
 from data_loaders.types import PathLike
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars"}
+READERS = {b"PAR1": pd.read_parquet, b"ARRO": pd.read_feather}  # by the first bytes
 LINES = 20  # looked at to find the separator
-PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 def read_table(path: PathLike, *, names_first: bool) -> pd.DataFrame:
@@ -25,7 +26,7 @@ def read_table(path: PathLike, *, names_first: bool) -> pd.DataFrame:
     Parameters
     ----------
     path : path-like
-        Text (UTF-8, or UTF-16 with a mark), gzip, bz2, xz or zstd of it, or Parquet; seen by the content.
+        Text (UTF-8, or UTF-16 with a mark), gzip, bz2, xz or zstd of it, or Parquet or Feather; seen by the content.
     names_first : bool
         The first column has the names of the rows; its header may be missing, as R writes it.
 
@@ -42,10 +43,8 @@ def read_table(path: PathLike, *, names_first: bool) -> pd.DataFrame:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-            file.seek(0)
-            is_parquet = start[:4] == b"PAR1"
-            table = pd.read_parquet(path) if is_parquet else _read_text(path, file, start, names_first)
+            reader = READERS.get(file.read(4))
+        table = reader(path) if reader else _read_text(path, names_first)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; expected a table") from None
     except BadInput:
@@ -61,23 +60,18 @@ def read_table(path: PathLike, *, names_first: bool) -> pd.DataFrame:
     if table.shape[1] == 0:
         raise BadInput(
             f"{path}: a single column {str(table.index.name)[:60]!r}; expected the cells' names and a column or more, "
-            "with tabs, commas or semicolons between them"
+            "in text with tabs, commas or semicolons between them"
         )
     return table
 
 
-def _read_text(path: Path, file: BinaryIO, start: bytes, names_first: bool) -> pd.DataFrame:
-    if start[:4] == b"PK\x03\x04" or start == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
-        raise BadInput(f"{path}: an Excel workbook or a zip archive; expected a table of text: save it as CSV")
-    packed = next((name for mark, name in PACKED.items() if start.startswith(mark)), None)
-    if packed is not None:
-        from pandas.io.common import get_handle
-
-        with get_handle(path, "rb", compression=packed, is_text=False) as handle:
-            content = handle.handle.read()
-    else:
-        content = file.read()
-    text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+def _read_text(path: Path, names_first: bool) -> pd.DataFrame:
+    kind = kind_of(path)
+    if kind is not None and not kind.startswith("packed"):
+        what, _, way = kind.partition(": ")
+        raise BadInput(f"{path}: {what}; expected a table of text{': ' if way else ''}{way}")
+    with open_text(path) as handle:
+        text = handle.read()
     lines = list(itertools.islice((line for line in io.StringIO(text, newline=None) if line.strip()), LINES))
     if not lines:
         raise BadInput(f"{path}: an empty file; expected a table")

@@ -4,17 +4,24 @@ import argparse
 import math
 from pathlib import Path
 
+LINES = {
+    "macro_f1_gain": "gain of macro F1 over the original cells",
+    "macro_f1_gain_over_copies": "gain of macro F1 over copies of real cells",
+    "pearson_r": "Pearson r, gain and log frequency",
+    "pearson_r_over_copies": "Pearson r, gain over copies and log frequency",
+}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("atlas", metavar="ATLAS", help="real cells; those of split test are scored")
     parser.add_argument(
         "augmented", metavar="AUGMENTED", nargs="+",
-        help="made from it by `cfgen-dist augment`; several, made with several seeds, take turns",
+        help="made from it by `cfgen-dist augment`; several, made with several seeds, give the intervals",
     )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write: table, figures, JSON")
     parser.add_argument("--label", default="cell_type", metavar="NAME", help="obs column (default cell_type)")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="repetitions (default 5)")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="repetitions that are averaged (default 5)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,15 +35,24 @@ def run(args: argparse.Namespace) -> None:
     console = Console()
     for kind, overall in summary.items():
         shown = Table(title=kind)
-        for column in ("type", "train", "generated", "test", "F1 original", "augmented", "gain ± 95 %"):
-            shown.add_column(column, justify="left" if column == "type" else "right")
+        shown.add_column("type")
+        for column in ("train", "added", "test", "F1 original", "copies", "generated", "gain", "gain over copies"):
+            shown.add_column(column, justify="right")
         for row in table[table["classifier"] == kind].itertuples():
-            half = (row.gain_high - row.gain_low) / 2  # of the interval; none with one seed
-            gain = f"{row.gain:+.3f}" + (f" ± {half:.3f}" if math.isfinite(half) else "")
             cells = (f"{n:,}" for n in (row.train_cells, row.generated_cells, row.test_cells))
-            shown.add_row(row.type, *cells, f"{row.f1_original:.3f}", f"{row.f1_augmented:.3f}", gain)
+            f1 = (f"{value:.3f}" for value in (row.f1_original, row.f1_copies, row.f1_generated))
+            over_copies = _with_interval(row.gain_over_copies, row.gain_over_copies_high)
+            shown.add_row(row.type, *cells, *f1, _with_interval(row.gain, row.gain_high), over_copies)
         console.print(shown)
-        for name, words in (("macro_f1_gain", "gain of macro F1"), ("pearson_r", "Pearson r, gain and log frequency")):
-            value = overall[name]
-            console.print(f"{words}: {value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})")
+        for name, words in LINES.items():
+            mean, low, high = (overall[name][key] for key in ("mean", "low", "high"))
+            spread = f" ({low:+.3f} to {high:+.3f})" if math.isfinite(low) else ""
+            print(f"{words}: {mean:+.3f}{spread}")
+        n = overall["macro_f1_gain"]["n"]
+        print(f"Intervals: over {n} augmented atlases" if n > 1 else "No intervals: one augmented atlas")
     print(f"Table and figure: {Path(args.out)}")
+
+
+def _with_interval(gain: float, high: float) -> str:
+    """A gain and half its interval; none with one augmented atlas."""
+    return f"{gain:+.3f}" + (f" ± {high - gain:.3f}" if math.isfinite(high) else "")

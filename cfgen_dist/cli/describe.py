@@ -100,8 +100,18 @@ def _print_bundle(console: "Console", path: str, card: dict[str, Any]) -> None:
         markup=False,
     )
     for metric, value in trained.get("training", {}).items():
-        console.print(f"{metric:11} {value:,.4g}", markup=False)
+        console.print(f"{metric:11} {value:,.4g}{_of_which(metric, trained['training'])}", markup=False)
     _print_fields(console, {"versions": trained.get("versions", {})})
+
+
+def _of_which(metric: str, training: dict[str, float]) -> str:
+    """What a value of validation cells is of, where the refit trained on them; nothing to say otherwise."""
+    if "val_nll_before_refit" not in training:
+        return ""
+    return {
+        "val_nll": " (validation cells, which these weights were trained on)",
+        "val_nll_before_refit": " (validation cells held out, other weights: before the refit)",
+    }.get(metric, "")
 
 
 def _print_fields(console: "Console", fields: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from cfgen_dist.cli.making import add_solver
 from cfgen_dist.cli.values import pairs, weights
 from data_loaders.errors import BadInput
 
+SHOWN = 4  # settings side by side
 COLUMNS = ("on_target", "w2", "mmd", "spread", "coverage")  # as many as 80 characters hold
 
 
@@ -28,6 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embedding", default="pca", metavar="NAME", help="picture of the cells: pca (default) or umap"
     )
+    parser.add_argument(
+        "--no-measures", dest="measures", action="store_false",
+        help="leave out the measures of an evaluation and the choice by them, which take seconds a setting",
+    )  # fmt: skip
     add_solver(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="start of all random numbers (default 0)")
 
@@ -37,14 +42,15 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from cfgen_dist.evaluation.trade_off import as_table
     from cfgen_dist.guidance_sweep.run import guidance_table, guide
 
     sweep = {name: span(name, text) for name, text in pairs(args.sweep, "--sweep").items()}
     result = guide(
         args.bundle, args.atlas, args.out, sweep,
         fix=weights(args.fix, "--fix"), target=pairs(args.target, "--target") if args.target else None,
-        joint=args.joint, cells=args.cells, split=args.split, embedding=args.embedding, solver=args.solver,
-        steps=args.steps, seed=args.seed,
+        joint=args.joint, cells=args.cells, split=args.split, embedding=args.embedding, measures=args.measures,
+        solver=args.solver, steps=args.steps, seed=args.seed,
     )  # fmt: skip
     frame = guidance_table(result)
     columns = ["model", *(name for name in frame if name.startswith("w_")), *COLUMNS]
@@ -54,6 +60,18 @@ def run(args: argparse.Namespace) -> None:
     for row in frame[columns].itertuples(index=False):
         table.add_row(row[0], *("" if value is None or math.isnan(value) else f"{value:.3g}" for value in row[1:]))
     Console().print(table)
+    if result["chosen"] is not None:
+        headings = [
+            ("joint " if setting["model"] == "joint" else "")
+            + "/".join(f"{weight:g}" for weight in setting["weights"].values())
+            + (" chosen" if number == result["chosen"] else "")
+            for number, setting in enumerate(result["settings"])
+        ]
+        for first in range(0, len(headings), SHOWN):
+            part = slice(first, first + SHOWN)
+            names = "/".join(result["settings"][0]["weights"])
+            title = f"The trade-off by weight of {names}" if first == 0 else ""
+            Console().print(as_table(title, headings[part], result["settings"][part]))
     print(f"{args.out}/guidance.json, guidance.csv, cells.png, scores.png")
 
 

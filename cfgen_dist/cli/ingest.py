@@ -13,7 +13,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="SRC",
-        help=".h5ad, AnnData-Zarr, 10x .h5, folder with matrix.mtx, SOMA, table; a pattern, a folder, a list of paths",
+        help=".h5ad, AnnData-Zarr, 10x .h5, folder with matrix.mtx, SOMA, table, Parquet; a pattern, a "
+        "folder, a list of paths",
     )
     parser.add_argument("out", metavar="OUT", help="the store to write; must not exist")
     parser.add_argument(
@@ -30,8 +31,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="cells that modalities must share (same), cells to keep when they differ: shared ones, or all of rna",
     )
     parser.add_argument("--labels", default="", metavar="A,B", help="obs columns to condition on; the first stratifies")
-    parser.add_argument("--min-cells", type=int, default=20, metavar="N", help="drop genes seen in fewer (default 20)")
-    parser.add_argument("--genes", metavar="hvg:N|FILE", help="the N most variable genes, or a list, one name a line")
+    parser.add_argument(
+        "--min-cells",
+        type=int,
+        default=20,
+        metavar="N",
+        help="drop genes seen in fewer training or validation cells (default 20)",
+    )
+    parser.add_argument(
+        "--genes",
+        metavar="hvg:N|FILE",
+        help="the N genes that vary most among training and validation cells, or a list, one name a line",
+    )
     parser.add_argument(
         "--test-fraction", type=float, default=0.2, metavar="F", help="share of test cells (default 0.2)"
     )
@@ -43,9 +54,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="share of the other cells to validate on (default 0.1)",
     )
-    parser.add_argument("--layer", metavar="NAME", help="take the counts from this layer (SOMA: X layer)")
+    parser.add_argument(
+        "--layer", metavar="NAME", help="take the counts from this layer (SOMA: X layer; Parquet: list)"
+    )
     parser.add_argument("--raw", action="store_true", help="take the counts from raw")
     parser.add_argument("--genes-in", choices=["rows", "columns"], help="of text tables whose names do not tell")
+    parser.add_argument(
+        "--genes-table",
+        metavar="TABLE",
+        help="of Parquet of cells: the genes of its tokens (default: beside the files)",
+    )
     parser.add_argument("--measurement", metavar="NAME", help="of a SOMA experiment (default: the only one, or RNA)")
     parser.add_argument(
         "--obs-filter", metavar="EXPR", help="take only these cells, such as 'tissue == \"lung\" and n_genes > 500'"
@@ -105,6 +123,7 @@ def run(args: argparse.Namespace) -> None:
         layer=args.layer,
         raw=args.raw,
         genes_in=args.genes_in,
+        genes_table=args.genes_table,
         join=args.join,
         cells=args.cells,
         obs_files=args.obs_files,

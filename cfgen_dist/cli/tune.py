@@ -18,8 +18,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scheduler", default="asha", metavar="NAME", help=f"{' or '.join(SCHEDULERS)}; default asha")
     parser.add_argument(
-        "--objective", default="w2", metavar="NAME", help=f"of the flows: {', '.join(OBJECTIVES)}; default w2"
-    )
+        "--objective", default="worst", metavar="NAME",
+        help=f"of the flows: {', '.join(OBJECTIVES)}; default worst, the measure that is farthest from its floor",
+    )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue an interrupted search")
     names = "; ".join(f"{name}: {field.description}" for name, field in Distribution.model_fields.items())
     space = parser.add_argument_group("search space", f"It gives each key that is searched one distribution. {names}.")
@@ -52,6 +53,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Search."""
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from cfgen_dist.evaluation.trade_off import as_table
+    from cfgen_dist.tuning.records import read_sampling
     from cfgen_dist.tuning.run import tune
 
     config = load_config(args.config, given_settings(args))
@@ -61,4 +68,8 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     options = {name: getattr(args, name) for name in names}
     tune(args.atlas, args.out, config=config, **options)
+    rows, chosen = read_sampling(Path(args.out))
+    shown = [row | {"measures": row} for row in rows if row["steps"] == chosen["steps"]]
+    headings = [f"{row['guidance']:g}" + (" chosen" if row["guidance"] == chosen["guidance"] else "") for row in shown]
+    Console().print(as_table(f"The trade-off by guidance, {chosen['steps']} steps", headings, shown))
     print(f"{args.out}/best.yaml")

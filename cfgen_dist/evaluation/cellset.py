@@ -12,6 +12,7 @@ from scipy import sparse
 from cfgen_dist.evaluation.metrics.faithfulness import Profile
 from cfgen_dist.evaluation.spaces import AnySpace
 from cfgen_dist.evaluation.spaces.log_normalised import BLOCK
+from cfgen_dist.evaluation.spaces.tf_idf import TfIdfSpace
 from data_loaders.types import Array, Floats, Ints
 
 ReadCounts = Callable[[Ints], sparse.csr_matrix]  # counts (n, G) of the cells at some positions
@@ -34,6 +35,10 @@ class CellSet:
     profile : Profile
     read : callable
         `read(positions)` gives the counts (CSR) of some cells of the set.
+    by_type : scipy CSR int64 (K, G), optional
+        Sum of the counts of the cells of each type; without entries for accessibility.
+    store : int64 array (K,), optional
+        Cells of each type in the store that the set was drawn from; None when it is all of it.
     """
 
     codes: Ints
@@ -42,6 +47,8 @@ class CellSet:
     cells: Ints
     profile: Profile
     read: ReadCounts
+    by_type: sparse.csr_matrix | None = None
+    store: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -63,15 +70,22 @@ class CellSet:
         centred : bool
             Whether the mean of the real cells is taken off the components.
         """
-        profile, parts = Profile(n_genes), []
+        profile, parts, by_type = Profile(n_genes), [], sparse.csr_matrix((n_types, n_genes), dtype=np.int64)
         for start in range(0, len(codes), BLOCK):
             counts = read(np.arange(start, min(start + BLOCK, len(codes))))
             profile.add(counts)
+            if not isinstance(space, TfIdfSpace):
+                by_type = by_type + sum_by_type(counts, codes[start : start + BLOCK], n_types)
             parts.append(space.project(counts, centred=centred))
         pcs = np.concatenate(parts) if parts else np.empty((0, space.loadings.shape[1]))
         sums = np.zeros((n_types, pcs.shape[1]))
         np.add.at(sums, codes, pcs)
-        return cls(codes, pcs, sums, np.bincount(codes, minlength=n_types), profile, read)
+        return cls(codes, pcs, sums, np.bincount(codes, minlength=n_types), profile, read, by_type)
+
+    @property
+    def in_store(self) -> Ints:
+        """Cells of each type (K,) in the store that the set was drawn from."""
+        return self.cells if self.store is None else self.store
 
     def of_type(self, code: int | np.integer | None = None) -> Ints:
         """Positions of the cells of a type; of all cells when there is no code."""
@@ -90,6 +104,13 @@ class CellSet:
     def cloud(self, code: int | np.integer | None = None) -> Cloud:
         """The cells of a type, or all of them, as points."""
         return Cloud(self.points(self.of_type(code)), self.mean(code))
+
+
+def sum_by_type(counts: sparse.csr_matrix, codes: Ints, n_types: int) -> sparse.csr_matrix:
+    """Sum of the counts (n, G) of the cells of each type, CSR int64 (K, G)."""
+    n = len(codes)
+    members = sparse.csr_matrix((np.ones(n, np.int64), (codes, np.arange(n))), shape=(n_types, n))
+    return members @ counts.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,7 +131,7 @@ class Reference:
             Those of `metrics.catalogue.METRICS`, by key.
         types : pandas.DataFrame
             Index: types found on both sides. Columns: `cells` (of this set), `w1`, `w2`, `w1_sd`, `w2_sd` (over
-            subsamples), `mmd`, `mmd_rbf`, `knn_f1`.
+            subsamples), `mmd`, `mmd_rbf`, `knn_f1`, `fold_slope`, `fold_rank`, `fold_top`.
 
         Raises
         ------

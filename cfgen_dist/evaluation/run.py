@@ -27,6 +27,7 @@ from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.markers import read_markers
 from cfgen_dist.evaluation.modalities import Comparison, compare_modalities
+from cfgen_dist.evaluation.protocol import name_figures, said
 from cfgen_dist.evaluation.reference import PROTOCOLS
 from cfgen_dist.evaluation.selection import Selection, cells_of_types, select
 from cfgen_dist.evaluation.sources import Cells, Source, open_cells
@@ -117,7 +118,8 @@ def evaluate(
     -------
     dict
         What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control": {"mean", "sd", "sd_types"},
-        "real", "verdict"}}, `types` (one dict per type, see `summary.summarise_types`), `lacking` (see
+        "real", "verdict", "title", "meaning"}}, `protocol_says` (sentences: how the figures of the protocol differ from
+        the default's), `types` (one dict per type, see `summary.summarise_types`), `lacking` (see
         `selection.Lacking`), `sets` (the values of every set), `warnings` (sentences: what is said before any score),
         `copies` (of each source, see `copies.Copies`),
         `verdict` (sentences), `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see
@@ -196,10 +198,12 @@ def evaluate(
         scores = {kind: [scored[f"{kind}-{draw}"] for draw in range(n)] for kind, n in n_sets.items()}
         reference = work.matched() or work.cell_set("test")
         metrics = summarise_metrics(scores, reference, measured, chosen.lacking)
+        name_figures(metrics, protocol)
         by_type = [] if inputs.pooled else _by_type(scores, chosen, cells, test, work, pool, origins, ray, shard_size)
         by_modality, missing = compare_modalities(comparison, modalities, folder, pool, ray, shard_size)
         result = {
             "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": cells.label, "seed": seed,
+            "protocol_says": said(protocol),
             "n_sets": n_sets,
             "warnings": inputs.warnings + warnings,
             "copies": [asdict(found) for found in copies],

@@ -11,17 +11,19 @@ import numpy as np
 import pandas as pd
 
 from cfgen_dist.evaluation.cellset import CellSet
-from cfgen_dist.evaluation.metrics.catalogue import scorers_of
+from cfgen_dist.evaluation.metrics.catalogue import metrics_of, scorers_of
 from cfgen_dist.evaluation.metrics.metric import Measured, Metric, Scorer, Values
 from data_loaders.seeds import Evaluation, generator
 from data_loaders.types import Array
 
 PURPOSES = {"distances": Evaluation.DISTANCES, "structure": Evaluation.STRUCTURE, "neighbours": Evaluation.CLASSIFY}
 
+OF_SUMS = ("profile", "types", "labels")
+
 
 def pieces_of(metrics: Iterable[Metric]) -> list[Scorer]:
-    """The scorers that are work for a worker: all but those of profiles, which `collect` runs itself."""
-    return [scorer for scorer in scorers_of(metrics).values() if scorer.needs != "profile"]
+    """The scorers that are work for a worker: all but those of sums, which `collect` runs itself."""
+    return [scorer for scorer in scorers_of(metrics).values() if scorer.needs not in OF_SUMS]
 
 
 def measure(
@@ -64,7 +66,7 @@ def collect(
     measured : dict of str to Measured
         Of each scorer of `pieces_of(metrics)`, by name.
     real, scored : CellSet
-        Of which the profiles and the numbers of cells are used.
+        Of which the sums are used.
     names : array of str (K,)
         Of the types.
     metrics : iterable of Metric
@@ -81,14 +83,12 @@ def collect(
     metrics = list(metrics)
     kinds = np.flatnonzero(scored.cells)
     types = pd.DataFrame({"cells": scored.cells[kinds]}, index=names[kinds].tolist())
-    for found in measured.values():
+    of_sums = [scorer for scorer in scorers_of(metrics).values() if scorer.needs in OF_SUMS]
+    all_measured = dict(measured) | {scorer.name: _of_sums(scorer, real, scored, matched) for scorer in of_sums}
+    for found in all_measured.values():
         if found.types:
             types = types.join(pd.DataFrame(found.types, index=types.index))
-    overall = {name: found.overall for name, found in measured.items()}
-    alike = real if matched is None else matched
-    for name, scorer in scorers_of(metrics).items():
-        if scorer.needs == "profile":
-            overall[name] = _named(scorer.function(alike.profile, scored.profile), scorer)
+    overall = {name: found.overall for name, found in all_measured.items()}
     values = {}
     for metric in metrics:
         of_set = overall[metric.scorer.name]
@@ -96,11 +96,23 @@ def collect(
     return values, types
 
 
+def _of_sums(scorer: Scorer, real: CellSet, scored: CellSet, matched: CellSet | None) -> Measured:
+    if matched is not None and scorer.needs != "labels":
+        real = matched
+    found = scorer.function(*((real.profile, scored.profile) if scorer.needs == "profile" else (real, scored)))
+    return found if isinstance(found, Measured) else Measured(_named(found, scorer), [])
+
+
 def value_of_real(metric: Metric, real: CellSet) -> float | None:
     """What the real test cells themselves score, of a metric that is best where it equals that; else None."""
-    if metric.better != "equal":
+    if metric.better != "equal" or metric.scorer.needs != "profile":
         return None
     return _named(metric.scorer.function(real.profile, real.profile), metric.scorer)[metric.name]
+
+
+def values_of_real(real: CellSet) -> dict[str, float | None]:
+    """`value_of_real` of every row of the catalogue for log-normalised counts, by key."""
+    return {metric.key: value_of_real(metric, real) for metric in metrics_of()}
 
 
 def _named(found: float | Values | Measured, scorer: Scorer) -> Values:

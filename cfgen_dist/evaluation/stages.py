@@ -23,7 +23,7 @@ from cfgen_dist.evaluation.sources import Source
 from cfgen_dist.evaluation.spaces import AnySpace
 from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, LogCovariance, fit_space
 from cfgen_dist.evaluation.spaces.tf_idf import TfIdfCovariance, TfIdfProducts, fit_tf_idf
-from cfgen_dist.evaluation.workspace import MATCHED, SCORE, Workspace, unpack
+from cfgen_dist.evaluation.workspace import MATCHED, SCORE, Workspace, packed, unpack, unpacked
 from cfgen_dist.workers.pool import Pool
 from data_loaders.files import write_whole
 from data_loaders.progress import progress
@@ -113,7 +113,8 @@ def do_item(work: Workspace, item: Item) -> None:
         shard = CellSet.scan(
             work.reader(name, start), codes, work.plan["n_types"], work.space, work.plan["n_genes"], centred=centred
         )
-        work.commit(part_name(item), {"pcs": shard.pcs, "sums": shard.sums, "cells": shard.cells} | vars(shard.profile))
+        sums_of_shard = {"pcs": shard.pcs, "sums": shard.sums, "cells": shard.cells} | vars(shard.profile)
+        work.commit(part_name(item), sums_of_shard | packed(shard.by_type))
     else:
         read, codes, sums = work.reader(name), work.codes(name), empty_sums(work, kind)
         for first in range(start, stop, BLOCK):
@@ -204,10 +205,11 @@ def _put_together(work: Workspace, name: str, items: Sequence[Item]) -> None:
     profile = Profile(work.plan["n_genes"])
     sums: Any = 0
     cells: Any = 0
+    by_type: Any = 0
     width = work.space.loadings.shape[1]
 
     def write(file: IO[bytes]) -> None:
-        nonlocal sums, cells
+        nonlocal sums, cells, by_type
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<f8", "fortran_order": False, "shape": (work.n_cells(name), width)}
         )
@@ -215,10 +217,10 @@ def _put_together(work: Workspace, name: str, items: Sequence[Item]) -> None:
             part = work.arrays(part_name(item))
             file.write(np.ascontiguousarray(part["pcs"], "<f8").tobytes())
             profile.merge(unpack(Profile(work.plan["n_genes"]), part))
-            sums, cells = sums + part["sums"], cells + part["cells"]
+            sums, cells, by_type = sums + part["sums"], cells + part["cells"], by_type + unpacked(part)
 
     write_whole(work.folder / f"{name}.pcs.npy", write)
-    work.commit(f"set-{name}", {"sums": sums, "cells": cells} | vars(profile))
+    work.commit(f"set-{name}", {"sums": sums, "cells": cells} | vars(profile) | packed(by_type))
     work.remove(map(part_name, items))
 
 

@@ -20,7 +20,7 @@ def judge(metric: Metric, generated: Mapping[str, float], floor: Mapping[str, fl
     metric : Metric
     generated, floor : {"mean": float, "sd": float}
     real : float, optional
-        Value of the real test cells, for `better="equal"`.
+        Value of the real test cells, for `better="equal"`; without it such a metric is best where it equals the floor.
 
     Returns
     -------
@@ -28,17 +28,33 @@ def judge(metric: Metric, generated: Mapping[str, float], floor: Mapping[str, fl
         `at`: worse than the floor by no more than their spreads over sets (or a tenth of `near`); `near`: by no more
         than `metric.near`; `off`: by more; `none`: one of them could not be measured.
     """
-    value, best = generated["mean"], floor["mean"]
-    if not (math.isfinite(value) and math.isfinite(best)):
+    worse, spread = distance(metric, generated, floor, real)
+    if not math.isfinite(worse):
         return "none"
-    if metric.better == "equal" and real is not None:
-        value, best = abs(value - real), abs(best - real)
-    worse = best - value if metric.better == "higher" else value - best
-    near = metric.near * abs(best) if metric.relative else metric.near
-    spread = math.hypot(*(s if math.isfinite(s) else 0.0 for s in (generated["sd"], floor["sd"])))
+    near = metric.near * abs(floor["mean"]) if metric.relative else metric.near
     if worse <= max(spread, near / 10):
         return "at"
     return "near" if worse <= near else "off"
+
+
+def distance(
+    metric: Metric, generated: Mapping[str, float], floor: Mapping[str, float], real: float | None = None
+) -> tuple[float, float]:
+    """How much worse a value is than its floor (negative: better; NaN: not measured), and the spread of both over sets.
+
+    Parameters
+    ----------
+    metric, generated, floor, real
+        As in `judge`.
+    """
+    value, best = generated["mean"], floor["mean"]
+    if metric.better == "equal" and real is not None:
+        worse = abs(value - real) - abs(best - real)
+    elif metric.better == "equal":
+        worse = abs(value - best)
+    else:
+        worse = best - value if metric.better == "higher" else value - best
+    return worse, math.hypot(*(s if math.isfinite(s) else 0.0 for s in (generated["sd"], floor["sd"])))
 
 
 def needs_types(metric: Metric) -> bool:
@@ -82,7 +98,7 @@ def sentences(metrics: Mapping[str, Mapping[str, Any]], lacking: Lacking | None 
         parts = []
         for verdict in ("at", "near", "off"):
             values = [
-                _with_values(metric.title, metrics[metric.key])
+                _with_values(metrics[metric.key].get("title", metric.title), metrics[metric.key])
                 for metric in rows
                 if metric.group == group and metrics[metric.key]["verdict"] == verdict
             ]

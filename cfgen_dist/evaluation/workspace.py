@@ -5,6 +5,7 @@ sources that they are read from.
 """
 
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import IO, Any, Self, TypeVar
 import anndata as ad
 import numpy as np
 from pydantic import ConfigDict
+from scipy import sparse
 
 from cfgen_dist.evaluation.cellset import CellSet
 from cfgen_dist.evaluation.metrics.faithfulness import Profile
@@ -23,6 +25,7 @@ from data_loaders import Atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.records import Record, Whole, check_form, read_json
+from data_loaders.seeds import generator
 from data_loaders.statistics.pca import Components
 from data_loaders.types import Array, Ints, PathLike
 
@@ -152,11 +155,43 @@ class Workspace(Ledger):
         arrays = self.arrays(f"set-{name}")
         pcs = _mapped(self.folder / f"{name}.pcs.npy")
         profile = unpack(Profile(self.plan["n_genes"]), arrays)
-        return CellSet(np.asarray(self.codes(name)), pcs, arrays["sums"], arrays["cells"], profile, self.reader(name))
+        return CellSet(
+            np.asarray(self.codes(name)), pcs, arrays["sums"], arrays["cells"], profile, self.reader(name),
+            unpacked(arrays), self._store(name),
+        )  # fmt: skip
+
+    def _store(self, name: str) -> Ints | None:
+        """See `CellSet.store`. Of a set of the floor: as many cells as the first generated store has, drawn at random.
+
+        Where each of them is a training cell, drawn again and again, the floor is as noisy as the store.
+        """
+        kind, _, draw = name.partition("-")
+        source, n_types = self.sources[self.plan["sets"][name]], self.plan["n_types"]
+        if kind == "generated":
+            return np.bincount(source.codes, minlength=n_types)
+        if kind == "floor":
+            train = np.bincount(source.codes[source.rows_of("train")], minlength=n_types)
+            stores = [number for each, number in self.plan["sets"].items() if each.startswith("generated")]
+            n_cells = len(self.sources[stores[0]]) if stores else int(train.sum())
+            rng = generator(self.plan["seed"], zlib.crc32(b"composition"), int(draw))
+            return rng.multinomial(n_cells, train / train.sum())
+        return None
 
     def matched(self) -> CellSet | None:
         """The test cells for what looks at all cells at once; None when these are all of them."""
         return self.cell_set(MATCHED) if MATCHED in self.plan["sets"] else None
+
+
+def packed(by_type: sparse.csr_matrix) -> dict[str, Array]:
+    """Arrays of counts by type (CSR), to be committed with others; a small type of integers keeps parts small."""
+    data = by_type.data.astype(np.min_scalar_type(int(by_type.data.max(initial=0))))
+    return {"type_counts": data, "type_genes": by_type.indices, "type_starts": by_type.indptr}
+
+
+def unpacked(arrays: Mapping[str, Array]) -> sparse.csr_matrix:
+    """What `packed` packed, CSR int64 (K, G)."""
+    data, genes, starts = (arrays[f"type_{name}"] for name in ("counts", "genes", "starts"))
+    return sparse.csr_matrix((data.astype(np.int64), genes, starts), shape=(len(starts) - 1, len(arrays["total"])))
 
 
 def _save(values: Array, file: IO[bytes]) -> None:

@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 
-from cfgen_dist.bundle import CFGen, load_model
+from cfgen_dist.bundle import CFGen, for_workers, load_model
 from cfgen_dist.generation.labels import check_genes
 from cfgen_dist.generation.options import GenerationOptions, Sampling
 from cfgen_dist.generation.plan import make_plan, write_plan
@@ -72,7 +71,7 @@ def augment(
         Genes or categories that the model does not know, a column that is missing, a total that is reached already, a
         temperature that is not positive, or what `generate` refuses.
     """
-    bundle = bundle if isinstance(bundle, CFGen) else Path(bundle).absolute()  # workers have folders of their own
+    bundle = for_workers(bundle)
     model = load_model(bundle)
     source = open_atlas(atlas)
     _check(source, model, balance, temperature)

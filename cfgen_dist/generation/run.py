@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Unpack
 
 import pandas as pd
 
-from cfgen_dist.bundle import CFGen, load_model
+from cfgen_dist.bundle import CFGen, for_workers, load_model
 from cfgen_dist.generation.options import GenerationOptions, Sampling
 from cfgen_dist.generation.plan import make_plan, read_plan, write_plan
 from cfgen_dist.generation.store import CARD, Content, Work, write_store
@@ -61,7 +60,7 @@ def generate(
     BadInput
         An impossible request, an output that exists, or parts of another plan.
     """
-    bundle = bundle if isinstance(bundle, CFGen) else Path(bundle).absolute()  # workers have folders of their own
+    bundle = for_workers(bundle)
     model = load_model(bundle)
     if plan is not None:
         resolved = read_plan(plan, model)

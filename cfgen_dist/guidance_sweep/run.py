@@ -5,12 +5,17 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from cfgen_dist.bundle import CFGen, load_model
+from cfgen_dist.evaluation.choice import Floor, Standing, keeps_structure, nearest_to_floor
+from cfgen_dist.evaluation.summary import plain
+from cfgen_dist.evaluation.trade_off import columns_of
 from cfgen_dist.generation.labels import check_attribute, check_genes
 from cfgen_dist.generation.memory import sample_in_memory
 from cfgen_dist.generation.options import Sampling
@@ -28,7 +33,7 @@ from data_loaders.types import Floats, Ints, PathLike
 
 CELLS = 500  # of each setting, as in the paper
 MOST_SETTINGS = 200
-NOT_SCORES = ("model", "weights")  # of a setting
+NOT_SCORES = ("model", "weights", "measures", *(field.name for field in fields(Standing)))  # of a setting
 
 
 @alone()
@@ -44,6 +49,7 @@ def guide(
     cells: int = CELLS,
     split: str = "test",
     embedding: str = "pca",
+    measures: bool = True,
     solver: str | None = None,
     steps: int | None = None,
     seed: int = 0,
@@ -72,6 +78,8 @@ def guide(
         The real cells to compare with.
     embedding : {"pca", "umap"}
         Of the picture of the cells.
+    measures : bool
+        Score every measure of an evaluation beside its floor, and choose by them; seconds a setting.
     solver, steps, seed
         As in `cfgen_dist.generation.options.Sampling`. All settings start from the same noise. An attribute with weight
         0 is drawn as observed, so that size factors follow what the setting asks for.
@@ -79,9 +87,13 @@ def guide(
     Returns
     -------
     dict
-        `settings` (one dict per setting: `model`, `weights`, and the scores of `Target.score`), `floor` (the same
-        scores of real cells of the target outside of `split`; None when there are none), `real` (`Target.purity`),
-        `target`, `target_cells`, `cells`, `split`, `seed`.
+        `settings` (one dict per setting: `model`, `weights`, the scores of `Target.score`, and beside the floor
+        `measures`, every measure of an evaluation, `distances` of each to the floor in units of its spread, the largest
+        of them as `worst`, of the measure `worst_measure`, their mean as `average`, and the standard errors
+        `worst_error` and `average_error`), `chosen` (the number of the best setting, see `choose`), `floor` (the scores
+        of `Target.score` of real cells of the target outside of `split`), `measures_floor` (`mean` and `sd` of every
+        measure of these cells), `real` (`Target.purity`), `target`, `target_cells`, `cells`, `split`, `seed`. Without
+        20 real cells outside of `split`, or `measures`, there is no floor: all that needs one is None or left out.
 
     Raises
     ------
@@ -104,18 +116,23 @@ def guide(
         swept = sorted({float(weight) for values in sweep.values() for weight in values})
         settings += [("joint", joint_model, dict.fromkeys(joint_model.labels, weight)) for weight in swept]
     plans = [_plan(owner, cells, weights, reference.labels, sampling) for _, owner, weights in settings]
+    floor = reference.measures_floor(cells) if measures else None
     results, clouds = [], []
     with progress("guide", len(settings), "settings") as advance:
         for (kind, owner, weights), plan in zip(settings, plans, strict=True):
-            clouds.append(reference.project(sample_in_memory(owner, plan).X))
-            results.append({"model": kind, "weights": weights} | reference.score(clouds[-1]))
+            made = sample_in_memory(owner, plan).X
+            clouds.append(reference.project(made))
+            beside_floor = _beside_floor(reference, made, floor, cells) if floor else {}
+            results.append({"model": kind, "weights": weights} | reference.score(clouds[-1]) | beside_floor)
             advance(1)
-    result = {
+    result = plain({
         "kind": "cfgen-dist guidance", "target": reference.labels, "target_cells": len(reference.pcs), "cells": cells,
         "split": split, "seed": seed, "sweep": {name: list(map(float, values)) for name, values in sweep.items()},
         "fix": fix, "settings": results, "real": reference.purity(), "floor": reference.floor(cells),
+        "measures_floor": {"mean": floor.mean, "sd": floor.sd} if floor else None,
+        "chosen": choose(results) if floor else None,
         "model": model.digest, "joint_model": joint_model.digest if joint_model else None,
-    }  # fmt: skip
+    })  # fmt: skip
     _write(out, result, reference, clouds, embedding)
     return result
 
@@ -124,12 +141,45 @@ def guidance_table(result: Mapping[str, Any]) -> pd.DataFrame:
     """The settings of a result as a DataFrame: model, one column per weight, the scores."""
     names = [*result["sweep"], *result["fix"]]
     rows = []
-    for setting in result["settings"]:
+    for number, setting in enumerate(result["settings"]):
         weights = {f"w_{name}": setting["weights"].get(name) for name in names}
-        rows.append({"model": setting["model"]} | weights | {k: v for k, v in setting.items() if k not in NOT_SCORES})
+        scores = {key: value for key, value in setting.items() if key not in NOT_SCORES}
+        rows.append({"model": setting["model"]} | weights | scores)
+        if result["measures_floor"]:
+            rows[-1] |= {"chosen": number == result["chosen"]} | columns_of(setting, "measured_")
     if result["floor"]:
         rows.append({"model": "real cells"} | result["floor"])
     return pd.DataFrame(rows)
+
+
+def choose(settings: Sequence[Mapping[str, Any]]) -> int:
+    """The number of the best of some settings, by how far every measure is from the floor.
+
+    Of each model, settings whose correlation error is more than 0.05 above, or whose coverage is more than 0.02 below,
+    that of its most faithful setting, whose weights are nearest to 1, are left out. Of the others those with the lowest
+    worst distance to the floor, of these those with the lowest mean distance, each within one standard error; and of
+    what is left the one whose weights are nearest to 1.
+    """
+
+    def unfaithful(number: int) -> float:
+        return sum(abs(weight - 1) for weight in settings[number]["weights"].values())
+
+    allowed = []
+    for number, setting in enumerate(settings):
+        same = [i for i, other in enumerate(settings) if other["model"] == setting["model"]]
+        if keeps_structure(setting["measures"], settings[min(same, key=unfaithful)]["measures"]):
+            allowed.append(number)
+    best = nearest_to_floor(
+        [Standing(**{field.name: settings[number][field.name] for field in fields(Standing)}) for number in allowed]
+    )
+    return min((allowed[i] for i in best), key=unfaithful)
+
+
+def _beside_floor(target: Target, counts: sparse.csr_matrix, floor: Floor, cells: int) -> dict[str, Any]:
+    """Every measure of generated cells, and how far they are from the floor."""
+    sets = target.measures(counts, target.size(cells))
+    measures = {key: float(np.mean([scores[key] for scores in sets])) for key in floor.mean}
+    return {"measures": measures} | asdict(Standing.of(sets, floor))
 
 
 def _plan(

@@ -126,12 +126,13 @@ def train_autoencoder(
         max_epochs=config.max_epochs,
     )
     state, epoch = best_state(directory)
+    fitted = cells["train"]
     if settings.refit:
-        both = np.union1d(cells["train"], cells["val"])
-        task = _task(atlas, config, modalities, settings.seed, len(both))
+        fitted = np.union1d(fitted, cells["val"])
+        task = _task(atlas, config, modalities, settings.seed, len(fitted))
         fit(
             task,
-            _stream(atlas, config, settings.seed, both),
+            _stream(atlas, config, settings.seed, fitted),
             None,
             directory=directory / "refit",
             stage="autoencoder, refit",
@@ -144,7 +145,7 @@ def train_autoencoder(
         with whole(directory / "best.ckpt"):
             task.load_state_dict(state)
     if config.theta_covariate is not None:
-        _fill_unseen_dispersions(task.autoencoder, atlas, config.theta_covariate)
+        _fill_unseen_dispersions(task.autoencoder, atlas, config.theta_covariate, fitted)
     return task.autoencoder.eval().cpu()
 
 
@@ -157,13 +158,21 @@ def untrained_autoencoder(
     return build_autoencoder(config, modalities, n_features, n_dispersions)
 
 
-def _fill_unseen_dispersions(autoencoder: Autoencoder | JointAutoencoder, atlas: Atlas, covariate: str) -> None:
-    """Give categories without training cells the mean log theta of the others, in place of the start value."""
-    seen = np.unique(atlas.codes(covariate)[atlas.rows(split="train")])
-    unseen = np.setdiff1d(np.arange(len(atlas.categories(covariate))), seen)
+def _fill_unseen_dispersions(
+    autoencoder: Autoencoder | JointAutoencoder, atlas: Atlas, covariate: str, rows: Ints
+) -> None:
+    """Give categories without cells among `rows`, those trained on, the mean log theta of the others.
+
+    Of a modality the cells that have it count: the theta of a category of which no such cell was shown is still the
+    start value.
+    """
+    codes = atlas.codes(covariate)
     with torch.no_grad():
-        for branch in branches(autoencoder).values():
+        for name, branch in branches(autoencoder).items():
             if branch.likelihood.has_dispersion:
+                shown = rows if name == MAIN else rows[np.asarray(atlas.obs(f"size_factor_{name}"))[rows] > 0]
+                seen = np.unique(codes[shown])
+                unseen = np.setdiff1d(np.arange(len(atlas.categories(covariate))), seen)
                 branch.log_theta[unseen] = branch.log_theta[seen].mean(dim=0)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from data_loaders.card import read_card
 from data_loaders.errors import BadInput
+from data_loaders.reading.remote import is_remote
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -26,6 +27,13 @@ def describe(path: str | Path) -> dict[str, Any]:
     BadInput
         There is no atlas, bundle or finished run, or its card cannot be read.
     """
+    if is_remote(path):
+        from data_loaders import open_atlas
+
+        card = open_atlas(path).card
+        if card is None:
+            raise BadInput(f"{path}: no card in that store; expected an atlas")
+        return card
     path = Path(path)
     if (path / "zarr.json").is_file():
         return read_card(path)

@@ -59,11 +59,15 @@ class FlowTask(L.LightningModule):
         )
         return z1, codes, batch.size_factor.clamp_min(1.0).log()
 
-    def training_step(self, batch: CellBatch) -> torch.Tensor:
-        """Flow-matching loss with attributes dropped per cell."""
+    def loss(self, batch: CellBatch, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Flow-matching loss with attributes dropped per cell; `generator` draws noise, times and what is dropped."""
         z1, codes, log_size_factor = self._inputs(batch)
-        codes = drop_attributes(codes, self.config.p_cond, self.config.conditioning == "joint")
-        loss = flow_matching_loss(self.velocity, z1, codes, log_size_factor)
+        codes = drop_attributes(codes, self.config.p_cond, self.config.conditioning == "joint", generator)
+        return flow_matching_loss(self.velocity, z1, codes, log_size_factor, generator)
+
+    def training_step(self, batch: CellBatch) -> torch.Tensor:
+        """Log the loss."""
+        loss = self.loss(batch)
         self.log("train_loss", loss, batch_size=len(batch))
         return loss
 
@@ -72,11 +76,8 @@ class FlowTask(L.LightningModule):
 
         Each rank draws its own, so the loss differs between numbers of ranks by the noise of that draw.
         """
-        z1, codes, log_size_factor = self._inputs(batch)
         generator = torch.Generator(self.device).manual_seed(batch_idx * self.trainer.world_size + self.global_rank)
-        codes = drop_attributes(codes, self.config.p_cond, self.config.conditioning == "joint", generator)
-        loss = flow_matching_loss(self.velocity, z1, codes, log_size_factor, generator)
-        self.held_out.update(loss, weight=len(batch))
+        self.held_out.update(self.loss(batch, generator), weight=len(batch))
         self.log("val_loss", self.held_out, batch_size=len(batch), prog_bar=True)
 
     def networks(self) -> list[torch.nn.Module]:

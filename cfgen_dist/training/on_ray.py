@@ -32,7 +32,7 @@ log = logging.getLogger("cfgen_dist")
 TRIES = 3  # starts in a row that end with lost workers before any of them has saved anything new
 LOG, ERRORS = "train.log", "errors.log"  # in the run directory: rank 0's progress lines; tracebacks
 SAVED = ("last.ckpt", "weights.safetensors", "part-*.npy")
-SECONDS_OF_SILENCE = 60
+SECONDS_OF_SILENCE = (8, 60)  # before it is said that workers are waited for; before that is repeated
 FAILED_AT = "failed_at"  # attribute of an error: when it was raised
 
 
@@ -205,7 +205,7 @@ def _follow(fit: Callable[[], Any], path: Path, what: str) -> Any:
     position, heard = path.stat().st_size, time.monotonic()
     # Not in the main thread: there Ray would take Ctrl-C for itself.
     threading.Thread(target=run, daemon=True).start()
-    started = False
+    started, (patience, later) = False, SECONDS_OF_SILENCE
     while True:
         done = outcome.done()
         with open(path, "rb") as file:
@@ -216,9 +216,9 @@ def _follow(fit: Callable[[], Any], path: Path, what: str) -> Any:
         for line in lines.decode(errors="replace").splitlines():
             log.info(line)
             started = True
-        if not started and time.monotonic() - heard > SECONDS_OF_SILENCE:
-            log.info("waiting for the cluster to have room for %s", what)
-            heard = time.monotonic()
+        if not started and time.monotonic() - heard > patience:
+            log.info("waiting for the cluster to have room for %s, and for them to start", what)
+            heard, patience = time.monotonic(), later
         if done:
             return outcome.result()
         time.sleep(0.3)

@@ -76,14 +76,19 @@ def _refuse_gaps(config: Config, atlas: Atlas) -> None:
     """
     rows = atlas.rows(split="train")
     labelled = {name: atlas.small_codes(name)[rows] >= 0 for name in config.labels or []}
+    covariate = config.autoencoder.theta_covariate
+    # Validation cells are scored with their theta, and `refit` trains on them.
+    for what, split in (("training", "train"), ("validation", "val")):
+        codes = atlas.small_codes(covariate)[atlas.rows(split=split)] if covariate else np.zeros(0)
+        if (codes < 0).any():
+            found = f"{int((codes < 0).sum()):,} of {len(codes):,} {what} cells have no {covariate!r}"
+            raise BadInput(
+                f"autoencoder.theta_covariate is {covariate!r}, but {found}; expected a label that every cell has, or "
+                "none (null): one theta a gene"
+            )
     for name, has in labelled.items():
         if not has.all():
             found = f"{int((~has).sum()):,} of {len(rows):,} training cells have no {name!r}"
-            if name == config.autoencoder.theta_covariate:
-                raise BadInput(
-                    f"autoencoder.theta_covariate is {name!r}, but {found}; expected a label that every cell has, or "
-                    "none (null): one theta a gene"
-                )
             log.info("%s: they train without it", found)
     if labelled and not np.logical_and.reduce(list(labelled.values())).any():
         raise BadInput(

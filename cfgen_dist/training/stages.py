@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -26,6 +27,7 @@ from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
 from cfgen_dist.training.encode import encode
 from cfgen_dist.training.flow import train_flow, untrained_velocity
+from cfgen_dist.training.held_out import validation_loss, validation_nll
 from cfgen_dist.training.memory import give_memory_back
 from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, sized_modalities
 from cfgen_dist.training.ranks import on_main
@@ -57,7 +59,8 @@ def run_stages(atlas: Atlas, out: Path, config: Config) -> None:
     latents = encode(atlas, autoencoder, out / "latents.zarr", _device(config.accelerator))
     give_memory_back()
     velocity = _velocity(latents, label_categories(atlas, config), config, out / "flow")
-    on_main(lambda: assemble(atlas, config, autoencoder, velocity, _provenance(atlas, out)).save(out / "bundle"))
+    training = on_main(lambda: _on_validation_cells(atlas, latents, config, autoencoder, velocity, out))
+    on_main(lambda: assemble(atlas, config, autoencoder, velocity, _provenance(atlas, training)).save(out / "bundle"))
     log.info("model written to %s after %.0f s", out / "bundle", time.monotonic() - started)
 
 
@@ -185,21 +188,31 @@ def _size_factor_law(atlas: Atlas, config: SizeFactorConfig, sized: Sequence[str
     )
 
 
-def _provenance(atlas: Atlas, out: Path) -> dict[str, Any]:
+def _provenance(atlas: Atlas, training: dict[str, float]) -> dict[str, Any]:
     versions = {
         name: importlib.metadata.version(name) for name in ("cfgen-dist", "torch", "lightning", "anndata", "zarr")
     }
-    return {"atlas": identity(atlas), "training": _held_out(out), "versions": versions}
+    return {"atlas": identity(atlas), "training": training, "versions": versions}
 
 
-def _held_out(out: Path) -> dict[str, float]:
-    """The best held-out values of both stages, from their metrics files."""
-    import pandas as pd
+def _on_validation_cells(
+    atlas: Atlas,
+    latents: Atlas,
+    config: Config,
+    autoencoder: Autoencoder | JointAutoencoder,
+    velocity: Velocity,
+    out: Path,
+) -> dict[str, float]:
+    """How the shipped weights do on validation cells.
 
-    best = {}
-    for stage, metric in (("autoencoder", "val_nll"), ("flow", "val_loss")):
-        path = out / stage / "metrics.csv"
-        metrics = pd.read_csv(path) if path.exists() else {}  # a training of fewer steps than are logged leaves none
-        if metric in metrics:
-            best[metric] = float(metrics[metric].min())
-    return best
+    `val_nll` and `val_loss` are of the shipped weights. With `refit` these were trained on the validation cells too:
+    then there is no `val_loss`, and `val_nll_before_refit` is what cells held out cost under the weights whose epoch
+    the refit stopped at.
+    """
+    device = _device(config.accelerator)
+    found = {"val_nll": validation_nll(autoencoder, atlas, config, device)}
+    if not config.refit:
+        return found | {"val_loss": validation_loss(velocity, latents, config, device)}
+    path = out / "autoencoder" / "metrics.csv"
+    metrics = pd.read_csv(path) if path.exists() else {}  # a training of fewer steps than are logged leaves none
+    return found | ({"val_nll_before_refit": float(metrics["val_nll"].min())} if "val_nll" in metrics else {})

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 import pandas as pd
 
-from cfgen_dist.bundle import CFGen, load_model
+from cfgen_dist.bundle import CFGen, for_workers, load_model
 from cfgen_dist.evaluation.metrics.distances import mmd_linear, wasserstein
 from cfgen_dist.evaluation.spaces.log_normalised import Space
 from cfgen_dist.generation.options import Sampling, TranslationOptions
@@ -20,6 +20,7 @@ from cfgen_dist.workers.options import Workers, build, takes
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
+from data_loaders.reading.remote import is_remote
 from data_loaders.seeds import Generation, generator
 from data_loaders.types import Array, Floats, Ints, PathLike
 
@@ -78,9 +79,9 @@ def translate(
         As of `plan_translation`; a label column that does not exist or is translated; an output that exists, or parts
         of another plan.
     """
-    bundle = bundle if isinstance(bundle, CFGen) else Path(bundle).absolute()  # workers have folders of their own
+    bundle = for_workers(bundle)
     model = load_model(bundle)
-    path = str(Path(atlas).absolute())
+    path = str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())
     source = open_atlas(path)
     plan = plan_translation(model, source, to, split=split, sampling=build(Sampling, options))
     label = _kept_label(source, to, label)

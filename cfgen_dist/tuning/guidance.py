@@ -1,32 +1,29 @@
 """Guidance strength and solver steps, searched on the finished model without training anything again."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cfgen_dist.config import Config
+from cfgen_dist.evaluation.choice import Standing, keeps_structure, nearest_to_floor, title_of
 from cfgen_dist.training.flow import untrained_velocity
 from cfgen_dist.training.modalities import fitted_rows
 from cfgen_dist.training.stages import assemble, label_categories
 from cfgen_dist.tuning.distributions import Choice, Keys
-from cfgen_dist.tuning.objective import NOTED, ValidationCells
+from cfgen_dist.tuning.objective import AVERAGE, WORST, ValidationCells
 from cfgen_dist.tuning.records import SAMPLING, TrialRecord, read_request, read_sampling
 from cfgen_dist.tuning.trial import WEIGHTS, best_autoencoder, load_weights, trial_config
 from data_loaders import open_atlas
 from data_loaders.files import write_whole
 
-MOST_COVERAGE_LOST = 0.02
-SHOWN = (*NOTED, "coverage", "correlation_error", "auc_genes")
+DISTANCES = "distances"  # of a row: measure → distance to the floor, in units
 
 
 def score_settings(
     run: Path, best: TrialRecord, grid: dict[str, list[Any]], objective: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Score every guidance strength with every number of steps and choose.
-
-    The lowest objective decides; among those within one standard error of it, the fewest steps, then the guidance
-    nearest to the faithful 1. Guidance buys shorter distances with diversity, so settings that lose more than 0.02 of
-    coverage against the most covering one are left out.
+    """Score every guidance strength with every number of steps and choose; see `choose`.
 
     Parameters
     ----------
@@ -41,7 +38,9 @@ def score_settings(
     Returns
     -------
     rows : list of dict
-        `guidance`, `steps`, the objective with its standard `error`, and more metrics.
+        `guidance`, `steps`; every metric of the catalogue, the mean over sets; `distances`, those of each measure to
+        the floor in units of its spread, the largest of them as `worst`, of the measure `worst_measure`, their mean as
+        `average`, and the standard errors `worst_error` and `average_error`; `error`, that of the objective.
     chosen : dict
         One of them.
     """
@@ -58,22 +57,67 @@ def score_settings(
     cells, rows = ValidationCells(atlas, config), []
     for guidance in grid["sampling.guidance"]:
         for steps in grid["sampling.steps"]:
-            mean, error = cells.score(model, guidance=guidance, steps=steps, structure=True)
-            shown = {name: mean[name] for name in dict.fromkeys((objective, *SHOWN)) if name in mean}
-            rows.append({"guidance": guidance, "steps": steps, "error": error[objective], **shown})
+            scored = cells.score(model, guidance=guidance, steps=steps, structure=True)
+            rows.append(row_of(guidance, steps, scored.mean, scored.error, scored.standing, objective))
     chosen = choose(rows, objective)
     found = {"rows": rows, "chosen": chosen}
     write_whole(path, lambda file: file.write(json.dumps(found, indent=1).encode()))
     return rows, chosen
 
 
-def choose(rows: list[dict[str, Any]], objective: str) -> dict[str, Any]:
-    """The row that `score_settings` describes."""
-    diverse = max(row["coverage"] for row in rows) - MOST_COVERAGE_LOST
-    allowed = [row for row in rows if row["coverage"] >= diverse]
-    best = min(allowed, key=lambda row: row[objective])
-    close = [row for row in allowed if row[objective] <= best[objective] + best["error"]]
+def row_of(
+    guidance: float,
+    steps: int,
+    mean: dict[str, float],
+    error: dict[str, float],
+    standing: Standing | None,
+    objective: str,
+) -> dict[str, Any]:
+    """What is kept of a setting; see `score_settings`."""
+    row: dict[str, Any] = {"guidance": guidance, "steps": steps, "error": error[objective], **mean}
+    if standing is not None:
+        row |= {
+            "worst_measure": standing.worst_measure, "worst_error": standing.worst_error,
+            "average_error": standing.average_error, DISTANCES: standing.distances,
+        }  # fmt: skip
+    return row
+
+
+def choose(rows: Sequence[dict[str, Any]], objective: str) -> dict[str, Any]:
+    """The best of some settings.
+
+    Settings that cost too much structure are left out: those whose correlation error is more than 0.05 above, or whose
+    coverage is more than 0.02 below, that of the guidance nearest to 1 with the same steps. Of the others
+
+    - by the objective `worst`, those with the lowest worst distance to the floor, and of these those with the lowest
+      mean distance, each within one standard error;
+    - by another objective, those that have the lowest, within one standard error of it;
+
+    and of what is left the one with the fewest steps, then the guidance nearest to 1.
+    """
+    allowed = _allowed(rows)
+    if objective == WORST:
+        standings = [
+            Standing(
+                row[DISTANCES], row[WORST], row["worst_measure"], row[AVERAGE], row["worst_error"], row["average_error"]
+            )
+            for row in allowed
+        ]
+        close = [allowed[i] for i in nearest_to_floor(standings)]
+    else:
+        best = min(allowed, key=lambda row: row[objective])
+        close = [row for row in allowed if row[objective] <= best[objective] + best["error"]]
     return min(close, key=lambda row: (row["steps"], abs(row["guidance"] - 1), row[objective]))
+
+
+def _allowed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Settings that are not much worse in structure than the faithful one with the same steps."""
+    kept = []
+    for row in rows:
+        same = [other for other in rows if other["steps"] == row["steps"]]
+        if keeps_structure(row, min(same, key=lambda other: abs(other["guidance"] - 1))):
+            kept.append(row)
+    return kept
 
 
 def grid_of(keys: Keys, config: Config) -> dict[str, list[Any]]:
@@ -84,3 +128,18 @@ def grid_of(keys: Keys, config: Config) -> dict[str, list[Any]]:
         tried = keys.get(key)
         grid[key] = sorted({*(tried.values if isinstance(tried, Choice) else ()), of_base})
     return grid
+
+
+def heading_of(objective: str) -> str:
+    """What an objective of the flows is called over a column."""
+    return "spreads from the floor, at worst" if objective == WORST else f"{objective} to validation cells"
+
+
+def described(objective: str, row: dict[str, Any]) -> str:
+    """What a setting reached, in words."""
+    if objective != WORST:
+        return f"{objective} {row[objective]:.4g} to validation cells"
+    return (
+        f"at worst {row[WORST]:.3g} spreads from the floor ({title_of(row['worst_measure'])}), "
+        f"{row[AVERAGE]:.3g} on average"
+    )

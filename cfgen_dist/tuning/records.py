@@ -114,6 +114,10 @@ class SettingRow(Record):
     guidance: float
     steps: Annotated[int, Field(ge=1)]
     error: Annotated[float, AllowInfNan()]
+    worst: Annotated[float, AllowInfNan()]
+    average: Annotated[float, AllowInfNan()]
+    worst_measure: str
+    distances: dict[str, Annotated[float, AllowInfNan()]]
 
 
 class SamplingForm(Record):

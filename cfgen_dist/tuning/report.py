@@ -8,7 +8,9 @@ from typing import Any
 import jinja2
 
 from cfgen_dist.config import Config
+from cfgen_dist.evaluation.trade_off import EXPLAINED, lines_of
 from cfgen_dist.tuning import plots
+from cfgen_dist.tuning.guidance import described, heading_of
 from cfgen_dist.tuning.records import Report, Request, TrialRecord
 from cfgen_dist.tuning.space import base_values, load_space
 from cfgen_dist.tuning.trial import read_reports
@@ -17,6 +19,7 @@ from data_loaders.files import write_whole
 TITLES = {"autoencoder": "Autoencoders", "flow": "Flows"}
 STEPS = {"autoencoder": "epoch", "flow": "quarter of the training"}
 SETTING_COLUMNS = {
+    "worst": "worst distance", "average": "mean distance",
     "w2": "W2", "mmd": "linear MMD", "knn_f1": "10-NN F1", "coverage": "coverage",
     "correlation_error": "correlation error", "auc_genes": "AUC genes", "zeros": "zeros",
 }  # fmt: skip
@@ -48,7 +51,7 @@ def write_report(
     config : Config
         The base, settled.
     """
-    names = {"autoencoder": "held-out nats per cell", "flow": f"{request['objective']} to validation cells"}
+    names = {"autoencoder": "held-out nats per cell", "flow": heading_of(request["objective"])}
     space, stages = load_space(request["space"], config), []
     for stage, records in trials.items():
         keys, best = space[stage], bests[stage]
@@ -67,13 +70,16 @@ def write_report(
                 "few": len(told) < 10 * max(len(keys), 1),
             }
         )  # fmt: skip
+    same_steps = [row for row in rows if row["steps"] == chosen["steps"]]
     base_settings = base_values(("sampling.guidance", "sampling.steps"), config)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": _number, "short": plots.short}
     template = environment.from_string((files("cfgen_dist.tuning") / "report.html").read_text(encoding="utf-8"))
     page = template.render(
         request=request, stages=stages, rows=rows, chosen=chosen, own=list(base_settings.values()),
-        columns={key: title for key, title in SETTING_COLUMNS.items() if key in rows[0]},
+        columns={key: title for key, title in SETTING_COLUMNS.items() if key in rows[0]}, explained=EXPLAINED,
+        same_steps=same_steps, lines=lines_of([row | {"measures": row} for row in same_steps]),
+        reached=described(request["objective"], chosen),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )  # fmt: skip
     write_whole(path, lambda file: file.write(page.encode()))

@@ -40,7 +40,7 @@ def tune(
     config: Config | None = None,
     space: str | Path | dict[str, Any] | None = None,
     scheduler: str = "asha",
-    objective: str = "w2",
+    objective: str = "worst",
     ray: str = "auto",
     concurrent: int | None = None,
     workers: int = 1,
@@ -51,7 +51,7 @@ def tune(
     """Search hyper-parameters and write `OUT/best.yaml`, which `cfgen-dist train --config` takes as it is.
 
     Three searches, one after the other: autoencoders by the negative log-likelihood of validation cells; flows, on the
-    best autoencoder's latents, by a distance of generated cells to validation cells; guidance strength and solver steps
+    best autoencoder's latents, by how far generated cells are from validation cells; guidance strength and solver steps
     of the best flow, without training. Test cells are never read. The first trial of each search is the base config
     itself, trained to its end, so the result is not worse than that on validation cells.
 
@@ -71,7 +71,10 @@ def tune(
     scheduler : {"asha", "pbt"}
         ASHA with Optuna's suggestions, or population-based training of all trials at once.
     objective : str
-        Of the flows, one of `cfgen_dist.tuning.space.OBJECTIVES`: the lowest over the space's guidance strengths.
+        Of the flows, one of `cfgen_dist.tuning.space.OBJECTIVES`. `worst` is the largest distance to the floor over all
+        measures of an evaluation, structure among them, in units of the floor's spread
+        (`cfgen_dist.evaluation.choice`), at the guidance strength nearest to 1; the others are one distance alone, the
+        lowest over the space's guidance strengths.
     ray : {"auto", "local"} or str
         As in `cfgen_dist.workers.cluster.connect`; on a cluster `atlas` and `out` lie on a disk that all machines see.
     concurrent : int, optional
@@ -130,7 +133,7 @@ def tune(
 
 def _search(out: Path, settled: Config, space: Space, request: Request, resources: Resources, concurrent: int) -> None:
     """The three searches, each skipping what is there."""
-    from cfgen_dist.tuning.guidance import grid_of
+    from cfgen_dist.tuning.guidance import described, grid_of
     from cfgen_dist.tuning.report import write_report
     from cfgen_dist.tuning.search import Stage, most_reports, search
     from cfgen_dist.tuning.table import Table
@@ -172,13 +175,14 @@ def _search(out: Path, settled: Config, space: Space, request: Request, resource
     values |= {"sampling.guidance": chosen["guidance"], "sampling.steps": chosen["steps"]}
     best = load_config(request["base"], values)
     trials = {stage: read_trials(out / stage) for stage in shares}
-    _write_csv(out / "trials.csv", trials, rows, request["objective"])
+    _write_csv(out / "trials.csv", trial_lines(trials, rows, request["objective"]))
+    _write_csv(out / "sampling.csv", setting_lines(rows, chosen))
     write_report(out / "report.html", request, trials, bests, rows, chosen, settled)
     about = [
         "# Found by cfgen-dist tune; train takes it as it is: cfgen-dist train ATLAS --out RUN --config best.yaml",
         f"# autoencoder trial {bests['autoencoder']['number']}: {bests['autoencoder']['objective']:.6g} held-out nats",
-        f"# flow trial {bests['flow']['number']}: {request['objective']} {chosen[request['objective']]:.4g} to "
-        f"validation cells, guidance {chosen['guidance']:g}, {chosen['steps']} {best.sampling.solver} steps",
+        f"# flow trial {bests['flow']['number']}: {described(request['objective'], chosen)}, "
+        f"guidance {chosen['guidance']:g}, {chosen['steps']} {best.sampling.solver} steps",
     ]
     text = "\n".join(about) + "\n" + yaml.safe_dump(to_dict(best), sort_keys=False)
     write_whole(out / "best.yaml", lambda file: file.write(text.encode()))  # last: with it the search is finished
@@ -300,8 +304,10 @@ def _room(resources: Resources, local: bool) -> int:
     return max(min(rooms), 1)
 
 
-def _write_csv(path: Path, trials: dict[str, list[TrialRecord]], rows: list[dict[str, Any]], objective: str) -> None:
-    """One line a trial of any stage; columns that a stage does not have stay empty."""
+def trial_lines(
+    trials: dict[str, list[TrialRecord]], rows: list[dict[str, Any]], objective: str
+) -> list[dict[str, Any]]:
+    """The lines of `trials.csv`: one a trial of any stage."""
     lines: list[dict[str, Any]] = []
     for stage, records in trials.items():
         for record in records:
@@ -312,6 +318,22 @@ def _write_csv(path: Path, trials: dict[str, list[TrialRecord]], rows: list[dict
         lines.append(
             {"stage": "sampling", "number": number, "status": "done", "objective": row[objective], "steps": 0} | values
         )
+    return lines
+
+
+def setting_lines(rows: list[dict[str, Any]], chosen: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of `sampling.csv`: one a sampling setting, with every measure and its distance to the floor."""
+    from cfgen_dist.evaluation.trade_off import columns_of
+
+    return [
+        {"guidance": row["guidance"], "steps": row["steps"], "chosen": row == chosen}
+        | columns_of(row | {"measures": row})
+        for row in rows
+    ]
+
+
+def _write_csv(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Columns that a line does not have stay empty."""
     columns = list(dict.fromkeys(key for line in lines for key in line))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -13,7 +13,8 @@ from data_loaders.errors import BadInput, nearest
 from data_loaders.records import read_regular
 
 SCHEDULERS = ("asha", "pbt")
-OBJECTIVES = ("w2", "w1", "mmd", "mmd_rbf", "w2_all", "mmd_all", "mmd_rbf_all")  # distances of a flow's cells
+# What a flow's cells are judged by: the worst distance to the floor over all measures, or one distance alone.
+OBJECTIVES = ("worst", "w2", "w1", "mmd", "mmd_rbf", "w2_all", "mmd_all", "mmd_rbf_all")
 STAGES = ("autoencoder", "flow", "sampling")
 GROUPS = {  # group of the config -> the stage that searches it
     "autoencoder": "autoencoder", "modalities": "autoencoder", "flow": "flow", "size_factor": "flow",

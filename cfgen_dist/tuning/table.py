@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
+from cfgen_dist.tuning.guidance import heading_of
 from cfgen_dist.tuning.records import TrialRecord
 
 log = logging.getLogger("cfgen_dist")
 SHOWN = 12  # rows: those that run, then the best
-SECONDS_OF_SILENCE = 60
+SECONDS_OF_SILENCE = (8, 60)  # before it is said that there is no room for any trial; before that is repeated
 OBJECTIVE = {"autoencoder": "held-out nats per cell"}
 
 
@@ -34,10 +35,10 @@ class Table(Callback):
     """
 
     def __init__(self, run: Path, read: Callable[[Path], list[TrialRecord]], objective: str) -> None:
-        self.run, self.read, self.titles = run, read, OBJECTIVE | {"flow": f"{objective} on validation cells"}
+        self.run, self.read, self.titles = run, read, OBJECTIVE | {"flow": heading_of(objective)}
         self.told: set[int] = set()
         self.live: Live | None = None
-        self.stage, self.total, self.heard = "", 0, time.monotonic()
+        self.stage, self.total, self.heard, self.patience = "", 0, time.monotonic(), SECONDS_OF_SILENCE[0]
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"live": None}  # Tune writes its callbacks into its snapshots
@@ -87,12 +88,13 @@ class Table(Callback):
         self._show()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Say once a minute that there is no room for any trial."""
+        """Say that there is no room for any trial, or that the first has not started yet."""
+        first, later = SECONDS_OF_SILENCE
         if any(trial.status == "RUNNING" for trial in trials):
-            self.heard = time.monotonic()
-        elif time.monotonic() - self.heard > SECONDS_OF_SILENCE:
+            self.heard, self.patience = time.monotonic(), first
+        elif time.monotonic() - self.heard > self.patience:
             log.info("waiting for the cluster to have room for a trial")
-            self.heard = time.monotonic()
+            self.heard, self.patience = time.monotonic(), later
 
     def _show(self) -> None:
         if self.live:

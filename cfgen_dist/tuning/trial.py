@@ -33,7 +33,7 @@ from cfgen_dist.training.ranks import on_main, rank
 from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import assemble, label_categories
-from cfgen_dist.tuning.objective import NOTED, ValidationCells
+from cfgen_dist.tuning.objective import NOTED, WORST, ValidationCells
 from cfgen_dist.tuning.records import Report, Request, read_best_autoencoder, read_report_lines, read_request
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
@@ -249,10 +249,15 @@ def _flow(
             raise Diverged("diverged: the velocity network has weights that are not finite")
         model = assemble(atlas, config, autoencoder, velocity, {})
         weights, name = request["guidance"], request["objective"]
-        by_weight = {weight: cells().score(model, guidance=weight)[0] for weight in weights}
+        structure = name == WORST
+        if structure:  # it takes seconds a set, and guidance is chosen by it once the best flow is there
+            weights = [min(weights, key=lambda weight: abs(weight - 1))]
+        scored = {weight: cells().score(model, guidance=weight, structure=structure) for weight in weights}
+        by_weight = {weight: each.mean for weight, each in scored.items()}
         metrics = {f"{name}@{weight:g}": by_weight[weight][name] for weight in weights}
         best = min(weights, key=lambda weight: by_weight[weight][name])
-        return by_weight[best][name], metrics | {"guidance": best} | {key: by_weight[best][key] for key in NOTED}
+        noted = {key: by_weight[best][key] for key in NOTED if key in by_weight[best]}
+        return by_weight[best][name], metrics | {"guidance": best} | noted
 
     report = ReportSamples(send, folder, score, save_every)
     network = train_flow(

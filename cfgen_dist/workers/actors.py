@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
+from cfgen_dist.workers.cluster import waiting_for
 from cfgen_dist.workers.threads import ONE_THREAD, WINDOW, Item, Result, State
 from data_loaders.errors import BadInput
 
@@ -79,7 +80,11 @@ def _map(
     pending: dict[Any, tuple[Any, Item | None]]  # reference -> (actor, item)
     pending = {actor.ready.remote(): (actor, None) for actor in actors}
     while pending:
-        (reference,), _ = ray.wait(list(pending), num_returns=1)
+        if working:
+            (reference,), _ = ray.wait(list(pending), num_returns=1)
+        else:
+            with waiting_for("the cluster to have room for a worker, which takes a CPU"):
+                (reference,), _ = ray.wait(list(pending), num_returns=1)
         actor, done = pending.pop(reference)
         try:
             result = ray.get(reference)

@@ -1,11 +1,14 @@
 """Be connected to a Ray cluster: join one, or start one in this machine."""
 
+import logging
 import os
 import secrets
 import shutil
 import socket
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,9 @@ from typing import Any
 
 from data_loaders.errors import BadInput
 
+log = logging.getLogger("cfgen_dist")
 OBJECT_STORE = 128 << 20  # bytes: only small results pass through it
+SILENCE, AGAIN = 5.0, 30.0  # seconds of waiting before it is said what is waited for, and before that is repeated
 
 
 @contextmanager
@@ -53,10 +58,11 @@ def connect(address: str = "auto", workers: int | None = None) -> Iterator[Modul
             # Sockets live in this folder and their paths are limited to 107 characters: no long TMPDIR.
             folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if Path("/tmp").is_dir() else None)
             session = os.path.join(folder, "s")  # Ray opens it to everybody: the folder around it stays private
-            ray.init(
-                "local", num_cpus=workers, include_dashboard=False, object_store_memory=OBJECT_STORE,
-                _temp_dir=session, _node_ip_address="127.0.0.1", **quiet,
-            )  # fmt: skip
+            with waiting_for("Ray to start in this machine"):
+                ray.init(
+                    "local", num_cpus=workers, include_dashboard=False, object_store_memory=OBJECT_STORE,
+                    _temp_dir=session, _node_ip_address="127.0.0.1", **quiet,
+                )  # fmt: skip
             _make_private(session)
         else:
             _join(ray, address, quiet)
@@ -65,6 +71,24 @@ def connect(address: str = "auto", workers: int | None = None) -> Iterator[Modul
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def waiting_for(what: str) -> Iterator[None]:
+    """Say what is waited for, once the block has taken 5 seconds, and every 30 seconds from then on."""
+    ended, began = threading.Event(), time.monotonic()
+
+    def say() -> None:
+        pause = SILENCE
+        while not ended.wait(pause):
+            log.info("waiting for %s, for %.0f s so far", what, time.monotonic() - began)
+            pause = AGAIN
+
+    threading.Thread(target=say, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _make_private(folder: str) -> None:
@@ -96,7 +120,8 @@ def _join(ray: ModuleType, address: str, quiet: dict[str, Any]) -> None:
         if address != "auto":  # "auto" is for Ray to find; it waits for minutes where nobody listens, so look first
             host, _, port = address.removeprefix("ray://").rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
-        ray.init(address, **quiet)
+        with waiting_for(f"the Ray cluster at {address} to answer"):
+            ray.init(address, **quiet)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"`ray={address!r}`: no Ray cluster can be joined there ({reason})") from error

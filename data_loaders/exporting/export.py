@@ -12,7 +12,7 @@ from anndata.io import read_elem, write_elem
 from data_loaders.errors import BadInput, nearest, readable
 from data_loaders.exporting.mudata import write_h5mu
 from data_loaders.exporting.soma import write_soma
-from data_loaders.files import begin_output, finish_output, refuse_existing
+from data_loaders.files import begin_output, finish_output, refuse_address, refuse_existing
 from data_loaders.locks import alone
 from data_loaders.progress import progress
 from data_loaders.reading.chunks import DiskArray
@@ -49,6 +49,7 @@ def export(store: PathLike, out: PathLike, *, to: str = "h5ad") -> None:
     if to not in FORMATS:
         raise BadInput(f"`to={to!r}`: {nearest(to, FORMATS)}")
     place = refuse_existing(out)
+    refuse_address(store, "export reads a store on a disk; copy it there first")
     try:
         source = zarr.open_group(store, mode="r")
         source["X"], source["obs"], source["var"]

@@ -2,8 +2,10 @@
 
 1. Open the sources: shapes, obs and var only. Refuse what can be refused without reading counts.
 2. Read every count once: check it, and set it aside on disk in buckets (`data_loaders.ingestion.buckets`).
-3. Sum over the buckets what the choice of genes needs, choose the genes, find the cells left empty.
-4. Split the cells into train, val and test; write the buckets in order.
+3. Split the cells into train, val and test.
+4. Sum over the buckets what the choice of genes needs, test cells left aside; choose the genes (`choice`), find the
+   cells left empty.
+5. Write the buckets in order.
 
 Memory: one block of the source and one bucket, beside the obs table. Disk: about the size of the atlas, beside it and
 only while this runs.
@@ -27,12 +29,15 @@ from data_loaders.features.shared_names import MIN_SHARED
 from data_loaders.files import refuse_existing, temporary_folder
 from data_loaders.ingestion.buckets import Spill
 from data_loaders.ingestion.cells import merge_obs
+from data_loaders.ingestion.choice import Kept, choose_features, keep_listed
 from data_loaders.ingestion.equal_cells import equal_cells
-from data_loaders.ingestion.gather import Gathered, gather
+from data_loaders.ingestion.gather import gather
 from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
+from data_loaders.ingestion.left_out import leave_out_empty
 from data_loaders.ingestion.modalities import MAIN, Paths, listed_paths, match_cells, sources_by_modality
 from data_loaders.ingestion.opening import Check, Refusals, open_all
 from data_loaders.ingestion.paths import expand
+from data_loaders.ingestion.provenance import described, dropped, rounding_notes, used_options
 from data_loaders.ingestion.splits import holdout_split, random_split
 from data_loaders.labels import check_unlabelled, parse_missing
 from data_loaders.locks import one_at_a_time
@@ -67,6 +72,7 @@ def ingest(
     layer: str | None = None,
     raw: bool = False,
     genes_in: str | None = None,
+    genes_table: PathLike | None = None,
     join: str | None = None,
     cells: str = "same",
     obs_files: Paths | None = None,
@@ -89,10 +95,11 @@ def ingest(
     ----------
     sources : path or list of paths, or dict of str to either
         h5ad and h5mu files, AnnData-Zarr stores, 10x HDF5 files, 10x Matrix Market folders, SOMA experiments (path or
-        URI). An h5mu file is all its modalities, `FILE.h5mu:NAME` one of them; a dict names the modality of each
-        path. `rna` must be among several: labels and size factors are its own, and `genes`, `layer`, `raw` and
-        `var_names` choose within it. Where a source tells the types of its features, a modality gets those of its
-        own (`data_loaders.features.feature_types`), so the same path may be given for several.
+        URI), tables of counts, Parquet with a row a cell (a file, a folder or a pattern of parts). An h5mu file is all
+        its modalities, `FILE.h5mu:NAME` one of them; a dict names the modality of each path. `rna` must be among
+        several: labels and size factors are its own, and `genes`, `layer`, `raw` and `var_names` choose within it.
+        Where a source tells the types of its features, a modality gets those of its own
+        (`data_loaders.features.feature_types`), so the same path may be given for several.
         A pattern (`folder/*.h5ad`), a folder of sources, and a text file of paths, one a line, stand for many; see
         `data_loaders.ingestion.paths`.
     out : path-like
@@ -100,10 +107,11 @@ def ingest(
     labels : sequence of str
         obs columns to condition on; kept as categories. The first one stratifies the split.
     min_cells : int
-        Genes with counts in fewer cells, over all cells, are dropped. Not applied to a list of genes.
+        Genes with counts in fewer cells that train or validate are dropped. Not applied to a list of genes.
     genes : str, optional
-        "hvg:N" for the N most variable genes by Seurat 3's method among those that pass `min_cells`, over all cells
-        with counts; or a text file of gene names, one a line, which are taken in the file's order.
+        "hvg:N" for the N most variable genes by Seurat 3's method among those that pass `min_cells`, over the cells
+        that train or validate: test cells never choose. Or a text file of gene names, one a line, which are taken in
+        the file's order.
     test_fraction : float
         Share of test cells, random within each category of the first label.
     holdout : tuple of (str, float), optional
@@ -112,9 +120,13 @@ def ingest(
         Share of the other cells that validate, random within each category of the first label.
     layer, raw : str, bool
         Where the counts of AnnData sources are; by default the first of X, layers["counts"] and raw that holds whole
-        numbers, or else the only other layer that does. `layer` names an X layer of SOMA experiments too.
+        numbers, or else the only other layer that does. `layer` names an X layer of SOMA experiments too, and the list
+        of values of Parquet files.
     genes_in : {None, "rows", "columns"}
         Which axis of text tables is the genes; by default their names tell, or the table is refused.
+    genes_table : path-like, optional
+        Of Parquet files of cells: the table of the genes that tokens stand for, Parquet or text. By default the only
+        one beside the files, see `data_loaders.sources.gene_tokens`.
     join : {None, "inner", "outer"}
         What to do when sources differ in their genes: refuse, keep the shared ones, or keep all (missing means zero).
     cells : {"same", "shared", "rna"}
@@ -168,6 +180,7 @@ def ingest(
     BadInput
         For anything about the sources or options that the user has to change; nothing is written then.
     """
+    arguments = dict(locals())  # as they were given, for the card
     found: list[str] = []
     paths = sources_by_modality(expand(listed_paths(sources), found))
     refuse_existing(out)
@@ -188,7 +201,8 @@ def ingest(
         def check(source: Source) -> None:
             merge_obs([source], labels, also, missing_values=missing_values, unlabelled=may_lack)
 
-        options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts, genes_in)
+        table = None if genes_table is None else str(genes_table)
+        options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts, genes_in, table)
         opened = _open(files, paths[MAIN], options_of_rna, obs_files, refusals, check, var_names=var_names)
         refused = refusals.notes()
         further = Options(round_counts=round_counts)
@@ -217,13 +231,14 @@ def ingest(
         n_values = sum(source.matrix.n_values for source in every)
         ends = np.cumsum([len(source.obs) for source in opened])
         rows_of = [np.arange(end - len(source.obs), end) for source, end in zip(opened, ends, strict=True)]
-        rna = gather(
-            opened, rows_of, var, Spill(folder, position, n_values, len(var)),
-            min_cells=min_cells, n_hvg=n_hvg, listed=listed,
-        )  # fmt: skip
-        notes += rna.notes
-        kept_cells = rna.totals > 0
-        _refuse_empty(kept_cells, obs, opened, drop_empty)
+        rna = gather(opened, rows_of, var, Spill(folder, position, n_values, len(var)))
+        kept = {} if listed is None else {MAIN: keep_listed(rna, listed)}
+        kept_cells = np.ones(len(obs), bool)
+        if not kept and not rna.identity.totals.any():
+            choose_features(rna, kept_cells, min_cells=min_cells)  # refuses, unless genes without counts may stay
+        leave_out = functools.partial(leave_out_empty, kept_cells, obs, opened, drop_empty)
+        n_empty = leave_out(kept[MAIN].totals if kept else rna.identity.totals)
+        n_incomplete = 0
         gathered = {}
         for name, part in others.items():
             matched = match_cells(name, part, opened, cells)
@@ -232,15 +247,11 @@ def ingest(
             notes += lost
             buckets = folder / name
             buckets.mkdir()
-            gathered[name] = gather(
-                part, matched.rows_of, features, Spill(buckets, position, n_values, len(features)),
-                min_cells=min_cells, what=f"feature of modality {name!r}",
-            )  # fmt: skip
+            gathered[name] = gather(part, matched.rows_of, features, Spill(buckets, position, n_values, len(features)))
             if cells != "rna":
-                kept_cells = kept_cells & matched.measured
-                _refuse_empty((gathered[name].totals > 0) | ~kept_cells, obs, opened, drop_empty, f"{name} ")
-                kept_cells = kept_cells & (gathered[name].totals > 0)
-        n_incomplete = int((~kept_cells & (rna.totals > 0)).sum())
+                n_incomplete += int((kept_cells & ~matched.measured).sum())
+                kept_cells &= matched.measured
+                n_incomplete += leave_out(gathered[name].identity.totals, f"{name} ")
         copies = equal_cells(rna.identity, kept_cells, ends)
         notes += copies.notes(drop_copies)
         if drop_copies:
@@ -248,35 +259,28 @@ def ingest(
             left_out["cells_equal_to_others"] = copies.n_cells
         n_filtered = sum(source.n_filtered for source in opened)
         left_out |= {"cells_filtered_out": n_filtered} if obs_filter else {}
-        notes += [note for source in every for note in _rounding_note(source)]
+        notes += rounding_notes(every)
         held_out = _split(obs, kept_cells, labels, how_to_split)
-        options = {
-            "labels": list(labels),
-            "min_cells": min_cells,
-            "genes": genes,
-            "join": join,
-            **({"cells": cells} if others else {}),
-            "drop_empty": drop_empty,
-            "in_order": keep_order,
-            **({"obs_filter": obs_filter} if obs_filter else {}),
-            **({"var_names": var_names if isinstance(var_names, str) else list(var_names)} if var_names else {}),
-            **({"min_shared": min_shared} if min_shared != MIN_SHARED else {}),
-            **({"missing_values": list(missing_values)} if missing_values else {}),
-            **({"unlabelled": unlabelled} if unlabelled != "refuse" else {}),
-            **({"drop_copies": True} if drop_copies else {}),
-            **({"round_counts": True} if round_counts else {}),
-            "seed": seed,
-            "val_fraction": val_fraction,
-            **({"holdout": list(holdout), "held_out": held_out} if holdout else {"test_fraction": test_fraction}),
-        }
+        choosing = kept_cells & (obs["split"] != "test").to_numpy()
+        if not kept:
+            kept[MAIN] = choose_features(rna, choosing, min_cells=min_cells, n_hvg=n_hvg)
+            notes += kept[MAIN].notes
+        for name in gathered:
+            what = f"feature of modality {name!r}"
+            kept[name] = choose_features(gathered[name], choosing, min_cells=min_cells, what=what)
+        n_empty += leave_out(kept[MAIN].totals)
+        if cells != "rna":
+            n_incomplete += sum(leave_out(kept[name].totals, f"{name} ") for name in gathered)
+        choosers = {"splits": ["train", "val"], "n_cells": int(choosing.sum())}
         provenance = {
-            "sources": [_described(source) for source in every],
-            "options": options,
-            "dropped": _dropped(rna, gathered, n_incomplete) | left_out,
+            "sources": described(every),
+            "options": used_options(arguments, has_others=bool(others), held_out=held_out),
+            "dropped": dropped(kept, n_empty, n_incomplete) | left_out,
             "notes": found + [note for source in every for note in source.notes] + notes + refused,
             "statistics": "var mean and variance and the size-factor law are over the training cells; n_cells over all",
+            **({"genes_chosen_by": choosers} if listed is None or gathered else {}),
         }
-        return _write(out, rna, gathered, obs, kept_cells, labels, provenance)
+        return _write(out, kept, obs, kept_cells, labels, provenance)
 
 
 def _check_options(
@@ -346,23 +350,6 @@ def _open(
     return opened
 
 
-def _refuse_empty(
-    has_counts: Bools, obs: pd.DataFrame, opened: Sequence[Source], drop_empty: bool, of: str = ""
-) -> None:
-    """Refuse cells without counts unless they may be dropped; `of` names the modality, with a space, but rna."""
-    n_empty = int((~has_counts).sum())
-    if n_empty == len(has_counts):
-        raise BadInput(f"{opened[0].path}: no cell has {of}counts in the chosen genes")
-    if n_empty and not drop_empty:
-        row = int(np.flatnonzero(~has_counts)[0])
-        ends = np.cumsum([len(source.obs) for source in opened])
-        source = opened[int(np.searchsorted(ends, row, side="right"))]
-        raise BadInput(
-            f"{source.path}: cell {str(obs.index[row])!r} has no {of}counts in the chosen genes, one of {n_empty:,} "
-            "such cells; `drop_empty=True` leaves them out"
-        )
-
-
 def _split(obs: pd.DataFrame, kept_cells: Bools, labels: Sequence[str], how: Splitting) -> list[str]:
     """Add the split column; returns the names held out."""
     cells = obs[kept_cells]
@@ -380,37 +367,9 @@ def _split(obs: pd.DataFrame, kept_cells: Bools, labels: Sequence[str], how: Spl
     return held_out
 
 
-def _described(source: Source) -> dict[str, Any]:
-    """The card's entry on a source."""
-    n_cells, n_genes = len(source.obs), len(source.var)
-    return {"path": source.path, "counts": source.counts_from, "n_cells": n_cells, "n_genes": n_genes}
-
-
-def _rounding_note(source: Source) -> list[str]:
-    """What to say of values that were not whole."""
-    rounding = source.rounding
-    if not rounding.n_rounded:
-        return []
-    what = f"{source.path}: {rounding.n_rounded:,} values were rounded, by at most {rounding.largest:.3g}"
-    return [what if rounding.allowed else f"{what}: whole numbers but for the error of floats"]
-
-
-def _dropped(rna: Gathered, others: Mapping[str, Gathered], incomplete: int) -> dict[str, int]:
-    """The card's entry on what was left out; `incomplete` cells lack a modality."""
-    too_rare, not_chosen = rna.dropped()
-    return {
-        "empty_cells": int((rna.totals == 0).sum()),
-        **({"cells_without_all_modalities": incomplete} if others else {}),
-        "genes_below_min_cells": too_rare,
-        "genes_not_chosen": not_chosen,
-        **{f"{name}_features_below_min_cells": part.too_rare for name, part in others.items()},
-    }
-
-
 def _write(
     out: PathLike,
-    rna: Gathered,
-    others: Mapping[str, Gathered],
+    kept: Mapping[str, Kept],
     obs: pd.DataFrame,
     kept_cells: Bools,
     labels: Sequence[str],
@@ -420,10 +379,11 @@ def _write(
     for name in labels:
         used = obs[name][kept_cells].cat.remove_unused_categories().cat.categories
         obs[name] = obs[name].cat.set_categories(used)
-    features = {name: part.var.iloc[part.chosen] for name, part in others.items()}
-    with AtlasWriter(out, rna.var.iloc[rna.chosen], labels=labels, modalities=features) as writer:
+    features = {name: part.part.var.iloc[part.features] for name, part in kept.items()}
+    rna, others = kept[MAIN], {name: part for name, part in kept.items() if name != MAIN}
+    with AtlasWriter(out, features.pop(MAIN), labels=labels, modalities=features) as writer:
         with progress("write", int(kept_cells.sum()), "cells") as advance:
-            for number in range(rna.spill.n_buckets):
+            for number in range(rna.part.spill.n_buckets):
                 rows, block = rna.read(number, kept_cells)
                 beside = {name: part.read(number, kept_cells)[1] for name, part in others.items()}
                 writer.append(block, obs.iloc[rows], beside)

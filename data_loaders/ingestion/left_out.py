@@ -1,4 +1,4 @@
-"""Which cells an atlas leaves out by what obs says of them: cells without a label, and those marked as copies."""
+"""Which cells an atlas leaves out: cells without a label, those marked as copies, and those without counts."""
 
 from collections.abc import Collection, Sequence
 
@@ -8,7 +8,7 @@ import pandas as pd
 from data_loaders.errors import BadInput
 from data_loaders.labels import as_label, check_unlabelled, doubtful
 from data_loaders.sources.source import Source
-from data_loaders.types import Bools
+from data_loaders.types import Bools, Floats
 
 PRIMARY = "is_primary_data"  # CELLxGENE: False in a cell that another data set published first
 
@@ -128,3 +128,42 @@ def _primary(table: pd.DataFrame) -> Bools:
     is_copy = np.array([text.casefold() in ("false", "0") for text in marks.categories] + [False], bool)
     primary: Bools = ~is_copy[marks.codes]
     return primary
+
+
+def leave_out_empty(
+    kept_cells: Bools, obs: pd.DataFrame, opened: Sequence[Source], drop_empty: bool, totals: Floats, of: str = ""
+) -> int:
+    """Take the cells whose total is zero out of `kept_cells`, in place; returns how many.
+
+    Parameters
+    ----------
+    kept_cells : bool (n_cells,)
+        Cells that are still in the atlas; changed.
+    obs, opened
+        All cells, and the sources that they come from.
+    drop_empty : bool
+        As `ingest` takes it.
+    totals : float64 (n_cells,)
+        Counts of each cell in the features of a modality.
+    of : str
+        The modality, with a space; empty for rna.
+
+    Raises
+    ------
+    BadInput
+        Such cells may not be dropped, or no other would be left.
+    """
+    empty = kept_cells & (totals == 0)
+    n_empty = int(empty.sum())
+    if n_empty == kept_cells.sum():
+        raise BadInput(f"{opened[0].path}: no cell has {of}counts in the chosen genes")
+    if n_empty and not drop_empty:
+        row = int(np.flatnonzero(empty)[0])
+        ends = np.cumsum([len(source.obs) for source in opened])
+        source = opened[int(np.searchsorted(ends, row, side="right"))]
+        raise BadInput(
+            f"{source.path}: cell {str(obs.index[row])!r} has no {of}counts in the chosen genes, one of {n_empty:,} "
+            "such cells; `drop_empty=True` leaves them out"
+        )
+    kept_cells &= ~empty
+    return n_empty

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data_loaders.errors import BadInput, readable
-from data_loaders.sources import tenx_files
+from data_loaders.sources import parquet, tenx_files
 from data_loaders.sources.open import is_source
 from data_loaders.types import PathLike
 
 LISTS = (".txt", ".list", ".lst")
-SOURCES = (".h5ad", ".h5mu", ".h5", ".zarr")  # endings of what is taken out of a folder
-NAMED = re.compile(r"\.(h5ad|h5mu|h5|zarr|mtx(\.gz)?)(:[\w.-]+)?$")  # how a path of a list ends
+SOURCES = (".h5ad", ".h5mu", ".h5", ".zarr", *parquet.ENDINGS)  # endings of what is taken out of a folder
+NAMED = re.compile(r"\.(h5ad|h5mu|h5|zarr|parquet|mtx(\.gz)?)(:[\w.-]+)?$")  # how a path of a list ends
 START = 1 << 14  # bytes looked at to tell a list from a table
 
 
@@ -53,6 +53,8 @@ def _of(text: str, notes: list[str]) -> list[str] | None:
     if "://" in text or (_exists(text) and place.suffix == ".h5mu"):
         return None
     if not place.exists():
+        if parquet.recognises(text):  # parts are one source
+            return None
         return _of_glob(text, notes) if glob.has_magic(text) else None
     if place.is_dir():
         return None if is_source(text) else _of_folder(place, notes)
@@ -89,7 +91,9 @@ def _of_folder(folder: Path, notes: list[str]) -> list[str] | None:
         entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     kinds: dict[str, list[str]] = {".mtx": samples} if samples else {}
     for entry in entries:
-        if (entry.suffix in SOURCES and is_source(str(entry))) or entry.suffix == ".h5mu":
+        if entry.suffix in parquet.ENDINGS and entry.is_file() and not parquet.holds_cells(entry):
+            continue  # a table of labels
+        if (entry.suffix.lower() in SOURCES and is_source(str(entry))) or entry.suffix == ".h5mu":
             kinds.setdefault(entry.suffix, []).append(str(entry))
         elif entry.is_dir() and is_source(str(entry)):
             kinds.setdefault("", []).append(str(entry))

@@ -1,8 +1,9 @@
 """AnnData stores (Zarr v2 and v3, h5ad): columns on demand, matrices through readers."""
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import zarr
 from anndata.io import read_elem
@@ -10,15 +11,18 @@ from anndata.io import read_elem
 from data_loaders.card import LATENTS, parse_card
 from data_loaders.errors import BadInput, readable
 from data_loaders.features.gene_names import name_features
-from data_loaders.hdf5 import check_filters, open_h5ad
+from data_loaders.hdf5 import check_filters
 from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
-from data_loaders.reading.chunks import ZarrChunks, open_chunks
+from data_loaders.reading.chunks import DiskArray, ZarrChunks, open_chunks
 from data_loaders.reading.reader import INCOMPLETE, CsrReader, DenseReader, DiskGroup, matrix_reader, read_whole
 from data_loaders.reading.store import Column
-from data_loaders.types import Array, PathLike
+from data_loaders.reading.value_checks import Naming, check_first
+from data_loaders.sources.source import Options
+from data_loaders.sources.which import Place, has, in_words, other_counts, other_places, place_of_counts, values_of
+from data_loaders.types import Array
 from data_loaders.zarr_groups import is_unknown, names, open_group
 
-NOT_IN_PLACE = {"matrix": "a 10x or loom file", "mod": "a MuData file"}  # by a member that only such files have
+X = Place("X", "X")
 
 
 class AnnDataStore:
@@ -31,8 +35,8 @@ class AnnDataStore:
         Where the files of a Zarr store are.
     name : str
         Path, for messages.
-    layer : str, optional
-        Counts from this layer in place of X.
+    options : Options, optional
+        Where its counts are: `layer`, `raw`.
     var_names : str, optional
         The var column with the gene names. When left out, by the rule of `features.gene_names`; in stores that this
         project wrote, the index.
@@ -44,16 +48,21 @@ class AnnDataStore:
     is_shuffled : bool
         Whether the cells were put in random order when the store was written.
     is_ours : bool
-        Whether this project wrote the store.
+        Whether this project wrote the counts, which are then in X and need no check.
+    counts_from : str
+        The element that the counts are taken from, such as "X" or "layers['counts']".
+    has_size_factor : bool
+        Whether `obs["size_factor"]` is the sum of the counts of each cell.
     notes : list of str
-        By which column genes are named, where it is not the index.
+        What was chosen or left out, for the user to know.
     readers : dict
-        Modality → reader. `X` is `rna` (`latent` in a store of latents); sparse matrices in `obsm` keep their names.
+        Modality → reader. The counts are `rna` (`latent` in a store of latents); sparse matrices in `obsm` keep their
+        names.
 
     Raises
     ------
     BadInput
-        When parts of the store are missing or do not fit each other.
+        When parts of the store are missing or do not fit each other, or it has no counts.
     """
 
     def __init__(
@@ -61,44 +70,93 @@ class AnnDataStore:
         root: DiskGroup,
         source: ByteSource | None,
         name: str,
-        layer: str | None = None,
+        options: Options | None = None,
         var_names: str | None = None,
     ) -> None:
         self.root, self.source, self.name, self._var_names = root, source, name, var_names
         self.readers: dict[str, CsrReader | DenseReader] = {}
         self.notes: list[str] = []
         with readable(name):
-            self._open(layer)
+            self._open(options or Options())
 
-    def _open(self, layer: str | None) -> None:
+    def _open(self, options: Options) -> None:
         """Find the columns and matrices, and see whether they fit each other."""
-        root, source, name = self.root, self.source, self.name
-        kind = next((kind for member, kind in NOT_IN_PLACE.items() if member in root), None)
-        if kind is not None and "X" not in root:
-            raise BadInput(f"{name}: {kind}, not read in place; `ingest({name!r}, OUT)` makes a store of it")
-        if "X" not in root and layer is None:
-            raise BadInput(f"{name}: no X in it; not an AnnData store, or {INCOMPLETE}")
+        root, name = self.root, self.name
+        if not any(part in root for part in ("obs", "var", "X")):
+            raise BadInput(f"{name}: {_contents(root)}; expected an AnnData")
         for part in ("obs", "var"):
             if part not in root or "_index" not in root[part].attrs:
                 raise BadInput(f"{name}: no complete {part} in it; {INCOMPLETE}")
-        layers = names(root.get("layers"))
-        if layer is not None and layer not in layers:
-            raise BadInput(f"{name}: no layer {layer!r}; it has {', '.join(sorted(layers)) or 'none'}")
         columns = [str(column) for column in root["obs"].attrs.get("column-order", [])]
         self.obs_columns = [column for column in columns if not is_unknown(root["obs"], column)]
         main = "latent" if root.attrs.get("content") == LATENTS else "rna"
-        elements = {main: "X" if layer is None else f"layers/{layer}"}
+        card = self.uns("atlas_card")
+        self.readers = {main: self._open_counts(options, main, card is not None)}
+        self.has_size_factor = self.is_ours and "size_factor" in self.obs_columns
+        self.n_cells = len(self.readers[main])
         for key in sorted(names(root.get("obsm"))):
             if not is_unknown(root["obsm"], key) and root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
-                elements[str(key)] = f"obsm/{key}"
-        for path in elements.values():
-            check_filters(name, root[path])
-        self.readers = {key: matrix_reader(root[path], source, f"{name}: {path}") for key, path in elements.items()}
-        self.n_cells = len(self.readers[main])
-        card = self.uns("atlas_card")
-        self.is_ours = card is not None or main == "latent"
+                self._add_modality(str(key))
         self.is_shuffled = card is not None and parse_card(card, name).get("options", {}).get("in_order") is False
         self._check_lengths()
+
+    def _open_counts(self, options: Options, main: str, has_card: bool) -> CsrReader | DenseReader:
+        """The reader of the counts, or of the latents."""
+        root, source, name, place = self.root, self.source, self.name, X
+        self.is_ours, reader = False, None
+        if not options.given() and (has_card or main == "latent") and "X" in root:
+            check_filters(name, root["X"])
+            reader = matrix_reader(root["X"], source, f"{name}: X")
+            # another program may have rewritten the store and left the card: not in a type that we write counts in
+            self.is_ours = main == "latent" or reader.stored_dtype.kind == "u"
+        if reader is None or not self.is_ours:
+            if not (has(root, "X") or has(root, "raw/X") or names(root.get("layers"))):
+                raise BadInput(f"{name}: no X in it; not an AnnData store, or {INCOMPLETE}")
+            place = place_of_counts(name, root, options, self._first_values)
+            if place != X:
+                self.notes.append(f"{name}: the counts are taken from {place.label}")
+            elif not options.given() and isinstance(source, LocalBytes | None):
+                self.notes += other_counts(name, root)
+            check_filters(name, root[place.key])
+            others = other_places(root, place)
+            named = Naming(self.obs_names, lambda: np.asarray(self.var().index), in_words(others))
+            reader = matrix_reader(root[place.key], source, f"{name}: {place.label}", named)
+        self.counts_from, self._var = place.label, "raw/var" if place.key.startswith("raw/") else "var"
+        if not self.is_ours:
+            check_first(reader)
+            if isinstance(source, LocalBytes):
+                source.forget()  # who writes to the store from now on is noticed
+        return reader
+
+    def _first_values(self, name: str, element: DiskGroup | DiskArray) -> Array:
+        """The first values of a matrix; a chunk that is lost or damaged is named."""
+        check_filters(name, element)
+        if not hasattr(element, "shape") and "data" not in element:
+            raise BadInput(f"{name}: its array data is missing; {INCOMPLETE}")
+        array, n = values_of(name, element)
+        chunks = open_chunks(array, self.source, f"{name}/data" if array is not element else name)
+        n, parts, chunk = min(n, chunks.n), [], 0
+        while chunk * chunks.chunk_len < n:
+            parts.append(chunks.read(chunk, chunk + 1).copy())
+            chunk += 1
+        return np.concatenate(parts)[:n] if parts else np.empty(0, chunks.dtype)
+
+    def _add_modality(self, key: str) -> None:
+        """A sparse matrix of obsm, if it holds counts."""
+        named = None if self.is_ours else Naming(self.obs_names, partial(self._feature_names, key))
+        check_filters(self.name, self.root[f"obsm/{key}"])
+        reader = matrix_reader(self.root[f"obsm/{key}"], self.source, f"{self.name}: obsm/{key}", named)
+        try:
+            if not self.is_ours:
+                check_first(reader)
+        except BadInput as error:
+            self.notes.append(f"{error}; it is no modality of the atlas")
+        else:
+            self.readers[key] = reader
+
+    def _feature_names(self, modality: str) -> Array | None:
+        table = self.features(modality)
+        return None if table is None else np.asarray(table.index)
 
     def obs(self, column: str) -> Column:
         """Values of an obs column: array, or pandas Categorical.
@@ -122,8 +180,8 @@ class AnnDataStore:
             return bool(self.root[f"obs/{column}"].attrs.get("encoding-type") == "categorical")
 
     def var(self) -> pd.DataFrame:
-        """The var table, its index the gene names."""
-        var: pd.DataFrame = self._read("var")
+        """The table of the genes of the counts, its index their names: that of raw where raw holds the counts."""
+        var: pd.DataFrame = self._read(self._var)
         if self.is_ours and self._var_names is None:
             return var
         var.index = var.index.astype(str)
@@ -177,32 +235,12 @@ class AnnDataStore:
                 raise BadInput(f"{self.name}: modality {name!r} has {len(reader)} rows, X {self.n_cells}; {INCOMPLETE}")
 
 
-def open_root(path: PathLike) -> tuple[DiskGroup, LocalBytes | None]:
-    """Open a local path.
-
-    Returns
-    -------
-    root : zarr.Group or h5py.File
-    source : LocalBytes or None
-
-    Raises
-    ------
-    BadInput
-        When nothing readable is there.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise BadInput(f"{path}: no such file or folder; expected an AnnData-Zarr store, h5ad file or SOMA experiment")
-    if path.is_file():
-        try:
-            return open_h5ad(path), None
-        except OSError as error:
-            raise BadInput(f"{path}: cannot be read as an h5ad file ({_one_line(error)})") from error
-    odd = next((entry for entry in (path, path / "zarr.json") if entry.exists() and not _is_plain(entry)), None)
-    if odd is not None:  # reading a pipe would wait for ever
-        raise BadInput(f"{odd}: a pipe or a device; expected an AnnData-Zarr store, h5ad file or SOMA experiment")
-    source = LocalBytes(path)
-    return open_zarr(str(path), path), source
+def _contents(root: DiskGroup) -> str:
+    """What is in a Zarr store that is no AnnData, in words."""
+    if root.attrs.get("encoding-type") == "MuData":
+        return "a MuData in Zarr: open one modality of it, as STORE/mod/rna"
+    keys = sorted(names(root))
+    return f"a Zarr store with {', '.join(keys[:8])}" if keys else "an empty Zarr store"
 
 
 def open_zarr(name: str, where: Any) -> zarr.Group:
@@ -216,10 +254,6 @@ def open_zarr(name: str, where: Any) -> zarr.Group:
     if not isinstance(root, zarr.Group):
         raise BadInput(f"{name}: a single Zarr array; expected an AnnData-Zarr store")
     return root
-
-
-def _is_plain(path: Path) -> bool:
-    return path.is_file() or path.is_dir()
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,9 +2,9 @@
 
 import logging
 import os
-import re
-from collections.abc import Sequence
-from functools import cached_property
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,31 @@ from data_loaders.features.shared_names import MIN_SHARED, check_min_shared
 from data_loaders.labels import label_codes, parse_missing
 from data_loaders.reading.rows import SparseRows
 from data_loaders.reading.store import Column, Reader, Rows, Store
+from data_loaders.sources.source import Options
 from data_loaders.types import Array, Floats, Ints, PathLike
 
 log = logging.getLogger("data_loaders")
 NOT_LABELS = ("split", "shard", "is_generated")
+_reopening = threading.RLock()
+_of_parents: list[Store] = []  # stores that a forked child was born with; closing one could wait for a lost thread
+
+
+def _renew_lock() -> None:
+    """Let a forked child have a lock of its own: a thread of the parent may have held this one."""
+    global _reopening
+    _reopening = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def open_atlas(
     path: PathLike | Sequence[PathLike],
     *,
     layer: str | None = None,
+    raw: bool = False,
+    obs_filter: str | None = None,
     join: str = "same",
     storage: dict[str, Any] | None = None,
     var_names: str | Sequence[str] | None = None,
@@ -39,10 +54,17 @@ def open_atlas(
     Parameters
     ----------
     path : path-like, URL, or list of them
-        An atlas store, any other AnnData-Zarr store (v2 or v3), a folder of such stores, an h5ad file, or a TileDB-SOMA
-        experiment. Several become one atlas, the cells of one store after those of another.
-    layer : str, optional
-        Counts from this layer in place of X.
+        An atlas store, any other AnnData-Zarr store (v2 or v3), a folder of such stores, an h5ad file, an h5mu file or
+        one modality of it (`FILE.h5mu:NAME`), a 10x HDF5 file, or a TileDB-SOMA experiment. Several become one atlas,
+        the cells of one store after those of another.
+    layer, raw : str, bool
+        Where the counts are in a store that others wrote. By default they are searched as `ingest` does: the first of
+        X, layers["counts"] and raw that holds whole numbers, or else the only other layer that does; of a SOMA
+        experiment the X layers `data` and `counts`, those of the measurement `raw`, or else the only other layer. With
+        `raw` the genes are those of raw. Whatever is chosen, values that are no counts are refused.
+    obs_filter : str, optional
+        An expression over obs, such as `tissue == "lung"`, see `data_loaders.obs_filter`; only these cells are in the
+        atlas. It has no card then.
     join : str
         The genes of several stores: `same` (all must have the same ones), `inner` (those that all have), `outer` (those
         that any has).
@@ -57,7 +79,7 @@ def open_atlas(
         Texts that are no label, such as "nan" and "unknown", whatever their case. Missing values and empty text are
         none anyway: their code is -1.
     **soma
-        Of a SOMA experiment: `measurement`, `obs_filter`, `obs_columns`, see
+        Of a SOMA experiment: `measurement`, `obs_columns`, `config`, see
         `data_loaders.reading.soma_store.SomaStore`.
 
     Returns
@@ -67,64 +89,30 @@ def open_atlas(
     Raises
     ------
     BadInput
-        When there is no such store, it is damaged, incomplete or still being written, a column does not name its
-        genes, or stores share few genes.
+        When there is no such store, it has no counts or cannot be read by rows, it is damaged, incomplete or still
+        being written, a column does not name its genes, the filter leaves no cell, or stores share few genes.
     """
-    from data_loaders.reading.joined_store import JoinedStore
-    from data_loaders.reading.mixed_store import genes_alone
+    from data_loaders.reading.open import How, open_store
 
-    paths = [path] if isinstance(path, str | os.PathLike) else path
+    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not paths:
         raise BadInput("no path given; expected at least one store")
     columns = one_for_each(var_names, len(paths))
     check_min_shared(min_shared)
-    stores = [
-        store
-        for one, column in zip(paths, columns, strict=True)
-        for store in _open_stores(one, layer, column, storage, soma)
-    ]
-    store = genes_alone(stores[0]) if len(stores) == 1 else JoinedStore(stores, join, min_shared)
+    how = How(Options(layer=layer, raw=raw), storage, obs_filter, soma)
+    whole = [str(one) if "://" in str(one) else os.path.abspath(one) for one in paths]
+    reopen = partial(open_store, whole, how, columns, join, min_shared)
+    store = open_store(paths, how, columns, join, min_shared)
     for note in store.notes:
         log.warning("%s", note)
-    return Atlas(store, parse_missing(missing_values))
-
-
-def _open_stores(
-    path: PathLike, layer: str | None, var_names: str | None, storage: dict[str, Any] | None, soma: dict[str, Any]
-) -> Sequence[Store]:
-    """The stores at a path: one, or those of a folder of stores. A column that the user named is looked at here."""
-    stores = _find_stores(path, layer, var_names, storage, soma)
-    for store in stores if var_names is not None else ():
-        store.var()
-    return stores
-
-
-def _find_stores(
-    path: PathLike, layer: str | None, var_names: str | None, storage: dict[str, Any] | None, soma: dict[str, Any]
-) -> Sequence[Store]:
-    from data_loaders.reading.anndata_store import AnnDataStore, open_root
-    from data_loaders.reading.remote import RemoteBytes, is_remote, open_remote
-    from data_loaders.reading.soma_store import SomaStore, is_soma
-
-    if is_soma(path):
-        return [SomaStore(path, layer=layer, var_names=var_names, **soma)]
-    if soma:
-        raise BadInput(f"{path}: {', '.join(f'`{name}`' for name in soma)} given, but it is no SOMA experiment")
-    root, source = open_remote(str(path), storage) if is_remote(path) else open_root(path)
-    path = source.name if isinstance(source, RemoteBytes) else path  # the address without what signs it
-    if root.attrs.get("encoding-type") != "anndata" and "X" not in root and hasattr(root, "groups"):
-        inside = {name: group for name, group in root.groups() if group.attrs.get("encoding-type") == "anndata"}
-        if inside:
-            names = sorted(inside, key=lambda name: [int(part) for part in re.findall(r"\d+", name)] or [name])
-            stores = [AnnDataStore(inside[name], source, f"{path}/{name}", layer, var_names) for name in names]
-            for store in stores:
-                store.is_shuffled = root.attrs.get("encoding-type") == "annbatch-preshuffled"
-            return stores
-    return [AnnDataStore(root, source, str(path), layer, var_names)]
+    return Atlas(store, parse_missing(missing_values), reopen)
 
 
 class Atlas:
     """Cells with counts, label columns and a split. Made by `open_atlas`.
+
+    An atlas can be pickled, and used in a forked process: the store is then opened again there when it is first read,
+    and refused if it has other cells by then.
 
     Attributes
     ----------
@@ -135,16 +123,56 @@ class Atlas:
     obs_columns : list of str
     modalities : tuple of str
         `rna` first; (`latent`,) for a store of latents.
+    counts_from : str
+        The matrix that the counts are taken from, such as "X" or "raw.X".
     """
 
-    def __init__(self, store: Store, missing_values: Sequence[str] = ()) -> None:
-        self._store, self._missing_values = store, tuple(missing_values)
+    def __init__(
+        self, store: Store, missing_values: Sequence[str] = (), reopen: Callable[[], Store] | None = None
+    ) -> None:
+        self._held: Store | None = store
+        self._reopen, self._process, self._missing_values = reopen, os.getpid(), tuple(missing_values)
+        self._expected: str | None = None  # fingerprint of the store that was pickled
         self.name = store.name
         self.n_cells = store.n_cells
         self.modalities = tuple(store.readers)
         self.obs_columns = list(store.obs_columns)
         self.n_genes = store.readers[self.modalities[0]].n_features
+        self.counts_from = store.counts_from
         self._columns: dict[str, tuple[Ints, list[str]]] = {}
+
+    @property
+    def _store(self) -> Store:
+        """The open store; opened again in another process than the one that opened it."""
+        if self._reopen is not None and (self._held is None or self._process != os.getpid()):
+            with _reopening:
+                if self._held is None or self._process != os.getpid():
+                    self._open_again(self._reopen)
+        assert self._held is not None
+        return self._held
+
+    def _open_again(self, reopen: Callable[[], Store]) -> None:
+        if self._held is not None:
+            _of_parents.append(self._held)
+        expected = self._expected
+        self._held, self._process, self._expected = reopen(), os.getpid(), None
+        if expected is not None and expected != self._identity():
+            self._held, self._expected = None, expected
+            raise BadInput(f"{self.name}: has other cells than when it was opened; open it again")
+
+    def _identity(self) -> str:
+        """Text that differs between stores of different cells, read from the store that is open."""
+        assert self._held is not None
+        return f"{self._held.n_cells} cells; {_fingerprint(self._held, self._held.var().index)}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._reopen is None:
+            raise BadInput(f"{self.name}: made of a store that is open; `open_atlas()` makes one that can be pickled")
+        kept = ("name", "n_cells", "modalities", "obs_columns", "n_genes", "counts_from", "_reopen", "_missing_values")
+        expected = self._expected if self._held is None else self._identity()
+        return {name: self.__dict__[name] for name in kept} | {
+            "_held": None, "_process": 0, "_columns": {}, "_expected": expected
+        }  # fmt: skip
 
     def __len__(self) -> int:
         return self.n_cells
@@ -180,8 +208,7 @@ class Atlas:
     @cached_property
     def card(self) -> dict[str, Any] | None:
         """The atlas card, a dict (see `data_loaders.card`); None in a store that this project did not write."""
-        text = self._store.uns("atlas_card")
-        return None if text is None else parse_card(text, self.name)
+        return _card(self._store)
 
     @cached_property
     def labels(self) -> list[str]:
@@ -214,11 +241,12 @@ class Atlas:
 
     @cached_property
     def has_size_factor(self) -> bool:
-        """Whether the store keeps the sums of its counts; without them, size factors come from reading all counts.
+        """Whether the store knows the sum of the counts of each cell: one that this project wrote does.
 
-        A column `size_factor` of others may be anything: text, or factors that scran made, near to 1.
+        A column `size_factor` of others may be anything: text, or factors that scran made, near to 1. It is not used;
+        their counts are summed when they are read.
         """
-        return "size_factor" in self.obs_columns and bool(getattr(self._store, "is_ours", False))
+        return self._store.has_size_factor
 
     @cached_property
     def size_factor(self) -> Floats:
@@ -305,10 +333,7 @@ class Atlas:
     @cached_property
     def fingerprint(self) -> str:
         """Text that differs between stores of different cells or orders; part of a stream's state."""
-        if self.card is not None and "fingerprint" in self.card:
-            return str(self.card["fingerprint"])
-        shapes = [f"{name}:{len(reader)}x{reader.n_features}" for name, reader in self._store.readers.items()]
-        return ";".join([*shapes, *map(str, self.genes[:2]), *map(str, self.genes[-2:])])
+        return _fingerprint(self._store, self.genes)
 
     @property
     def is_shuffled(self) -> bool:
@@ -332,3 +357,19 @@ class Atlas:
                 f"{self.name}: obs column {name!r} has no category {category!r}; {nearest(category, categories)}"
             )
         return categories.index(category)
+
+
+def _card(store: Store) -> dict[str, Any] | None:
+    text = store.uns("atlas_card")
+    return None if text is None else parse_card(text, store.name)
+
+
+def _fingerprint(store: Store, genes: pd.Index) -> str:
+    """See `Atlas.fingerprint`."""
+    card = _card(store)
+    if card is not None and "fingerprint" in card:
+        return str(card["fingerprint"])
+    shapes = [f"{name}:{len(reader)}x{reader.n_features}" for name, reader in store.readers.items()]
+    selection = getattr(store, "selection", None)
+    parts = [*shapes, *map(str, genes[:2]), *map(str, genes[-2:]), *([selection] if selection else [])]
+    return ";".join(parts)

@@ -92,6 +92,11 @@ class LocalBytes:
         if self.fetches_ahead:
             os.posix_fadvise(self._file(key).descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
 
+    def forget(self) -> None:
+        """Close all files; each is opened and looked at again when it is read."""
+        with self._lock:
+            self._files.clear()
+
     def _file(self, key: str) -> "_OpenFile":
         with self._lock:
             file = self._files.get(key)

@@ -214,10 +214,13 @@ class ZarrChunks:
 
 
 class SlicedArray:
-    """Any array that gives slices along its first axis, one thread at a time: HDF5, and Zarr with unusual codecs."""
+    """Any array that gives slices along its first axis, one thread at a time: HDF5, and Zarr with unusual codecs.
+
+    Values come in a type that kernels and tensors know, whatever type they are stored in.
+    """
 
     def __init__(self, array: DiskArray, name: str) -> None:
-        self.name, self.dtype, self.n = name, array.dtype, array.shape[0]
+        self.name, self.dtype, self.n = name, _usable(array.dtype), array.shape[0]
         self._array = array
         row_bytes = int(np.prod(array.shape[1:])) * self.dtype.itemsize
         self.chunk_len = max(1, VIRTUAL_CHUNK_BYTES // max(row_bytes, 1))
@@ -234,8 +237,9 @@ class SlicedArray:
         """Values of the virtual chunks [first, stop)."""
         try:
             with self._lock:
-                values: Array = self._array[first * self.chunk_len : min(stop * self.chunk_len, self.n)]
-                return values
+                values = np.asarray(self._array[first * self.chunk_len : min(stop * self.chunk_len, self.n)])
+            usable: Array = values.astype(self.dtype, copy=False)
+            return usable
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise BadInput(f"{self.name}: chunk {first} cannot be read ({error}); the file is damaged") from error
 
@@ -306,5 +310,17 @@ def _compressor(codec: dict[str, Any]) -> Any:
     return None if kind is None else kind()
 
 
+def _usable(dtype: Any) -> np.dtype[Any]:
+    """The type that values are read in: this machine's byte order, no half or extended precision, no booleans."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32 if dtype.itemsize == 2 else np.float64)
+    native: np.dtype[Any] = dtype.newbyteorder("=")
+    return native
+
+
 def _is_native(dtype: Any) -> bool:
-    return dtype.kind in "iufb" and dtype.isnative
+    """Whether values are stored in the type that they are read in."""
+    return dtype.kind in "iuf" and _usable(dtype) == dtype

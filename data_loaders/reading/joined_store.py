@@ -69,6 +69,11 @@ class JoinedStore:
         self.notes += lost_note(names, genes, self._genes, join) if join != "same" else []
         maps = [None if index.equals(self._genes) else self._genes.get_indexer(index) for index in genes]
         self.readers = {modality: JoinedReader(readers, maps, len(self._genes))}
+        # sums over the genes of each store are those of the cells where no gene is left out
+        self.has_size_factor = all(store.has_size_factor for store in stores) and all(
+            map_ is None or bool((map_ >= 0).all()) for map_ in maps
+        )
+        self.counts_from = ", ".join(dict.fromkeys(store.counts_from for store in stores))
         for name in list(stores[0].readers)[1:]:
             readers = _sparse_readers(stores, name)
             widths = {reader.n_features for reader in readers}
@@ -120,7 +125,8 @@ class JoinedReader:
 
     def __init__(self, readers: Sequence[CsrReader], maps: Sequence[Ints | None], n_features: int) -> None:
         self._readers, self.n_features = readers, n_features
-        self._maps, self._buffers = maps, Buffers()
+        self._maps = [_composed(reader.columns, map_) for reader, map_ in zip(readers, maps, strict=True)]
+        self._buffers = Buffers()
         self._starts = offsets([len(reader) for reader in readers])
         self._dtypes: list[np.dtype[Any]] = [
             np.result_type(*types) for types in zip(*(reader.dtypes for reader in readers), strict=True)
@@ -151,7 +157,10 @@ class JoinedReader:
             targets = indptr[mine[number]]
             try:
                 reader.fill(rows[mine[number]] - self._starts[number], targets, data, indices)
+                wide = False
             except WideCounts:
+                wide = True
+            if wide:
                 self._dtypes[0] = np.result_type(self._dtypes[0], *(one.widen() for one in self._readers))
                 return self.read(rows)
             columns = self._maps[number]
@@ -159,6 +168,14 @@ class JoinedReader:
                 kept[mine[number]] = map_columns(data, indices, targets, lengths[mine[number]], columns)
         whole = SparseRows(data, indices, indptr, self.n_features)
         return whole if np.array_equal(kept, np.diff(indptr)) else compacted(whole, kept)
+
+
+def _composed(first: Ints | None, second: Ints | None) -> Ints | None:
+    """The map of columns that is `first` and then `second`; -1 where a column is left out, None where all are kept."""
+    if first is None or second is None:
+        return second if first is None else first
+    both: Ints = np.append(second, -1)[first]
+    return both
 
 
 def _sparse_readers(stores: Sequence[Store], modality: str) -> list[CsrReader]:

@@ -104,6 +104,34 @@ def scatter_counts(values: Array, base: int, starts: Ints, stops: Ints, targets:
 
 
 @numba.njit(nogil=True, cache=True)
+def scatter_wide_counts(values: Array, base: int, starts: Ints, stops: Ints, targets: Ints, out: Ints) -> bool:
+    """As `scatter_counts`, to `out`, uint32: whether a value is no whole number from 0 to 2,147,483,647."""
+    wrong = False
+    for i in range(len(starts)):
+        low = max(starts[i], base)
+        high = min(stops[i], base + len(values))
+        piece = values[low - base : high - base]
+        target = out[targets[i] + low - starts[i] : targets[i] + high - starts[i]]
+        for k in range(len(piece)):
+            fits = (piece[k] >= 0) & (piece[k] <= 2147483647)
+            target[k] = np.uint32(piece[k]) if fits else np.uint32(0)
+        for k in range(len(piece)):
+            wrong |= target[k] != piece[k]
+    return wrong
+
+
+@numba.njit(nogil=True, cache=True)
+def are_whole(values: Array) -> bool:
+    """Whether all values of rows (n, n_features) are whole numbers from 0 to 2,147,483,647."""
+    wrong = False
+    for i in range(len(values)):
+        row = values[i]
+        for k in range(len(row)):
+            wrong |= not ((row[k] >= 0) & (row[k] <= 2147483647) & (np.floor(row[k]) == row[k]))
+    return not wrong
+
+
+@numba.njit(nogil=True, cache=True)
 def map_columns(data: Array, indices: Ints, starts: Ints, lengths: Ints, columns: Ints) -> Ints:
     """Rename the columns of rows in place and close the gaps that dropped ones (-1) leave.
 

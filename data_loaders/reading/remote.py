@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import zarr
     from obstore.store import ObjectStore as Bucket
 
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # what obstore takes an endpoint from
 RETRY: Any = {
     "max_retries": 8,
     "retry_timeout": timedelta(minutes=3),
@@ -55,7 +57,8 @@ def open_remote(url: str, options: dict[str, Any] | None = None) -> tuple[zarr.G
     from data_loaders.reading.object_store import ToldStore, address, told
 
     options = dict(options or {})
-    plain = any(str(each).startswith("http://") for each in (url, options.get("endpoint", "")))
+    endpoint = options.get("endpoint") or next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
+    plain = any(str(each).startswith("http://") for each in (url, endpoint))
     client = {"allow_http": True} if plain else {}
     try:
         bucket: Any = from_url(url, config=options, client_options=client, retry_config=RETRY)  # type: ignore[call-overload]

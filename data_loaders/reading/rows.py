@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,6 +23,16 @@ Device: TypeAlias = "str | torch.device"
 
 DENSE_BYTES = 16 << 20  # dense rows that are worth a thread
 _buffers = Buffers()
+
+
+def _renew_buffers() -> None:
+    """Let a forked child have buffers of its own: a thread of the parent may have held the lock."""
+    global _buffers
+    _buffers = Buffers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_buffers)
 
 
 @dataclass(frozen=True, eq=False)

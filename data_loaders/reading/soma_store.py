@@ -1,6 +1,9 @@
 """TileDB-SOMA experiments read in place: no conversion, cells in SOMA's row order."""
 
-import itertools
+import gc
+import os
+import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,21 +15,37 @@ import pandas as pd
 from data_loaders.errors import DAMAGED, BadInput, nearest
 from data_loaders.features.gene_names import name_features
 from data_loaders.obs_filter import ObsFilter
-from data_loaders.parallel import run_all
-from data_loaders.reading.buffers import Buffers
-from data_loaders.reading.rows import SparseRows, offsets
+from data_loaders.reading.soma_places import FIRST_ROWS, RAW, SomaPlace, is_dense, place_of_counts, places_of
+from data_loaders.reading.soma_reader import SomaReader
 from data_loaders.reading.soma_words import of_object, one_line
 from data_loaders.reading.store import Column
+from data_loaders.reading.value_checks import Naming, check_first
+from data_loaders.sources.which import in_words
 from data_loaders.types import Array, Ints, PathLike
 
 CONFIG = {
     "soma.init_buffer_bytes": 1 << 25,  # a column of a result: 2,048 rows of 2,048 counts; more comes in several tables
     "sm.mem.total_budget": 300_000_000,  # of one query; a tenth of TileDB's own limit, at the same speed
 }
-RUNS_AT_ONCE = 2  # TileDB has threads of its own: while it decodes one run, another is sorted into rows
-RUNS_KEPT = 2
 SHOWN_PARTS = 8  # of obs, whose values a message may name
-RUN_ROWS = 2048  # rows of one query: the extent of SOMA's tiles, which are decoded whole
+
+_opened: "weakref.WeakSet[SomaStore]" = weakref.WeakSet()
+_of_parent: list["SomaStore"] = []
+
+
+def _keep_in_child() -> None:
+    """Let a forked child free nothing of TileDB that it was born with.
+
+    A context that is freed waits for its threads, of which a forked child has none: it waits for ever, or crashes.
+    Freed are stores that nobody holds any more, and what the garbage collector finds.
+    """
+    if "tiledbsoma" in sys.modules:
+        _of_parent.extend(_opened)
+        gc.freeze()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_in_child)
 
 
 def is_soma(path: PathLike) -> bool:
@@ -57,9 +76,12 @@ class SomaStore:
     ----------
     uri : str
     measurement : str, optional
-        The only one, or `RNA`, when left out.
+        The only one beside `raw`, or `RNA`, when left out.
     layer : str, optional
-        The X layer with the counts; the only one, or `data`, when left out.
+        The X layer with the counts. When left out it is searched as in an AnnData: the first of `data`, `counts` and
+        those of the measurement `raw` that holds whole numbers, or else the only other layer that does.
+    raw : bool
+        Take the counts of the measurement `raw`.
     obs_filter : str, optional
         An expression over obs, such as `tissue == "lung"`, see `data_loaders.obs_filter`; only these cells are in the
         atlas.
@@ -69,12 +91,23 @@ class SomaStore:
         TileDB configuration, such as credentials of an object store.
     var_names : str, optional
         The var column with the gene names; by the rule of `features.gene_names` when left out.
+    checked : bool
+        Refuse values that are no counts when they are read.
+    round_counts : bool
+        Take the only matrix of numbers near to counts where there are no counts.
 
     Raises
     ------
     BadInput
         When tiledbsoma is not installed, the experiment, a measurement, layer or column does not exist, the filter is
-        not one, or no cell passes it.
+        not one, no cell passes it, or there are no counts.
+
+    Attributes
+    ----------
+    counts_from : str
+        The matrix of the counts, such as "ms/RNA/X/data".
+    others : list of str
+        The options that name another matrix of the experiment, see `sources.source.Source`.
     """
 
     def __init__(
@@ -83,13 +116,19 @@ class SomaStore:
         *,
         measurement: str | None = None,
         layer: str | None = None,
+        raw: bool = False,
         obs_filter: str | None = None,
         obs_columns: Sequence[str] | None = None,
         config: dict[str, Any] | None = None,
         var_names: str | None = None,
+        checked: bool = True,
+        round_counts: bool = False,
     ) -> None:
         self.name, self._var_names = str(uri), var_names
         self.notes: list[str] = []
+        if raw and measurement not in (None, RAW):
+            raise BadInput(f"{uri}: `measurement={measurement!r}` and `raw=True` together; expected one of them")
+        measurement = RAW if raw else measurement
         try:
             import tiledbsoma
         except ImportError as error:
@@ -99,48 +138,68 @@ class SomaStore:
             self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
         except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:
             raise BadInput(f"{uri}: {of_object(self.name, context, error)}") from error
+        _opened.add(self)
         self._ids: Ints | None = None  # of the cells that pass a filter, sorted
         try:
             with sound(self.name):
-                self._open(measurement, layer, obs_filter, obs_columns)
+                ids = self._open(measurement, layer, obs_filter, obs_columns)
+                self._open_matrix(ids, layer, measurement is None, checked, round_counts)
         except BaseException:
             self.close()
             raise
 
-    is_shuffled = False
+    is_shuffled = has_size_factor = False
 
     def _open(
         self, measurement: str | None, layer: str | None, obs_filter: str | None, obs_columns: Sequence[str] | None
-    ) -> None:
-        """Choose what is read and see how large it is."""
+    ) -> Ints:
+        """See what is there; the join ids of the cells, sorted."""
         uri = self.name
-        ms = self._experiment.ms
-        measurement = _choose(f"{uri}: measurement", measurement, list(ms), "RNA")
-        self._measurement = ms[measurement]
-        self.layers = list(self._measurement.X)
-        layer = _choose(f"{uri}: X layer of measurement {measurement!r}", layer, self.layers, "data")
-        self.has_other_layers = len(self.layers) > 1
         known = [name for name in self._experiment.obs.schema.names if name != "soma_joinid"]
         for name in obs_columns or ():
             if name not in known:
                 raise BadInput(f"{uri}: no obs column {name!r}; {nearest(name, known)}")
         self.obs_columns = list(obs_columns or known)
+        measurements = list(self._experiment.ms)
+        usual = [name for name in measurements if name != RAW] or measurements
+        self._found = _choose(f"{uri}: measurement", measurement, usual if measurement is None else measurements, "RNA")
+        if layer is not None:
+            layers = list(self._experiment.ms[self._found].X)
+            _choose(f"{uri}: X layer of measurement {self._found!r}", layer, layers, "data")
         with sound(f"{uri}: obs"):
             ids = self._passing(obs_filter)
         self._order = np.argsort(ids, kind="stable")
-        ids = ids[self._order]
-        self.n_cells = len(ids)
-        self.n_all = self._experiment.obs.count
-        self.counts_from = f"ms/{measurement}/X/{layer}"
+        self.n_cells, self.n_all = len(ids), self._experiment.obs.count
+        return ids[self._order]
+
+    def _open_matrix(self, ids: Ints, layer: str | None, or_raw: bool, checked: bool, round_counts: bool) -> None:
+        """Choose the matrix and open its reader."""
+        uri, ms, place = self.name, self._experiment.ms, SomaPlace(self._found, layer or "")
+        if layer is None:
+            place = place_of_counts(uri, ms, self._found, ids[:FIRST_ROWS], or_raw=or_raw, round_counts=round_counts)
+            if place != (self._found, "data") and len(places_of(ms)) > 1:
+                self.notes.append(f"{uri}: the counts are taken from {place.label}")
+        self.counts_from, self._measurement = place.label, ms[place.measurement]
+        others = [other for other in places_of(ms) if other != place]
+        same = [other for other in others if other.measurement == place.measurement]
+        self.others = [*(["layer"] if same else []), *(["measurement"] if len(others) > len(same) else [])]
         name = f"{uri}: {self.counts_from}"
         with sound(name):
             var_ids = self._measurement.var.read(column_names=["soma_joinid"]).concat()["soma_joinid"].to_numpy()
-            matrix = self._measurement.X[layer]
-            self.readers = {"rna": SomaReader(matrix, ids, np.sort(var_ids), self.n_all, name)}
+            matrix = self._measurement.X[place.layer]
+            if is_dense(matrix):
+                raise BadInput(f"{name}: a dense array; expected a sparse one")
+            naming = Naming(self.obs_names, lambda: np.asarray(self.var().index), in_words(self.others))
+            named = naming if checked else None
+            self.readers = {"rna": SomaReader(matrix, ids, np.sort(var_ids), self.n_all, name, named)}
+        if checked:
+            check_first(self.readers["rna"])
 
     def obs(self, column: str) -> Column:
         """Values of an obs column: array, or pandas Categorical."""
         values: Column = self._read_obs([column])[column].iloc[self._order].array
+        if self._ids is not None and isinstance(values, pd.Categorical):
+            return values.remove_unused_categories()
         return values
 
     def obs_table(self) -> pd.DataFrame:
@@ -226,107 +285,6 @@ class SomaStore:
             passes = self._ids[np.minimum(places, len(self._ids) - 1)] == ids
             parts.append(table.filter(pyarrow.array(passes)).select(list(columns)))
         return pyarrow.concat_tables(parts).to_pandas()
-
-
-class SomaReader:
-    """Rows of a SOMA sparse array.
-
-    Attributes
-    ----------
-    block_rows : int
-        Neighbouring rows that are cheap to read together.
-    """
-
-    block_rows: int | None = RUN_ROWS
-
-    def __init__(self, matrix: Any, ids: Ints, var_ids: Ints, n_all: int, name: str) -> None:
-        self.name, self._matrix, self._ids, self._buffers = name, matrix, ids, Buffers()
-        self._kept: dict[int, SparseRows] = {}  # number of a run -> SparseRows
-        self._run_buffers = Buffers(keep=32)
-        self.n_features = len(var_ids)
-        self._dtype = matrix.schema.field("soma_data").type.to_pandas_dtype()
-        self._index_dtype = np.uint16 if self.n_features <= 1 << 16 else np.uint32
-        self._new_columns: Ints = np.zeros(int(var_ids.max(initial=-1)) + 1, self._index_dtype)
-        self._new_columns[var_ids] = np.arange(len(var_ids))
-        self.n_values = matrix.nnz  # of all cells, those that the filter leaves out too
-        value_bytes = np.dtype(self._dtype).itemsize + np.dtype(self._index_dtype).itemsize
-        self.row_bytes = self.n_values / max(n_all, 1) * value_bytes
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def run_edges(self) -> list[int]:
-        """First row of every run, a list: rows up to the next one are read by one query."""
-        return [0, *(np.flatnonzero(np.diff(self._ids // RUN_ROWS)) + 1).tolist()]
-
-    def read(self, rows: Ints) -> SparseRows:
-        """Read rows, int64 (B,), any order."""
-        from data_loaders.reading.kernels import scatter_pieces
-
-        unique, back = np.unique(rows, return_inverse=True)
-        cuts = [0, *(np.flatnonzero(np.diff(self._ids[unique] // RUN_ROWS)) + 1).tolist(), len(unique)]
-        runs = [unique[start:stop] for start, stop in itertools.pairwise(cuts) if start < stop]
-        pieces: list[Any] = [None] * len(runs)  # filled by threads
-
-        def load(number: int) -> None:
-            pieces[number] = self._run(runs[number])
-
-        run_all(load, [(number,) for number in range(len(runs))], RUNS_AT_ONCE)
-        lengths = np.concatenate([np.diff(p.indptr)[at] for p, at in pieces] or [np.empty(0, np.int64)])
-        indptr = offsets(lengths[back])
-        data, indices = (self._buffers.empty(indptr[-1], dtype) for dtype in (self._dtype, self._index_dtype))
-        order = np.argsort(back, kind="stable")
-        bounds = np.searchsorted(back[order], cuts)
-        for number, (piece, at) in enumerate(pieces):
-            asked = order[bounds[number] : bounds[number + 1]]
-            local = at[back[asked] - cuts[number]]
-            where = piece.indptr[local], piece.indptr[local + 1], indptr[asked]
-            if len(piece.data):
-                scatter_pieces(piece.data, 0, *where, data, 0)
-                scatter_pieces(piece.indices, 0, *where, indices, 0)
-        return SparseRows(data, indices, indptr, self.n_features)
-
-    def _run(self, rows: Ints) -> tuple[SparseRows, Ints]:
-        """Sorted rows of one run: a SparseRows that holds them, and where they are in it."""
-        number = self._ids[rows[0]] // RUN_ROWS
-        first, stop = np.searchsorted(self._ids, [number * RUN_ROWS, (number + 1) * RUN_ROWS])
-        piece = self._kept.pop(number, None)
-        if piece is None and len(rows) < (stop - first) / 4:
-            return self._read_run(self._ids[rows]), np.arange(len(rows))
-        if piece is None:
-            piece = self._read_run(self._ids[first:stop])
-            if len(rows) < stop - first:  # the window ends in this run, and the next one begins in it
-                self._kept[number] = piece
-                while len(self._kept) > RUNS_KEPT:
-                    self._kept.pop(next(iter(self._kept)), None)
-        return piece, rows - first
-
-    def _read_run(self, ids: Ints) -> SparseRows:
-        """Rows of sorted join ids that lie near each other: SparseRows."""
-        from data_loaders.reading.kernels import count_triples, place_triples
-
-        first, last = int(ids[0]), int(ids[-1])
-        coordinates = slice(first, last) if last - first + 1 == len(ids) else ids
-        try:
-            tables = self._matrix.read(coords=(coordinates, slice(None))).tables()
-            parts = [
-                [part[name].to_numpy() for name in ("soma_dim_0", "soma_dim_1", "soma_data")]
-                for table in tables
-                for part in table.to_batches()
-            ]
-        except Exception as error:  # tiledbsoma raises plain RuntimeErrors for damaged files
-            raise BadInput(f"{self.name}: rows {first} to {last} cannot be read ({one_line(error)})") from error
-        positions = np.zeros(last - first + 1, np.int64)
-        positions[ids - first] = np.arange(len(ids))
-        lengths = np.zeros(len(ids), np.int64)
-        for rows, _, _ in parts:
-            count_triples(rows, first, positions, lengths)
-        indptr = offsets(lengths)
-        data, indices = (self._run_buffers.empty(indptr[-1], dtype) for dtype in (self._dtype, self._index_dtype))
-        ends = indptr[:-1].copy()
-        for rows, columns, values in parts:
-            place_triples(rows, columns, values, first, positions, self._new_columns, ends, indices, data)
-        return SparseRows(data, indices, indptr, self.n_features)
 
 
 def _choose(what: str, name: str | None, known: list[str], usual: str) -> str:

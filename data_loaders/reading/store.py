@@ -46,6 +46,10 @@ class Store(Protocol):
     obs_columns : list of str
     is_shuffled : bool
         Whether the cells were put in random order when the store was written.
+    has_size_factor : bool
+        Whether `obs("size_factor")` is the sum of the counts of each cell.
+    counts_from : str
+        The matrix that the counts are taken from.
     notes : list of str
         What was chosen or left out, for the user to know; complete when `var` has been read.
     """
@@ -54,6 +58,8 @@ class Store(Protocol):
     n_cells: int
     obs_columns: list[str]
     is_shuffled: bool
+    has_size_factor: bool
+    counts_from: str
     notes: list[str]
 
     @property

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from data_loaders.errors import BadInput
 from data_loaders.sources.source import Rounding, Source
-from data_loaders.types import Array, Bools, Ints
+from data_loaders.types import Array, Bools, Floats, Ints
 
 LARGEST = np.iinfo(np.int32).max  # what every reader holds: scipy, torch and the R packages have int32
 LOG_CEILING = 20.0  # log1p of any depth stays below; normalised but unlogged values usually do not
@@ -66,6 +66,17 @@ def _same_sums(block: csr_matrix) -> bool:
     sums = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
     sums = sums[sums > 0]
     return len(sums) >= FEW_CELLS and bool(sums.std() < SAME_SUMS * sums.mean())
+
+
+def same_sums_note(totals: Floats) -> list[str]:
+    """What to note where the counts of all cells sum up alike, over all genes: raw ones do not."""
+    sums = totals[totals > 0]
+    if len(sums) < FEW_CELLS or sums.std() >= SAME_SUMS * sums.mean():
+        return []
+    return [
+        f"the counts of all cells sum up alike, to about {sums.mean():,.0f}: values that were drawn down to that "
+        "number, or normalised and then rounded; the latter are no counts"
+    ]
 
 
 def _as_named(values: Array, round_counts: bool) -> Bools:

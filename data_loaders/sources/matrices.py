@@ -5,7 +5,6 @@ Each class is a `sources.source.Matrix`. Its blocks are `(rows, csr)`: the cells
 read in one pass.
 """
 
-import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +17,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from data_loaders.errors import DAMAGED, BadInput, readable
 from data_loaders.hdf5 import check_filters
 from data_loaders.sources.source import Block, Group, Matrix
+from data_loaders.text_files import open_text
 from data_loaders.types import Array, Ints, PathLike
 
 BLOCK_VALUES = 1 << 22  # values read at a time
@@ -37,6 +37,7 @@ class CompressedMatrix:
         n_cells, n_features = (int(n) for n in shape)
         self.name, self.shape, self.by_row = name, (n_cells, n_features), by_row
         self._data, self._indices = data, indices
+        self.arrays = {"data": data, "indices": indices, "indptr": indptr}  # as they lie on disk
         self.n_values = int(data.shape[0])
         with readable(name):
             self._indptr: Ints = indptr[:].astype(np.int64)
@@ -62,7 +63,7 @@ class CompressedMatrix:
             stop = max(stop, start + 1)
             first, last = self._indptr[start], self._indptr[stop]
             with readable(f"{self.name}, {'rows' if self.by_row else 'columns'} {start} to {stop}"):
-                data, indices = _native(self._data[first:last]), self._indices[first:last].astype(np.int64)
+                data, indices = native(self._data[first:last]), self._indices[first:last].astype(np.int64)
             if len(indices) and not 0 <= indices.min() <= indices.max() < n_minor:
                 raise BadInput(f"{self.name}: index {indices.max()} is outside 0..{n_minor - 1}; {DAMAGED}")
             lengths = np.diff(self._indptr[start : stop + 1])
@@ -81,6 +82,7 @@ class DenseMatrix:
     def __init__(self, name: str, array: Any) -> None:
         n_cells, n_features = array.shape
         self.name, self.shape, self._array = name, (n_cells, n_features), array
+        self.arrays = {"values": array}  # as it lies on disk
         self.n_values = self.shape[0] * self.shape[1]
 
     def blocks(self) -> Iterator[Block]:
@@ -91,7 +93,7 @@ class DenseMatrix:
         for start in range(0, self.shape[0], step):
             stop = min(start + step, self.shape[0])
             with readable(f"{self.name}, rows {start} to {stop}"):
-                values = _native(self._array[start:stop])
+                values = native(self._array[start:stop])
             yield np.arange(start, stop), csr_matrix(values)
 
 
@@ -148,7 +150,7 @@ class MatrixMarket:
 
     def _open(self) -> TextIO:
         """The file as text."""
-        return gzip.open(self._path, "rt") if self._path.suffix == ".gz" else open(self._path)
+        return open_text(self._path)
 
 
 def _of_banner(name: str, banner: str) -> bool:
@@ -172,7 +174,7 @@ def _of_banner(name: str, banner: str) -> bool:
     return field != "pattern"
 
 
-def _native(values: Array) -> Array:
+def native(values: Array) -> Array:
     """Values in a type that scipy.sparse takes: this machine's byte order, no half precision."""
     return values.astype(np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False)
 

@@ -11,18 +11,20 @@ from pathlib import Path
 
 import pandas as pd
 
+from data_loaders.contents import kind_of
 from data_loaders.errors import BadInput, readable
 from data_loaders.features.feature_types import take_modality
 from data_loaders.features.gene_names import name_features, usable_columns
-from data_loaders.sources import anndata, mudata, soma, table, tenx
+from data_loaders.hdf5 import CONTENTS, content_of
+from data_loaders.sources import anndata, mudata, parquet, soma, table, tenx
 from data_loaders.sources.rows import filter_rows
 from data_loaders.sources.source import Options, Source
+from data_loaders.sources.which import in_words
 from data_loaders.tables import read_table
 from data_loaders.types import PathLike
 
 NUMBER = r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?"  # no leading zero, and few enough digits for a float to keep
 EVERY = ("obs_filter", "round_counts")  # options of all formats
-CHOICES = {"layer": "`layer=NAME`", "raw": "`raw=True`"}  # options that name another matrix of the same source
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,11 @@ FORMATS = (  # the first that recognises a path opens it
     Format("10x output", ".h5 file or folder with matrix.mtx", tenx.recognises, tenx.open),
     Format("a table of counts", ".csv, .tsv or .txt file", table.recognises, table.open, ("genes_in",)),
     Format(
-        "a SOMA experiment", "folder or URI", soma.recognises, soma.open, ("layer", "measurement", "obs_filter")
+        "Parquet of cells", ".parquet file, folder or pattern of them", parquet.recognises, parquet.open,
+        ("layer", "genes_table"),
+    ),
+    Format(
+        "a SOMA experiment", "folder or URI", soma.recognises, soma.open, ("layer", "raw", "measurement", "obs_filter")
     ),
 )  # fmt: skip
 
@@ -106,7 +112,7 @@ def open_source(
     _refuse_unknown_options(path, known, options)
     filters_itself = "obs_filter" in known.takes and obs_file is None  # a filter may name columns of the table
     source = known.open(path, options if filters_itself else dataclasses.replace(options, obs_filter=None))
-    source.choices = " or ".join(CHOICES[name] for name in known.takes if name in CHOICES and name in source.others)
+    source.choices = in_words(source.others)
     source.rounding.allowed = options.round_counts
     try:
         take_modality(source, modality)
@@ -131,7 +137,9 @@ def _unrecognised(path: str) -> BadInput:
     elif place.is_dir():
         found = "a folder without a store or matrix.mtx"
     else:
-        found = f"a file ending in {place.suffix!r}"
+        content = content_of(place)
+        kind = CONTENTS.get(content or "") or kind_of(place)
+        found = f"a file ending in {place.suffix!r}" + (f", {kind}" if kind else "")
     return BadInput(f"{path}: {found}; expected {_listed([f'{known.name} ({known.paths})' for known in FORMATS])}")
 
 

@@ -20,7 +20,15 @@ def recognises(path: str) -> bool:
 def open(path: str, options: Options) -> Source:
     """Open a SOMA experiment, a path or URI; see `reading.soma_store.SomaStore`."""
     obs_filter = options.obs_filter
-    store = SomaStore(path, measurement=options.measurement, layer=options.layer, obs_filter=obs_filter)
+    store = SomaStore(
+        path,
+        measurement=options.measurement,
+        layer=options.layer,
+        raw=options.raw,
+        obs_filter=obs_filter,
+        checked=False,  # blocks are checked when they become counts
+        round_counts=options.round_counts,
+    )
     try:
         with sound(f"{path}: obs and var"):
             obs, var = store.obs_table(), store.var_table()
@@ -34,7 +42,7 @@ def open(path: str, options: Options) -> Source:
     if obs_filter is not None:
         notes.append(f"{path}: {len(obs):,} of {store.n_all:,} cells pass the obs filter {obs_filter!r}")
     source = Source(path, obs, var, SomaMatrix(store), np.arange(len(var)), store.counts_from, store, notes)
-    source.others = ["layer"] if store.has_other_layers else []
+    source.others = store.others
     source.n_filtered = store.n_all - len(obs)
     return source
 

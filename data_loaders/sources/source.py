@@ -22,7 +22,7 @@ class Options:
     Attributes
     ----------
     layer : str or None
-        The layer of an AnnData, or the X layer of a SOMA experiment.
+        The layer of an AnnData, the X layer of a SOMA experiment, or the list of values of Parquet files.
     raw : bool
         Take the counts from `raw` of an AnnData.
     measurement : str or None
@@ -33,6 +33,8 @@ class Options:
         Round fractional values, see `sources.counts`.
     genes_in : {None, "rows", "columns"}
         Which axis of a text table is the genes; told by the names where it is None.
+    genes_table : str or None
+        The table of the genes that the tokens of Parquet files stand for; searched beside them where it is None.
     """
 
     layer: str | None = None
@@ -41,6 +43,7 @@ class Options:
     obs_filter: str | None = None
     round_counts: bool = False
     genes_in: str | None = None
+    genes_table: str | None = None
 
     def given(self) -> list[str]:
         """Names of the options that were used."""

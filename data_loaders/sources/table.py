@@ -1,30 +1,31 @@
-"""Text tables of counts as sources: `.csv`, `.tsv` and `.txt`, plain or gzipped, with genes in rows or in columns.
+"""Text tables of counts as sources: `.csv`, `.tsv` and `.txt`, plain or packed, with genes in rows or in columns.
 
 The first row names the columns and the first column names the rows. Lines are read one after the other, and a block of
 them is turned into numbers at a time, so memory is that of a block and of the names.
 """
 
 import csv
-import gzip
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from anndata.utils import make_index_unique
 from scipy.sparse import csr_matrix
 
+from data_loaders.contents import kind_of
 from data_loaders.errors import DAMAGED, BadInput, nearest, readable
 from data_loaders.sources import matrices
 from data_loaders.sources.orientation import genes_are_in_rows
 from data_loaders.sources.source import Block, Options, Source
+from data_loaders.text_files import open_text
 from data_loaders.types import Array
 
-ENDINGS = re.compile(r"\.(csv|tsv|txt|tab)(\.gz)?$", re.IGNORECASE)
+ENDINGS = re.compile(r"\.(csv|tsv|txt|tab)(\.(gz|bz2|xz|zst))?$", re.IGNORECASE)
 SEPARATORS = ("\t", ",", ";", " ")
 AXES = ("rows", "columns")
 
@@ -45,6 +46,9 @@ def open(path: str, options: Options) -> Source:
     if options.genes_in is not None and options.genes_in not in AXES:
         raise BadInput(f"`genes_in={options.genes_in!r}`: {nearest(options.genes_in, AXES)}")
     with readable(path):
+        kind = kind_of(path)
+        if kind is not None and not kind.startswith(("packed", "an empty")):
+            raise BadInput(f"{path}: not a table but {kind}")
         layout, rows = _layout(path)
     in_rows = options.genes_in == "rows" if options.genes_in else genes_are_in_rows(rows, layout.columns)
     if in_rows is None:
@@ -116,7 +120,7 @@ class TableMatrix:
 
 def _layout(path: str) -> tuple[Layout, list[str]]:
     """How a table is written, and the names of its rows."""
-    with _text(path) as file:
+    with open_text(path) as file:
         skipped, header = 0, ""
         for header in file:
             if header.strip() and not header.startswith(("#", "%")):
@@ -126,7 +130,8 @@ def _layout(path: str) -> tuple[Layout, list[str]]:
     if not first:
         raise BadInput(f"{path}: no row of numbers in it; expected a table of counts, names first")
     counts = {separator: len(_fields(first, separator)) for separator in SEPARATORS}
-    separator = max(SEPARATORS, key=lambda one: (counts[one] > 1, counts[one] if one != " " else 2))
+    fits = {one: len(_fields(header, one)) in (counts[one], counts[one] - 1) for one in SEPARATORS}  # R has no corner
+    separator = max(SEPARATORS, key=lambda one: (counts[one] > 1 and fits[one], counts[one] if one != " " else 2))
     n_fields = counts[separator]
     columns = _fields(header, separator)
     if len(columns) == n_fields:  # R leaves the corner out
@@ -143,7 +148,7 @@ def _layout(path: str) -> tuple[Layout, list[str]]:
 
 def _rows(path: str, layout: Layout) -> Iterator[tuple[str, str]]:
     """Name and numbers, still text, of each row."""
-    with _text(path) as file:
+    with open_text(path) as file:
         for _ in range(layout.skipped):
             next(file)
         for line in file:
@@ -193,13 +198,6 @@ def _fields(line: str, separator: str) -> list[str]:
     line = line.rstrip("\r\n")
     line = line.strip() if separator == " " else line
     return [field.strip() for field in next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])]
-
-
-def _text(path: str) -> TextIO:
-    """The file as text, without the mark that some editors put first."""
-    if path.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig")
-    return Path(path).open(encoding="utf-8-sig")
 
 
 def _some(names: list[str]) -> str:

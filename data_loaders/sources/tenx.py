@@ -13,7 +13,7 @@ import pandas as pd
 
 from data_loaders.errors import BadInput, nearest, readable
 from data_loaders.features.feature_types import canonical
-from data_loaders.hdf5 import check_filters
+from data_loaders.hdf5 import CONTENTS, check_filters, content_of, content_of_group
 from data_loaders.sources import tenx_files
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import CompressedMatrix, MatrixMarket
@@ -34,7 +34,7 @@ def recognises(path: str) -> bool:
     place = Path(path)
     if place.is_dir():
         return any((place / name).exists() for name in ("matrix.mtx", "matrix.mtx.gz"))
-    if place.suffix == ".h5" and place.is_file():
+    if place.is_file() and (place.suffix.lower() == ".h5" or content_of(place) == "10x"):
         return True
     file, genome = _file_and_genome(path)
     return Path(file).is_file() if genome else tenx_files.is_sample(path)
@@ -43,7 +43,7 @@ def recognises(path: str) -> bool:
 def open(path: str, options: Options) -> Source:
     """Open a 10x HDF5 file or folder; it has one matrix, so there are no options."""
     file, genome = _file_and_genome(path)
-    if genome or (Path(path).suffix == ".h5" and Path(path).is_file()):
+    if genome or (Path(path).is_file() and not tenx_files.is_sample(path)):
         return open_in_hdf5(file, lambda root: _open_h5(path, root, genome))
     return _open_folder(path)
 
@@ -57,6 +57,9 @@ def _file_and_genome(path: str) -> tuple[str, str]:
 def _open_h5(path: str, root: h5py.File, genome: str = "") -> Source:
     """The source in an open file of Cell Ranger."""
     check_filters(path, root)
+    content = content_of_group(root)
+    if content not in ("10x", None):
+        raise BadInput(f"{path}: {CONTENTS[content]}")
     if genome and ("matrix" in root or genome not in root):
         genomes = [name for name in root if name != "matrix"]
         has = f"no genome {genome!r}; {nearest(genome, genomes)}" if genomes else "one matrix for all genomes"
@@ -64,7 +67,7 @@ def _open_h5(path: str, root: h5py.File, genome: str = "") -> Source:
     if "matrix" in root:  # Cell Ranger 3 and later
         group = root["matrix"]
         with readable(path):
-            features = Features(*(_text(group[f"features/{name}"]) for name in ("id", "name", "feature_type")))
+            features = _of_version_3(group["features"])
     else:
         genomes = [name for name in root if isinstance(root[name], h5py.Group) and "barcodes" in root[name]]
         genomes = [name for name in genomes if genome in ("", name)]
@@ -85,6 +88,13 @@ def _open_h5(path: str, root: h5py.File, genome: str = "") -> Source:
         data, indices, indptr = (group[part] for part in ("data", "indices", "indptr"))
     matrix = CompressedMatrix(f"{path}: counts", data, indices, indptr, shape, by_row=True)
     return _source(path, matrix, barcodes, features)
+
+
+def _of_version_3(group: h5py.Group) -> Features:
+    """What the features of a file of Cell Ranger 3 are; other programs leave names or types out."""
+    ids = _text(group["id"])
+    names = _text(group["name"]) if "name" in group else ids
+    return Features(ids, names, _text(group["feature_type"]) if "feature_type" in group else None)
 
 
 def _open_folder(path: str) -> Source:

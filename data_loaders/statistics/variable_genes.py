@@ -4,8 +4,11 @@ The variance expected of a gene follows from its mean by a loess curve through l
 are clipped at mean + sqrt(N) expected standard deviations, and genes are ranked by the variance of the clipped counts
 over the expected one. Both steps need sums only: the moments of the counts, and of the clipped counts.
 
-Where so few cells were counted that most genes share one of a few means, there is no such curve. Genes are then ranked
-by the variance of their log-normalised counts.
+The genes are those of `scanpy.pp.highly_variable_genes(flavor="seurat_v3")`, ties at the last place included: all is
+computed in scanpy's order of operations, and equal scores are ordered by the same call.
+
+Where so few cells were counted that most genes share one of a few means, there is no such curve, and scanpy fails.
+Genes are then ranked by the variance of their log-normalised counts.
 """
 
 import logging
@@ -102,8 +105,8 @@ def choose(moments: GeneMoments, n_genes: int, pass_over: Pass, candidates: Ints
         return VariableGenes(candidates[top(log_sums.variance()[candidates], n_genes)], NO_TREND)
     clip = np.full(len(moments.total), np.inf)
     clip[candidates] = clip_at(mean, expected, n_cells)
-    sums = pass_over(lambda: ClippedSums(clip))
-    score = standardised_variance(mean, expected, n_cells, sums.total[candidates], sums.squares[candidates])
+    total, squares = pass_over(lambda: ClippedSums(clip)).clipped()
+    score = standardised_variance(mean, expected, n_cells, total[candidates], squares[candidates])
     return VariableGenes(candidates[top(score, n_genes)], None)
 
 
@@ -138,42 +141,76 @@ def _fewest_distinct(mean: Floats) -> int:
 
 def clip_at(mean: Floats, expected: Floats, n_cells: int) -> Floats:
     """The largest count that enters, per gene (G,)."""
-    return mean + np.sqrt(expected * n_cells)
+    clip: Floats = np.sqrt(expected) * np.sqrt(n_cells) + mean
+    return clip
 
 
 def standardised_variance(mean: Floats, expected: Floats, n_cells: int, total: Floats, squares: Floats) -> Floats:
-    """Variance of the clipped counts around the unclipped mean over the expected one (G,)."""
-    return (n_cells * mean**2 + squares - 2.0 * total * mean) / ((n_cells - 1) * expected)
+    """Variance of the clipped counts around the unclipped mean over the expected one (G,).
+
+    In scanpy's order of operations: scores that are equal there must be equal here.
+    """
+    deviation = np.sqrt(expected)
+    around_mean = n_cells * np.square(mean) + squares - 2 * total * mean
+    score: Floats = (1 / ((n_cells - 1) * np.square(deviation))) * around_mean
+    return score
 
 
 def top(score: Floats, n: int) -> Ints:
-    """The `n` genes of highest score, as sorted positions; equal scores in the order of the genes."""
-    return np.sort(np.argsort(-score, kind="stable")[:n])
+    """The `n` genes of highest score, as sorted positions.
+
+    Many rare genes have the same score, and the last place often falls among them. Which of them are taken is up to
+    numpy's default sort, as in scanpy: it is fast, not stable, and may differ between kinds of processors.
+    """
+    return np.sort(np.argsort(-score)[:n])
 
 
 class ClippedSums:
-    """Sums of counts clipped per gene and of their squares, added block by block and merged."""
+    """Sums of counts clipped per gene and of their squares, added block by block and merged.
+
+    Counts above the bound are counted, not added, so that all sums are whole numbers and do not depend on how the cells
+    were divided.
+
+    Attributes
+    ----------
+    clip : float64 (G,)
+        The largest count that enters; infinite for no bound.
+    total, squares : float64 (G,)
+        Sums over the counts up to the bound.
+    above : int64 (G,)
+        Counts above it.
+    """
 
     def __init__(self, clip: Floats) -> None:
         self.clip = clip
         self.total, self.squares = np.zeros(len(clip)), np.zeros(len(clip))
+        self.above = np.zeros(len(clip), np.int64)
 
     def add(self, block: Csr) -> None:
         """Add a block of counts (n, G)."""
-        _add_clipped(block.indices, block.data, self.clip, self.total, self.squares)
+        _add_clipped(block.indices, block.data, self.clip, self.total, self.squares, self.above)
 
     def merge(self, other: Self) -> Self:
         """Add the sums of other cells and return self."""
         self.total += other.total
         self.squares += other.squares
+        self.above += other.above
         return self
+
+    def clipped(self) -> tuple[Floats, Floats]:
+        """Sums of all counts, each at most the bound, and of their squares, float64 (G,) each."""
+        bound = np.where(self.above > 0, self.clip, 0.0)
+        return self.total + self.above * bound, self.squares + self.above * bound**2
 
 
 @numba.njit(nogil=True, cache=True)
-def _add_clipped(columns: Ints, counts: Array, clip: Floats, total: Floats, squares: Floats) -> None:
-    """Add clipped counts and their squares to the sums per gene."""
+def _add_clipped(columns: Ints, counts: Array, clip: Floats, total: Floats, squares: Floats, above: Ints) -> None:
+    """Add counts and their squares to the sums per gene, or count those above the bound."""
     for k in range(len(columns)):
         gene = columns[k]
-        value = min(float(counts[k]), clip[gene])
-        total[gene] += value
-        squares[gene] += value * value
+        value = float(counts[k])
+        if value > clip[gene]:
+            above[gene] += 1
+        else:
+            total[gene] += value
+            squares[gene] += value * value

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import cached_property
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from data_loaders.reading.atlas import Atlas
 from data_loaders.reading.store import Reader, Rows
 from data_loaders.streaming.batch import CellBatch
 from data_loaders.streaming.epoch import EpochPlan, draw_weighted, plan_epoch
+from data_loaders.streaming.workers import Share, register_with_torch, this_worker
 from data_loaders.types import Array, Floats, Ints
 
 BUFFER_BYTES = 128 << 20
@@ -30,6 +31,7 @@ class Position(TypedDict):
     seed: int
     world_size: int
     fingerprint: int
+    origin: NotRequired[int]  # in a worker of a DataLoader: the batch that its first worker began with
 
 
 class CellStream:
@@ -38,6 +40,13 @@ class CellStream:
     Usable as it is as a Lightning train dataloader. The order is a function of atlas, arguments and epoch. An
     iteration that was broken off is continued by the next one, so the sequence of batches is the same however it is cut
     into loops; without shuffling every iteration starts anew.
+
+    In the workers of a `torch.utils.data.DataLoader(stream, batch_size=None, num_workers=k)` each shows every k-th
+    batch, so that the loader gives the batches of the stream in its order. There one iteration is one epoch: a loader
+    that keeps its workers (`persistent_workers=True`) goes on to the next epoch each time, one that does not begins at
+    `epoch`.
+
+    A stream can be pickled; the store is opened again where it is unpickled.
 
     Memory is that of two windows of `buffer_bytes` (the one shown and the one being read), or of a single one when all
     selected cells fit in it: then they are read once and kept.
@@ -121,8 +130,21 @@ class CellStream:
         self._fits = self.n_selected * row_bytes <= buffer_bytes
         self._resident: dict[str, Rows] | None = None
         self._epoch = self._batch = 0
-        self._resume = False
+        self._resume = self._was_iterated = False
+        self._origin: int | None = None
         self._n_batches = len(self._plan(0).sizes)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The type, which torch asks for when it looks whether it was given an iterable dataset.
+
+        Only then is the stream registered as one: to do it when the stream is made, torch would have to be imported.
+        """
+        register_with_torch(CellStream)
+        return type(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_resident": None}
 
     def __len__(self) -> int:
         """Batches in an epoch of this rank (and of every other)."""
@@ -141,6 +163,7 @@ class CellStream:
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         self._epoch, self._batch, self._resume = int(epoch), 0, False
+        self._origin, self._was_iterated = None, False
 
     def first_rows(self, epoch: int, n_batches: int) -> Ints:
         """Rows of the first batches of an epoch on this rank, int64, in the order shown; nothing is read."""
@@ -151,13 +174,16 @@ class CellStream:
 
     def state_dict(self) -> Position:
         """Position as plain values: batches of this epoch that were yielded. The same on every rank."""
-        return {
+        state: Position = {
             "epoch": self._epoch,
             "batch": self._batch,
             "seed": self.seed,
             "world_size": self.world_size,
             "fingerprint": self._fingerprint,
         }
+        if self._origin is not None and self._batch:
+            state["origin"] = self._origin
+        return state
 
     def load_state_dict(self, state: Position) -> None:
         """Continue after the last batch that was yielded when `state` was taken.
@@ -178,21 +204,47 @@ class CellStream:
                 f"{self.world_size} ranks only the end of an epoch can be continued"
             )
         self._epoch, self._batch, self._resume = int(state["epoch"]), int(state["batch"]), True
+        self._origin, self._was_iterated = state.get("origin"), False
 
     def __iter__(self) -> Iterator[CellBatch]:
+        worker = this_worker()
+        if worker is not None:
+            yield from self._share_of_worker(*worker)
+            return
         if not self.shuffle and not self._resume:
             self._batch = 0
         self._resume = False
         plan = self._plan(self._epoch)
-        batches = self._resident_batches(plan) if self._fits else self._windowed_batches(plan)
-        for number, batch in batches:
+        for number, batch in self._batches(plan, Share()):
             if number == self._n_batches:
                 self._epoch, self._batch = self._epoch + 1, 0  # now: a state saved with the last batch is of the next
             else:
                 self._batch = number
             yield batch
 
-    def _resident_batches(self, plan: EpochPlan) -> Iterator[tuple[int, CellBatch]]:
+    def _share_of_worker(self, worker: int, n_workers: int) -> Iterator[CellBatch]:
+        """An epoch's batches of a worker of a DataLoader, or what is left of them.
+
+        Workers read ahead of what is shown, each as far as it gets, so an iteration that is broken off cannot be
+        continued: the next one shows the next epoch, as it does in all other workers.
+        """
+        if self._was_iterated:
+            self.epoch += 1
+        elif not self.shuffle and not self._resume:
+            self._batch = 0
+        self._was_iterated, self._resume = True, False
+        epoch, self._origin = self._epoch, self._batch if self._origin is None else self._origin
+        for number, batch in self._batches(self._plan(epoch), Share(worker, n_workers, self._origin)):
+            self._batch = number
+            yield batch
+        if self._epoch == epoch:  # a state saved now is of the next epoch, whose iteration is the next
+            self._epoch, self._batch, self._origin, self._was_iterated = epoch + 1, 0, None, False
+
+    def _batches(self, plan: EpochPlan, share: Share) -> Iterator[tuple[int, CellBatch]]:
+        """(batches done, batch) of a share of an epoch, from where it stands."""
+        return self._resident_batches(plan, share) if self._fits else self._windowed_batches(plan, share)
+
+    def _resident_batches(self, plan: EpochPlan, share: Share) -> Iterator[tuple[int, CellBatch]]:
         """(batches done, batch), all cells from memory."""
         if self._resident is None:
             rows = np.arange(self.n_selected) if self._rows is None else self._rows
@@ -203,34 +255,46 @@ class CellStream:
             rows = plan.window_rows(window)
             positions: Ints = rows if self._rows is None else np.searchsorted(self._rows, rows)
             for start, stop in _edges(plan.window_sizes(window))[skip:]:
-                picked = positions[start:stop]
                 number += 1
+                if not share.has(number - 1):
+                    continue
+                picked = positions[start:stop]
                 yield number, self._batch_of({k: v.take(picked) for k, v in self._resident.items()}, rows[start:stop])
 
-    def _windowed_batches(self, plan: EpochPlan) -> Iterator[tuple[int, CellBatch]]:
+    def _windowed_batches(self, plan: EpochPlan, share: Share) -> Iterator[tuple[int, CellBatch]]:
         """(batches done, batch), window by window, the next one read while this one is shown."""
-        first, skip = divmod(self._batch, plan.window_batches)
-        number = self._batch
+        first = self._batch // plan.window_batches
+        numbers = range(self._batch, self._n_batches)
         with ThreadPoolExecutor(1, "cell-stream") as pool:
-            ahead = pool.submit(self._read_window, plan, first)
+            ahead = pool.submit(self._read_window, plan, first, share)
             for window in range(first, plan.n_windows):
-                rows, counts = ahead.result()
-                edges = _edges(plan.window_sizes(window))[skip:]
-                for i, (start, stop) in enumerate(edges):
-                    if i == min(1, len(edges) - 1) and window + 1 < plan.n_windows:
+                rows, counts, edges = ahead.result()
+                shown = [(number, *edge) for number, edge in edges if number in numbers]
+                if not shown and window + 1 < plan.n_windows:
+                    ahead = pool.submit(self._read_window, plan, window + 1, share)
+                for i, (number, start, stop) in enumerate(shown):
+                    if i == min(1, len(shown) - 1) and window + 1 < plan.n_windows:
                         # a consumer that asks for the second batch has let go of the window before, whose memory the
                         # next one takes over
-                        ahead = pool.submit(self._read_window, plan, window + 1)
-                    number += 1
-                    yield number, self._batch_of({k: v[start:stop] for k, v in counts.items()}, rows[start:stop])
-                skip = 0
+                        ahead = pool.submit(self._read_window, plan, window + 1, share)
+                    yield number + 1, self._batch_of({k: v[start:stop] for k, v in counts.items()}, rows[start:stop])
 
-    def _read_window(self, plan: EpochPlan, window: int) -> tuple[Ints, dict[str, Rows]]:
+    def _read_window(
+        self, plan: EpochPlan, window: int, share: Share
+    ) -> tuple[Ints, dict[str, Rows], list[tuple[int, tuple[int, int]]]]:
+        """Rows and counts of a window, and (number, (start, stop)) of the batches in them: those of a share."""
         rows = plan.window_rows(window)
-        return rows, {name: self.atlas.read(rows, name) for name in self.modalities}
+        first = window * plan.window_batches
+        numbered = [(first + i, edge) for i, edge in enumerate(_edges(plan.window_sizes(window)))]
+        if share.n_workers > 1:
+            mine = [(number, edge) for number, edge in numbered if share.has(number)]
+            rows = np.concatenate([np.empty(0, np.int64), *(rows[slice(*edge)] for _, edge in mine)])
+            edges = _edges(np.array([stop - start for _, (start, stop) in mine], np.int64))
+            numbered = [(number, edge) for (number, _), edge in zip(mine, edges, strict=True)]
+        return rows, {name: self.atlas.read(rows, name) for name in self.modalities}, numbered
 
     def _batch_of(self, counts: Mapping[str, Rows], rows: Ints) -> CellBatch:
-        if self.atlas.has_size_factor:
+        if self.atlas.has_size_factor and self.modalities[0] == self.atlas.modalities[0]:
             size_factor = self.atlas.size_factor[rows]
         else:
             size_factor = counts[self.modalities[0]].row_sums().astype(np.float32)
@@ -330,4 +394,4 @@ def _select(atlas: Atlas, split: str | None, rows: npt.ArrayLike | None) -> Ints
 def _edges(sizes: Ints) -> list[tuple[int, int]]:
     """(start, stop) of consecutive parts of these sizes."""
     ends = np.cumsum(sizes).tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=True))
+    return list(zip([0, *ends[:-1]][: len(ends)], ends, strict=True))

@@ -1,8 +1,10 @@
 """The config tree: every preset loads, every mistake is named."""
 
 import copy
+import re
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,22 @@ def test_saved_config_reads_back(tmp_path):
 def test_a_group_may_be_empty(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 3\nflow:\n")  # as it looks when every key in it is commented out
     assert load_config(tmp_path / "config.yaml") == load_config(overrides={"seed": 3})
+
+
+def test_a_preset_names_a_guidance_only_with_what_was_measured_beside_it():
+    """What it costs in correlation error is written down, and is no more than 0.05."""
+    named = []
+    for name in presets():
+        text = resources.files("cfgen_dist").joinpath("presets", f"{name}.yaml").read_text()
+        if "guidance:" not in text:
+            assert load_config(name).sampling.guidance == 1
+            continue
+        before = text[: text.index("guidance: ")].rsplit("sampling:", 1)[1]
+        found = re.search(r"correlation error ([\d.]+) for ([\d.]+)", before)
+        assert found, f"{name}: no measured reason in a comment over its guidance"
+        assert float(found[1]) - float(found[2]) <= 0.05, name
+        named.append(name)
+    assert named == ["pbmc3k"]
 
 
 def test_presets_are_the_papers_datasets_and_load():

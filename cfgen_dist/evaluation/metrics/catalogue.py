@@ -10,7 +10,16 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
-from cfgen_dist.evaluation.metrics import distances, faithfulness, neighbours, structure
+from cfgen_dist.evaluation.metrics import (
+    abundance,
+    composition,
+    depth,
+    distances,
+    faithfulness,
+    fold_changes,
+    neighbours,
+    structure,
+)
 from cfgen_dist.evaluation.metrics.metric import Limit, Metric, Scorer
 
 LOG_NORMALISED, TF_IDF = "log-normalised", "TF-IDF"  # the spaces in which cells are compared
@@ -46,7 +55,7 @@ STRUCTURE = Scorer(
     limits=(
         Limit(
             structure.CELLS, ("all",),
-            "Classifier AUC, precision, recall, density and coverage were computed on "
+            "Classifier AUCs, precision, recall, density and coverage were computed on "
             f"{structure.CELLS:,} random cells a side",
         ),
         Limit(
@@ -69,6 +78,9 @@ NEIGHBOURS = Scorer(
     ),
 )  # fmt: skip
 
+FOLDS = Scorer(fold_changes.fold_changes, "types")
+ABUNDANCE = Scorer(abundance.abundance, "profile")
+
 METRICS: tuple[Metric, ...] = (
     Metric("w2", DISTANCES, "W2", "types", "lower", 0.05,
            "How far generated cells must be moved to become the real cells of their type (mean over types).", True,
@@ -78,24 +90,38 @@ METRICS: tuple[Metric, ...] = (
     Metric("mmd", DISTANCES, "Linear MMD", "types", "lower", 1.0,
            "Squared distance of the average generated from the average real cell of a type (mean over types).", True,
            mean_of_types=True, in_types_table=True),
-    Metric("mmd_rbf", DISTANCES, "RBF MMD", "types", "lower", 0.25,
-           "Difference of the two distributions inside a type at several length scales (mean over types).", True,
+    Metric("mmd_rbf", DISTANCES, "RBF MMD", "types", "lower", 0.02,
+           "Difference of the two distributions inside a type at several length scales (mean over types).",
            mean_of_types=True),
     Metric("knn_f1", NEIGHBOURS, "10-NN macro-F1", "types", "higher", 0.05,
            "How often generated cells land among real cells of their type; every type counts the same.",
            in_types_table=True),
+    Metric("fold_slope", FOLDS, "Slope of fold changes", "types", "equal", 0.05,
+           "Strength of the log fold changes of a type against the rest, relative to the real ones (mean over types).",
+           mean_of_types=True, in_types_table=True, space=LOG_NORMALISED),
+    Metric("fold_rank", FOLDS, "Rank correlation of fold changes", "types", "higher", 0.05,
+           "Do generated cells of a type order the genes by fold change as its real cells do (mean over types)?",
+           mean_of_types=True, space=LOG_NORMALISED),
+    Metric("fold_top", FOLDS, "Top 100 genes found", "types", "higher", 0.05,
+           "Share of the 100 genes that set the real cells of a type apart which also do in generated cells (mean over "
+           "types).", mean_of_types=True, space=LOG_NORMALISED),
+    Metric("composition", Scorer(composition.composition, "labels"), "Composition", "overall", "lower", 0.02,
+           "Share of the generated cells that would need another type for the composition of the real test cells.",
+           space=LOG_NORMALISED),
     Metric("w2_all", DISTANCES, "W2 over all cells", "overall", "lower", 0.05,
            "W2 without looking at types.", True, value="w2"),
     Metric("w1_all", DISTANCES, "W1 over all cells", "overall", "lower", 0.05,
            "W1 without looking at types.", True, value="w1"),
     Metric("mmd_all", DISTANCES, "Linear MMD over all cells", "overall", "lower", 1.0,
            "Squared distance of the averages over all cells.", True, value="mmd"),
-    Metric("mmd_rbf_all", DISTANCES, "RBF MMD over all cells", "overall", "lower", 0.5,
-           "Difference of the two distributions over all cells.", True, value="mmd_rbf"),
+    Metric("mmd_rbf_all", DISTANCES, "RBF MMD over all cells", "overall", "lower", 0.002,
+           "Difference of the two distributions over all cells.", value="mmd_rbf"),
     Metric("auc_genes", STRUCTURE, "Classifier AUC on genes", "structure", "lower", 0.1,
            "Can a random forest tell generated from real cells by their genes? 0.5: no better than a coin; 1: always."),
     Metric("auc_pcs", STRUCTURE, "Classifier AUC on components", "structure", "lower", 0.1,
            "The same on principal components, where it sees broad patterns better and single genes less."),
+    Metric("auc_linear", STRUCTURE, "Linear classifier AUC", "structure", "lower", 0.05,
+           "The same for a logistic regression on all genes, which adds up what is slightly wrong in many of them."),
     Metric("correlation_error", STRUCTURE, "Gene-gene correlation error", "structure", "lower", 0.25,
            "Error of the correlations inside types. 0: as in real cells; 1: as if genes were independent."),
     Metric("precision", STRUCTURE, "Precision", "structure", "higher", 0.1,
@@ -114,6 +140,12 @@ METRICS: tuple[Metric, ...] = (
            "lower", 0.01, "Difference of the distributions of the share of genes that a cell does not express."),
     Metric("dropout", Scorer(faithfulness.dropout, "profile"), "Dropout per gene", "counts", "lower", 0.005,
            "For the average gene, the difference in the share of cells that do not express it."),
+    Metric("genes_at_depth", Scorer(depth.genes_at_depth, "profile"), "Genes at equal depth", "counts", "lower", 0.02,
+           "Difference of the number of genes of cells with as many counts; 0.1 is 10 %."),
+    Metric("rare_genes", ABUNDANCE, "Counts of rare genes", "counts", "equal", 0.02,
+           "Counts that fall on rare genes, relative to real cells; 0.95 is 5 % too few.", space=LOG_NORMALISED),
+    Metric("abundance", ABUNDANCE, "Abundance bias", "counts", "lower", 0.02,
+           "Difference of the counts of genes of equal abundance; 0.1 is 10 %.", space=LOG_NORMALISED),
     Metric("mean_variance", Scorer(faithfulness.mean_variance, "profile"), "Mean-variance trend", "counts",
            "lower", 0.05, "Difference of the variance of genes of equal mean, in powers of ten."),
     Metric("size_factor", Scorer(faithfulness.size_factor, "profile"), "Size factors (W1 of logs)", "counts",
@@ -122,10 +154,9 @@ METRICS: tuple[Metric, ...] = (
 
 
 def metrics_of(space: str = LOG_NORMALISED, *, counts: bool = True) -> list[Metric]:
-    """The rows that apply in a space; without `counts`, those that need no counts of single cells."""
-    return [
-        metric for metric in METRICS if metric.space in (None, space) and (counts or metric.scorer.needs != "counts")
-    ]
+    """The rows that apply in a space; without `counts`, those that need no counts of single cells and no store."""
+    without = () if counts else ("counts", "labels")
+    return [metric for metric in METRICS if metric.space in (None, space) and metric.scorer.needs not in without]
 
 
 def scorers_of(metrics: Iterable[Metric]) -> dict[str, Scorer]:

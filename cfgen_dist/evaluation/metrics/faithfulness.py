@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import wasserstein_distance
 
+from cfgen_dist.evaluation.metrics.depth import BINS, curve_of
 from data_loaders.statistics.sums import GeneMoments
 
 if TYPE_CHECKING:
@@ -28,12 +29,15 @@ class Profile(GeneMoments):
         The distinct numbers of counts that cells have, ascending, and how many cells have each: the size factors.
     detected : int64 array (2, E)
         The same of the number of genes with a count.
+    curve : int64 array (3, BINS)
+        Cells, counts and genes with a count of the cells of each bin of depth (see `depth.curve_of`).
     """
 
     def __init__(self, n_genes: int) -> None:
         super().__init__(n_genes)
         self.totals: Ints = np.empty((2, 0), np.int64)
         self.detected: Ints = np.empty((2, 0), np.int64)
+        self.curve: Ints = np.zeros((3, BINS), np.int64)
 
     @classmethod
     def of(cls, counts: sparse.csr_matrix) -> Profile:
@@ -47,13 +51,16 @@ class Profile(GeneMoments):
         super().add(counts)
         totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel().astype(np.int64)
         self.totals = add_tallies(self.totals, tally(totals))
-        self.detected = add_tallies(self.detected, tally(np.diff(counts.indptr)))
+        detected = np.diff(counts.indptr).astype(np.int64)
+        self.detected = add_tallies(self.detected, tally(detected))
+        self.curve = self.curve + curve_of(totals, detected)
 
     def merge(self, other: Self) -> Self:
         """Add the cells of another profile and return self."""
         super().merge(other)
         self.totals = add_tallies(self.totals, other.totals)
         self.detected = add_tallies(self.detected, other.detected)
+        self.curve = self.curve + other.curve
         return self
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 Values = dict[str, float]
-Needs = Literal["points", "components", "counts", "profile"]
+Needs = Literal["points", "components", "counts", "profile", "types", "labels"]
 
 
 class Measured(NamedTuple):
@@ -51,7 +51,7 @@ class Scorer:
     ----------
     function : callable
         What it gives is a float, or a dict of them by name; `Measured` if it gives values of each type as well.
-    needs : {"points", "components", "counts", "profile"}
+    needs : {"points", "components", "counts", "profile", "types", "labels"}
         points
             `function(real, scored, rng)` of two `Cloud`: called for each type and for all cells at once.
         components
@@ -61,6 +61,11 @@ class Scorer:
             `Reference.score(structure=False)`.
         profile
             `function(real, scored)` of two `Profile`: sums over the counts of all cells.
+        types
+            `function(real, scored)` of two `CellSet`, of which it uses the sums by type alone: `by_type`, `cells`.
+        labels
+            The same, but it uses the numbers of cells alone, which are those of all modalities: for the main one, and
+            not for `Reference.score(structure=False)`.
     paper : callable, optional
         The function under the protocol `paper`, where it is another one.
     limits : tuple of Limit
@@ -90,7 +95,8 @@ class Metric:
     group : str
         One of `catalogue.GROUPS`.
     better : {"lower", "higher", "equal"}
-        `equal`: best where it equals the value of the real test cells; for scorers that need profiles.
+        `equal`: best where it equals the value of the real test cells, of a scorer that needs profiles; of any other,
+        where it equals the floor.
     near : float
         A value worse than the floor by no more than this is near it.
     meaning : str

@@ -4,10 +4,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from evaluation_data import same
 from scipy import sparse
 
 from cfgen_dist.cli import main
-from cfgen_dist.evaluation import evaluate
+from cfgen_dist.evaluation import evaluate, stages
 from cfgen_dist.evaluation.metrics.catalogue import metrics_of
 from cfgen_dist.evaluation.verdict import needs_types, sees_absence
 from data_loaders.errors import BadInput
@@ -222,6 +223,30 @@ def test_an_atlas_without_labels_has_a_floor(real, good):
     result = evaluate(bare, good, **OPTIONS)
     assert list(verdicts(result).values()).count("off") == 0
     assert result["warnings"] == ["real has no label column: compared are all cells together, without types."]
+
+
+@pytest.mark.parametrize("kind", ["pooled", "without floor", "mixed"])
+def test_workers_that_open_the_cells_again_see_the_same(real, good, tmp_path, monkeypatch, kind):
+    """As actors on Ray do, in processes of their own."""
+    one, other = real.copy(), good.copy()
+    if kind == "pooled":
+        del other.obs["cell_type"]
+    elif kind == "without floor":
+        one.obs["split"] = one.obs["split"].where((one.obs["cell_type"] != "NK").to_numpy(), "test")
+    else:
+        other = ad.concat([one, other], join="outer")
+        other.obs["is_generated"] = np.repeat([False, True], [one.n_obs, good.n_obs])
+        other.obs["cell_type"] = pd.Categorical(other.obs["cell_type"])
+        del other.obs["split"]
+    one.write_h5ad(tmp_path / "one.h5ad")
+    other.write_h5ad(tmp_path / "other.h5ad")
+    arguments = (tmp_path / "one.h5ad", tmp_path / "other.h5ad")
+    options = OPTIONS | {"control": True, "sets": 1, "floor_sets": 1}
+    here = evaluate(*arguments, **options)
+    setup = stages.worker_setup
+    monkeypatch.setattr(stages, "worker_setup", lambda work, origins, ray: setup(work, origins, "elsewhere"))
+    there = evaluate(*arguments, shard_size=100, **options)
+    assert all(same(there[part], here[part]) for part in ("metrics", "types", "verdict", "notes"))
 
 
 def test_what_is_missing_is_said_on_the_terminal_and_on_the_page(real, good, tmp_path, capsys):

@@ -45,7 +45,8 @@ def cells(seed, missing, *, generated=False):
     if generated:
         made.obs["is_generated"] = True
     else:
-        made.obs["split"] = pd.Categorical(rng.choice(["train", "test"], 360), categories=["train", "val", "test"])
+        split = rng.choice(["train", "test"], 360, p=[0.6, 0.4])
+        made.obs["split"] = pd.Categorical(split, categories=["train", "val", "test"])
     made.obsm["atac"] = sparse.csr_matrix(openness.astype(np.int32))
     made.obsm["adt"] = sparse.csr_matrix(rng.poisson(rna.X.toarray()[:, :20] + 0.3).astype(np.int32))
     names = {"atac": atac.var_names, "adt": [f"protein{i}" for i in range(20)]}

@@ -117,6 +117,9 @@ def test_the_paper_protocol_is_said(tmp_path):
     text = (tmp_path / "report" / "report.html").read_text()
     assert "Protocol: paper." in text
     assert "without subtracting the mean" in text
+    for title in ("Linear-time MMD, uncentred", "W2, uncentred", "10-NN F1 inside single types, uncentred"):
+        assert f"<b>{title}</b>" in text
+    assert ">Linear MMD<" not in text, "that is another figure"
 
 
 @pytest.mark.slow  # umap compiles itself for half a minute

@@ -166,7 +166,7 @@ MISTAKES = {
     ),
     "no such label column": (
         lambda real, made: (change_obs(real, cell_type=None), made, {"label": "cell_type"}),
-        "real: no obs column 'cell_type', expected one of: split",
+        "real: no obs column 'cell_type', valid: split",
     ),
     "two label columns": (
         lambda real, made: (change_obs(real, cell_type=None, **dict.fromkeys("ab", real.obs["cell_type"])), made, {}),
@@ -255,7 +255,7 @@ def test_the_command_writes_a_report_and_replaces_its_own(stores, tmp_path, caps
     arguments = ["evaluate", str(stores / "real.zarr"), str(stores / "made.h5ad"), "--out", str(out)]
     arguments += ["--embedding", "pca", "--floor-sets", "1", "--sets", "1"]
     assert main(arguments) == 0
-    assert "Of 21 measures" in capsys.readouterr().out
+    assert f"Of {len(metrics_of())} measures" in capsys.readouterr().out
     names = {"cells", "mean_variance", "dropout", "zeros", "size_factors", "types"}
     expected = {"metrics.json", "report.html", *(f"{name}.png" for name in names)}
     assert {path.name for path in out.iterdir()} == expected
@@ -332,6 +332,14 @@ def test_a_full_disk_leaves_the_earlier_report_as_it_was(real, made, tmp_path):
 def test_judgement(better, relative, value, floor, sd, verdict):
     metric = Metric("x", DISTANCES, "X", "types", better, 0.2, "", relative)
     assert judge(metric, {"mean": value, "sd": sd}, {"mean": floor, "sd": sd}, real=0.9) == verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(0.93, "at"), (0.85, "near"), (1.05, "near"), (0.7, "off"), (1.2, "off")]
+)
+def test_what_has_no_value_of_real_cells_is_best_at_the_floor(value, verdict):
+    metric = Metric("x", DISTANCES, "X", "types", "equal", 0.2, "")
+    assert judge(metric, {"mean": value, "sd": 0.0}, {"mean": 0.94, "sd": 0.0}) == verdict
 
 
 def test_numbers_in_words():

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.cli import main
 from cfgen_dist.cli.guide import span
-from cfgen_dist.guidance_sweep.run import guidance_table, guide
+from cfgen_dist.guidance_sweep.run import choose, guidance_table, guide
 from cfgen_dist.guidance_sweep.scores import Target
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
@@ -62,7 +62,40 @@ def test_a_grid_of_two_attributes_with_a_floor(model, tiny_atlas, tmp_path):
     pairs = [tuple(setting["weights"].values()) for setting in result["settings"]]
     assert pairs == [(a, b) for a in (0, 1) for b in (0, 1, 2)]
     assert result["floor"]["spread"] == pytest.approx(1, abs=0.5)
-    assert guidance_table(result)["model"].tolist() == ["composed"] * 6 + ["real cells"]
+    table = guidance_table(result)
+    assert table["model"].tolist() == ["composed"] * 6 + ["real cells"]
+    assert table["chosen"].tolist()[:6] == [number == result["chosen"] for number in range(6)]
+    for setting, worst in zip(result["settings"], table["worst"], strict=False):
+        distances = setting["distances"]
+        assert setting["worst"] == worst == max(distances.values()) == distances[setting["worst_measure"]]
+        assert setting["average"] == pytest.approx(np.mean([*distances.values()]))
+        assert set(distances) == set(result["measures_floor"]["mean"]) >= {"w2", "auc_genes", "zeros"}
+    assert choose(result["settings"]) == result["chosen"]
+
+
+def setting(weight, *, worst=5.0, average=2.0, correlation_error=0.2, model="composed"):
+    """A setting with what its choice depends on."""
+    return {
+        "model": model, "weights": {"cell_type": weight}, "worst": worst, "worst_measure": "w2", "worst_error": 0.1,
+        "average": average, "average_error": 0.1, "distances": {"w2": worst},
+        "measures": {"correlation_error": correlation_error, "coverage": 0.9},
+    }  # fmt: skip
+
+
+def test_the_choice_of_weights():
+    rows = [setting(0), setting(1), setting(1.5, average=1.0), setting(3, worst=2.0, correlation_error=1.1)]
+    assert choose(rows) == 2, "weight 3 costs too much structure, whatever it is nearer in"
+    assert choose([setting(2), setting(1), setting(0.5)]) == 1, "of equals the most faithful"
+    joint = [setting(1, model="joint", correlation_error=0.9), setting(1.2, model="joint", correlation_error=0.92)]
+    assert choose([setting(1), *joint]) == 0, "each model is held to its own weight 1"
+
+
+def test_without_measures_there_is_no_choice(model, tiny_atlas, tmp_path):
+    sweep = {"cell_type": [1.0]}
+    result = guide(model, tiny_atlas, tmp_path / "quick", sweep, cells=20, split="train", steps=2, measures=False)
+    assert result["chosen"] is result["measures_floor"] is None
+    assert "measures" not in result["settings"][0]
+    assert result["floor"] is not None
 
 
 def test_a_weight_of_zero_is_the_observed_mixture(model, tiny_atlas, tmp_path):
@@ -180,5 +213,12 @@ def test_the_command(tiny_run, tiny_atlas, tmp_path, capsys):
     assert "composed" in shown
     assert "on_target" in shown
     assert "guidance.csv" in shown
+    assert "Worst distance" not in shown, "without cells outside of the split there is no floor"
+    floored = [*command[:3], "--out", tmp_path / "b", "--sweep", "cell_type=0:1:1", "--split", "train"]
+    assert main([*map(str, floored), "--fix", "donor=1", "--cells", "20", "--steps", "2"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "The trade-off by weight of cell_type/donor" in shown
+    assert "Worst distance to the floor" in shown
+    assert "chosen" in shown
     assert main([*map(str, command[:5]), "--sweep", "cell_type"]) == 2
     assert "--sweep has 'cell_type', expected NAME=VALUE" in capsys.readouterr().err

@@ -118,7 +118,8 @@ def test_the_base_comes_first_and_is_never_undercut(killed_and_resumed):
         assert first["values"][f"{stage}.{key}"] == getattr(base, stage).lr
         assert best_trial(out / stage)["objective"] <= first["objective"]
     flow = read_trials(out / "flow")[0]
-    assert flow["w2"] == flow["objective"] == min(flow["w2@1"], flow["w2@2"]), "by guidance strength"
+    assert flow["worst"] == flow["objective"] == flow["worst@1"], "every measure, at the faithful guidance"
+    assert {"average", "w2", "correlation_error"} <= set(flow)
 
 
 @pytest.mark.slow
@@ -155,7 +156,13 @@ def test_table_and_report(killed_and_resumed):
     assert {row["status"] for row in rows} <= {"done", "stopped", "failed"}
     for row in rows[:5]:
         assert float(row["autoencoder.lr"]) > 0
+    settings = list(csv.DictReader((out / "sampling.csv").open()))
+    assert [row["chosen"] for row in settings].count("True") == 1
+    distances = [float(value) for key, value in settings[0].items() if key.endswith("_distance")]
+    assert float(settings[0]["worst"]) == max(distances)
     page = (out / "report.html").read_text()
+    assert "Worst distance to the floor" in page
+    assert "Gene-gene correlation error" in page
     assert page.count("data:image/png;base64,") >= 4
     assert "http" not in page.replace("http-equiv", ""), "one self-contained page"
     assert "parallel coordinates" in page

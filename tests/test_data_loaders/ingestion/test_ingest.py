@@ -46,32 +46,104 @@ def refused(source, **options):
 # ---- genes
 
 
+def choosers(source, **options):
+    """The names of the cells that train or validate, when no cell is left out."""
+    out, _ = ingested(source, **options)
+    return out.obs_names[out.obs["split"] != "test"]
+
+
 def test_min_cells(source):
     adata = small_adata()
-    n_cells = np.asarray((adata.X > 0).sum(0)).ravel()
+    chosen_by = choosers(source)
+    n_cells = np.asarray((adata[chosen_by].X > 0).sum(0)).ravel()
     bound = int(np.median(n_cells))
     out, card = ingested(source, min_cells=bound, drop_empty=True)
     assert list(out.var_names) == list(adata.var_names[n_cells >= bound])
     assert card["dropped"]["genes_below_min_cells"] == (n_cells < bound).sum()
+    assert card["genes_chosen_by"] == {"splits": ["train", "val"], "n_cells": 48}
     assert same_counts(out, adata)
     message = refused(source, min_cells=61)
-    assert "`min_cells=61`: no gene is left of 25; the most common one has counts in 60 of 60 cells" in message
+    assert "`min_cells=61`: no gene is left of 25; the most common one has counts in 48 of 48 cells that" in message
+
+
+def with_test_only_genes(folder, column="donor"):
+    """Donor d5 alone shows gene g3 and, of the others, mostly g7; the rest is small_adata()."""
+    adata = small_adata()
+    adata.obs[column] = pd.Categorical([f"d{i % 6}" for i in range(adata.n_obs)])
+    counts = adata.X.toarray()
+    held = (adata.obs[column] == "d5").to_numpy()
+    counts[~held, 3] = 0
+    counts[held, 3] = 900
+    counts[held, 7] = np.where(np.arange(held.sum()) % 2, 0, 700)
+    adata.X = csr_matrix(counts)
+    adata.write_h5ad(folder / "donors.h5ad")
+    return adata
+
+
+def seed_that_holds_out(name, source):
+    for seed in range(100):
+        _, card = ingested(source, holdout=("donor", 0.17), seed=seed, drop_empty=True)
+        if card["options"]["held_out"] == [name]:
+            return seed
+    raise AssertionError
+
+
+@pytest.mark.parametrize("options", [{"min_cells": 1}, {"genes": "hvg:5", "min_cells": 1}, {"genes": "hvg:5"}])
+def test_held_out_donors_never_choose_genes(tmp_path, options):
+    """Whatever the held-out donor's counts are, the genes are the same, and so are the split and the other cells."""
+    adata = with_test_only_genes(tmp_path)
+    seed = seed_that_holds_out("d5", tmp_path / "donors.h5ad")
+    options = {"holdout": ("donor", 0.17), "seed": seed, "drop_empty": True} | options
+    out, card = ingested(tmp_path / "donors.h5ad", **options)
+    held = adata.obs["donor"] == "d5"
+    adata.X[held.to_numpy()] = np.random.default_rng(1).poisson(3, (held.sum(), adata.n_vars)) + 1
+    adata.write_h5ad(tmp_path / "donors.h5ad")
+    other, _ = ingested(tmp_path / "donors.h5ad", **options)
+    assert list(out.var_names) == list(other.var_names)
+    assert ("g3" in out.var_names) == (options.get("min_cells") is None and "genes" not in options)
+    common = out.obs_names[out.obs["split"] != "test"]
+    assert (out[common].X != other[common].X).nnz == 0
+    pd.testing.assert_series_equal(out.obs["split"][common], other.obs["split"][common])
+    assert card["genes_chosen_by"]["n_cells"] == len(common) == (~held).sum()
+
+
+def test_a_list_of_genes_is_chosen_by_nobody(source):
+    names = source.with_name("genes.txt")
+    names.write_text("g7\ng0\n")
+    assert "genes_chosen_by" not in ingested(source, genes=str(names), drop_empty=True)[1]
+
+
+def test_cells_that_the_choice_leaves_empty(tmp_path):
+    """They are refused or dropped, wherever they are, and counted; the split of the others does not change."""
+    adata = small_adata()
+    counts = adata.X.toarray()
+    counts[:, :2] = 0
+    counts[3, 0], counts[4, 1] = 5, 5
+    counts[[3, 4], 2:] = 0  # cells whose only gene is in a single cell
+    counts[5] = 0
+    adata.X = csr_matrix(counts)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    whole, card = ingested(tmp_path / "a.h5ad", drop_empty=True)
+    assert card["dropped"]["empty_cells"] == 1
+    out, card = ingested(tmp_path / "a.h5ad", drop_empty=True, min_cells=2)
+    assert card["dropped"]["empty_cells"] == 3
+    assert set(whole.obs_names) - set(out.obs_names) == {adata.obs_names[3], adata.obs_names[4]}
+    assert list(whole.obs_names[whole.obs_names.isin(out.obs_names)]) == list(out.obs_names)
+    assert (whole.obs["split"][out.obs_names] == out.obs["split"]).all()
+    assert sum(card["splits"].values()) == out.n_obs == 57
+    adata[np.arange(60) != 5].write_h5ad(tmp_path / "a.h5ad")
+    assert "has no counts in the chosen genes, one of 2 such cells" in refused(tmp_path / "a.h5ad", min_cells=2)
 
 
 def test_highly_variable_genes_are_scanpys(tmp_path, real_data, monkeypatch):
     monkeypatch.setattr(buckets, "BUCKET_VALUES", 500_000)
     adata = ad.read_h5ad(real_data / "pbmc3k.h5ad")
     ingest(real_data / "pbmc3k.h5ad", tmp_path / "out.zarr", genes="hvg:2000", min_cells=30)
+    out = ad.read_zarr(tmp_path / "out.zarr")
+    adata = adata[out.obs_names[out.obs["split"] != "test"]].copy()
     sc.pp.filter_genes(adata, min_cells=30)
     sc.pp.highly_variable_genes(adata, n_top_genes=2000, flavor="seurat_v3")
-    out = ad.read_zarr(tmp_path / "out.zarr")
-    assert out.n_vars == 2000
-    score = adata.var["variances_norm"]
-    bound = score.nlargest(2000).iloc[-1]
-    tied = np.isclose(score, bound, rtol=1e-9)  # scanpy takes any of these, we take the first
-    assert tied.sum() < 10
-    chosen = adata.var_names.isin(out.var_names)
-    assert (chosen == adata.var["highly_variable"])[~tied].all()
+    assert list(out.var_names) == list(adata.var_names[adata.var["highly_variable"]])
 
 
 def test_highly_variable_genes_refusals(source):

@@ -124,3 +124,32 @@ def test_what_is_not_there(server, bucket):
             open_remote(server, url)
     with pytest.raises(BadInput, match="nonsense://x: cannot be opened"):
         open_atlas("nonsense://x")
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"])
+def test_an_endpoint_of_the_environment_may_be_plain_http(server, bucket, monkeypatch, capsys, tmp_path, name):
+    """As of MinIO, Ceph or moto: every command reads from there, or says in one line why it does not."""
+    from cfgen_dist.cli import main
+
+    for key, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", "us-east-1")):
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv(name, server)
+    _, local = bucket
+    assert open_atlas("s3://cells/atlas.zarr").fingerprint == local.fingerprint
+    assert main(["describe", "s3://cells/atlas.zarr"]) == 0
+    assert "cells" in capsys.readouterr().out
+    for command, message in (
+        (["train", "s3://cells/none.zarr", "--out", tmp_path / "run"], "none.zarr: not a Zarr store"),
+        (["evaluate", "s3://cells/none.zarr", "s3://cells/none.zarr", "--out", tmp_path / "r"], "not a Zarr store"),
+        (
+            ["generate", "s3://cells/run", tmp_path / "made.zarr", "--cells", "5"],
+            "s3://cells/run: a model bundle is read",
+        ),
+        (["export", "s3://cells/atlas.zarr", tmp_path / "a.h5ad"], "atlas.zarr: export reads a store on a disk"),
+    ):
+        assert main([*map(str, command)]) == 2, command
+        said = [
+            line for line in capsys.readouterr().err.splitlines() if '" 404 -' not in line and '" 200 -' not in line
+        ]
+        assert len(said) == 1, "the rest is the server's own log"
+        assert message in said[0]

@@ -9,8 +9,9 @@ import scanpy as sc
 from scipy import sparse
 from store_data import cells, genes, write_anndata
 
+from cfgen_dist.evaluation.spaces.log_normalised import choose_genes, in_memory
 from data_loaders import ingest, open_atlas, simulate
-from data_loaders.statistics.variable_genes import NO_TREND, expected_variance, variable_genes
+from data_loaders.statistics.variable_genes import NO_TREND, ClippedSums, clip_at, expected_variance, variable_genes
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,8 @@ def test_ingest_says_what_it_did_instead(tmp_path, caplog):
     assert NO_TREND in caplog.messages
     out = ad.read_zarr(tmp_path / "out.zarr")
     columns = np.array([int(name.removeprefix("gene")) for name in out.var_names])
+    chosen_by = (out.obs["split"] != "test").to_numpy()
+    counts = counts[out.obs["source_row"].to_numpy()[chosen_by]]
     common = np.flatnonzero(counts.getnnz(axis=0) >= 2)
     adata = ad.AnnData(counts.astype(np.float64))
     sc.pp.normalize_total(adata, target_sum=1e4)
@@ -79,6 +82,80 @@ def test_ingest_says_what_it_did_instead(tmp_path, caplog):
     assert set(columns) <= set(common)
     assert variance[columns].min() >= np.sort(variance[common])[-500] - 1e-9
     assert (np.diff(columns) > 0).all()
+
+
+def rare_genes(rng):
+    """300 cells, 1,200 genes: most in so few cells that many share one score, wherever the choice ends."""
+    counts = rng.poisson(np.exp(rng.normal(-2.5, 1.5, 1_200)), (300, 1_200))
+    counts[:, 7] = 3  # genes that do not vary
+    counts[:, 8] = 0
+    return sparse.csr_matrix(counts)
+
+
+def repeated_genes(rng):
+    """Every gene five times, so that all scores are tied."""
+    counts = rng.negative_binomial(0.5, 0.5 / (0.5 + np.exp(rng.normal(-1, 1.5, 120))), (150, 120))
+    return sparse.csr_matrix(np.tile(counts, 5))
+
+
+def constant_genes(rng):
+    """Half of the genes are the same in all cells, zero or not, and more genes are asked for than vary."""
+    counts = rng.poisson(np.exp(rng.normal(0, 1.5, 400)), (80, 400))
+    constant = rng.random(400) < 0.5
+    counts[:, constant] = rng.integers(0, 4, constant.sum())
+    return sparse.csr_matrix(counts)
+
+
+def two_cells(rng):
+    return sparse.csr_matrix(rng.negative_binomial(0.3, 0.3 / (0.3 + np.exp(rng.normal(2, 2, 300))), (2, 300)))
+
+
+def heavy_tails(rng):
+    """Counts far above the bound, many of the same genes."""
+    counts = rng.poisson(np.exp(rng.normal(-2, 1.5, 500)), (200, 500))
+    counts[rng.integers(0, 200, 300), rng.integers(0, 500, 300)] += rng.integers(5, 2_000, 300)
+    return sparse.csr_matrix(counts)
+
+
+@pytest.mark.parametrize("make", [rare_genes, repeated_genes, constant_genes, two_cells, heavy_tails])
+@pytest.mark.parametrize("seed", range(3))
+def test_they_are_scanpys_to_the_last_tie(make, seed):
+    counts = make(np.random.default_rng(seed))
+    n_genes = counts.shape[1]
+    worked = 0
+    for n in np.unique(np.geomspace(2, n_genes - 1, 12).astype(int)):
+        try:
+            expected = seurat_v3(counts, n)
+        except ValueError:
+            continue
+        worked += 1
+        np.testing.assert_array_equal(choose_genes(n_genes, in_memory(counts), n), expected)
+    assert worked or make is two_cells
+
+
+def test_sums_do_not_depend_on_how_the_cells_are_divided():
+    """So the genes chosen in shards, or by more threads, are the same, ties and all."""
+    counts = heavy_tails(np.random.default_rng(0))
+    clip = clip_at(np.asarray(counts.mean(0)).ravel(), np.ones(500), 200)
+    whole, parts = ClippedSums(clip), ClippedSums(clip)
+    whole.add(counts)
+    for rows in np.array_split(np.random.default_rng(1).permutation(200), 7):
+        part = ClippedSums(clip)
+        part.add(counts[rows])
+        parts.merge(part)
+    assert whole.above.sum() > 100
+    for ours, other in zip(whole.clipped(), parts.clipped(), strict=True):
+        np.testing.assert_array_equal(ours, other)
+    dense = np.minimum(counts.toarray(), clip)
+    np.testing.assert_allclose(whole.clipped()[0], dense.sum(0))
+    np.testing.assert_allclose(whole.clipped()[1], (dense**2).sum(0))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_so_few_genes_that_the_fit_would_crash(n):
+    """With fewer than four genes that vary the fit of scanpy ends the process."""
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(2.0, (30, 6)) * (np.arange(6) < n))
+    np.testing.assert_array_equal(choose_genes(6, in_memory(counts), 2), most_varying(counts, 2))
 
 
 @pytest.mark.parametrize("means", [1, 2])

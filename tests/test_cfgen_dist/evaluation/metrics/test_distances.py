@@ -68,11 +68,20 @@ def test_linear_time_estimate_is_noisy_around_the_squared_mean_gap(rng):
     assert min(found) < 0
 
 
-def test_rbf_mixture_is_the_sum_over_kernels(rng):
+def test_rbf_mixture_is_the_sum_over_kernels_of_pairs_of_two_cells(rng):
     a, b = rng.normal(size=(20, 3)), rng.normal(size=(25, 3)) + 0.5
     expected = 0.0
     for width in WIDTHS:
         gamma = 1 / (2 * width**2)
-        expected += rbf_kernel(a, a, gamma).mean() + rbf_kernel(b, b, gamma).mean() - 2 * rbf_kernel(a, b, gamma).mean()
+        for cells in (a, b):
+            kernel, n = rbf_kernel(cells, cells, gamma), len(cells)
+            expected += (kernel.sum() - np.trace(kernel)) / (n * (n - 1))
+        expected -= 2 * rbf_kernel(a, b, gamma).mean()
     assert mmd_rbf(a, b, rng) == pytest.approx(expected)
-    assert mmd_rbf(a, a, rng) == pytest.approx(0, abs=1e-12)
+
+
+def test_rbf_mixture_is_zero_on_average_for_cells_of_one_distribution(rng):
+    found = [mmd_rbf(rng.normal(size=(30, 5)), rng.normal(size=(20, 5)), rng) for _ in range(200)]
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(200)
+    assert min(found) < 0
+    assert np.isnan(mmd_rbf(rng.normal(size=(1, 5)), rng.normal(size=(20, 5)), rng))

@@ -10,7 +10,7 @@ from evaluation_data import of_split, with_split
 from scipy import sparse
 
 from cfgen_dist.evaluation import Reference, independent_genes, matched_rows
-from cfgen_dist.evaluation.metrics.structure import correlation_error, manifold_overlap, two_sample_auc
+from cfgen_dist.evaluation.metrics.structure import correlation_error, linear_auc, manifold_overlap, two_sample_auc
 
 pytestmark = pytest.mark.heavy
 
@@ -66,8 +66,19 @@ def test_classifier_sees_what_a_linear_one_cannot(rng):
     assert two_sample_auc(np.concatenate([correlated, independent]), truth, 0) > 0.7
 
 
-def test_classifier_needs_cells():
-    assert np.isnan(two_sample_auc(np.zeros((6, 2)), np.array([False] * 4 + [True] * 2), 0))
+def test_the_linear_classifier_adds_up_what_is_slightly_wrong_in_many_genes(rng):
+    values, truth = rng.normal(size=(600, 1000)), np.repeat([False, True], 300)
+    assert linear_auc(sparse.csr_matrix(values), truth, 0) == pytest.approx(0.5, abs=0.08)
+    shifted = values + 0.1 * truth[:, None]
+    assert linear_auc(sparse.csr_matrix(shifted), truth, 0) > 0.85
+    assert linear_auc(sparse.csr_matrix(shifted * np.geomspace(0.01, 100, 1000)), truth, 0) > 0.85, "in any unit"
+    assert two_sample_auc(shifted, truth, 0) < 0.8
+
+
+def test_classifiers_need_cells():
+    truth = np.array([False] * 4 + [True] * 2)
+    assert np.isnan(two_sample_auc(np.zeros((6, 2)), truth, 0))
+    assert np.isnan(linear_auc(sparse.csr_matrix((6, 2)), truth, 0))
 
 
 def test_manifolds_by_their_definition(rng):

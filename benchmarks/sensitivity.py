@@ -1,0 +1,339 @@
+"""Which measure sees what? Sets of cells that are wrong in one known way, scored by `evaluate`.
+
+    python benchmarks/sensitivity.py FOLDER --json sensitivity.json
+    python benchmarks/sensitivity.py --read sensitivity.json     # the tables again, judged by today's tolerances
+
+FOLDER has pbmc3k.h5ad, kang_ifnb_pbmc.h5ad and baron_pancreas_h1.h5ad, raw counts with the obs columns of `SETS`. The
+cells of each are split, stratified by type, into test (20 %), training (40 %) and a pool (40 %). A wrong set is made
+from the pool, which no measure knows; at strength 0 it is a set of fresh real cells. Two halves of the pool make two
+sets.
+`wrong_sets.py` makes them, `FAULTS` lists them.
+
+Tolerances: sets of strength 0 over several splits say how far real cells lie from the floor by chance. The tolerance of
+a measure (`near` in the catalogue) is the smallest, rounded up to two digits, by which none of them is off, whatever
+the spread over sets.
+"""
+
+import json
+import math
+import sys
+import time
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import wrong_sets
+from common import base_parser, report
+from sklearn.model_selection import train_test_split
+
+from cfgen_dist.evaluation import evaluate
+from cfgen_dist.evaluation.metrics import catalogue
+from cfgen_dist.evaluation.summary import summarise
+from cfgen_dist.evaluation.verdict import distance, judge, sees_absence
+
+MIN_CELLS = 20  # that a gene is seen in
+MIN_TYPE = 10  # cells of a type
+HALVES = 2
+FLOOR_SETS = 4
+SPLITS = 5  # for the tolerances
+
+
+class Data(NamedTuple):
+    """Where cells come from."""
+
+    file: str
+    types: str
+    batches: str | None
+    cells: int | None  # a random subset of as many
+
+
+SETS = {
+    "PBMC3K": Data("pbmc3k.h5ad", "cell_type", None, None),
+    "Kang": Data("kang_ifnb_pbmc.h5ad", "cell_type", "condition", 2500),
+    "Baron": Data("baron_pancreas_h1.h5ad", "cell_type", "batch", None),
+}
+
+
+class Fault(NamedTuple):
+    """A way to be wrong.
+
+    `make(cells, strength, rng)` makes it; `key` is its name in the JSON; `of` what the strength is a share of.
+    """
+
+    key: str
+    title: str
+    of: str
+    strengths: tuple
+    make: object
+
+
+def dropped(cells, strength, rng):
+    """Without the rarest types that together have a share of the cells, or at least one of them."""
+    kinds, number = np.unique(cells.types, return_counts=True)
+    order = np.argsort(number, kind="stable")
+    gone = max(1, int((np.cumsum(number[order]) <= strength * len(cells)).sum()))
+    return wrong_sets.without_types(cells, kinds[order][:gone])
+
+
+def without_largest(cells, strength, rng):
+    """Without the largest type, or with nothing else."""
+    kinds, number = np.unique(cells.types, return_counts=True)
+    largest = kinds[np.argmax(number)]
+    return wrong_sets.without_types(cells, [largest] if strength < 1 else kinds[kinds != largest])
+
+
+FAULTS = (
+    Fault("dropped", "rarest types missing", "cells", (0.05, 0.2), dropped),
+    Fault("largest", "largest type missing (1: nothing else)", "", (0.5, 1), without_largest),
+    Fault("recomposed", "composition towards equal shares", "exponent", (0.1, 0.5), wrong_sets.recomposed),
+    Fault("ambient", "ambient counts", "counts", (0.05, 0.1, 0.3), wrong_sets.ambient),
+    Fault("shuffled", "genes shuffled within types", "genes", (0.1, 0.5, 1), wrong_sets.shuffled),
+    Fault("shallower", "counts lost", "counts", (0.05, 0.25), wrong_sets.shallower),
+    Fault("deeper", "counts added (1: depth doubled)", "counts", (0.1, 1), wrong_sets.deeper),
+    Fault("weakened", "one programme expressed less", "counts", (0.1, 0.25, 0.5), wrong_sets.weakened),
+    Fault("flattened", "one programme varies less", "counts", (0.1, 0.5, 1), wrong_sets.flattened),
+    Fault("dispersed", "dispersion too large", "counts", (0.1, 0.25, 0.5), wrong_sets.dispersed),
+    Fault("starved", "rare genes starved", "counts", (0.05, 0.1, 0.2), wrong_sets.starved),
+    Fault("exaggerated", "types too different", "exponent", (0.1, 0.25), wrong_sets.exaggerated),
+    Fault("alike", "types too much alike", "exponent", (0.1, 0.25),
+          lambda cells, strength, rng: wrong_sets.exaggerated(cells, -strength, rng)),
+    Fault("relabelled", "labels swapped", "cells", (0.02, 0.05, 0.1), wrong_sets.relabelled),
+    Fault("averaged", "mode averaging", "type", (0.02, 0.1, 1), wrong_sets.averaged),
+    Fault("collapsed", "few different cells, repeated", "cells", (0.5, 0.9), wrong_sets.collapsed),
+    Fault("copied", "copies of training cells", "cells", (1,), None),
+    Fault("rebatched", "batch labels dealt anew", "cells", (0.25, 1), wrong_sets.rebatched),
+)  # fmt: skip
+BY_BATCH = "rebatched"
+
+
+def load(folder, data):
+    """The cells of a data set, as `wrong_sets.Cells`."""
+    found = ad.read_h5ad(Path(folder) / data.file)
+    if data.cells:
+        chosen = np.random.default_rng(0).choice(found.n_obs, data.cells, replace=False)
+        found = found[np.sort(chosen)]
+    types = found.obs[data.types].astype(str)
+    found = found[(types.map(types.value_counts()) >= MIN_TYPE).to_numpy()]
+    counts = found.X.tocsr().astype(np.int64)
+    counts = counts[:, np.asarray((counts > 0).sum(axis=0)).ravel() >= MIN_CELLS]
+    batches = found.obs[data.batches].astype(str).to_numpy() if data.batches else np.full(found.n_obs, "all")
+    return wrong_sets.Cells(counts, found.obs[data.types].astype(str).to_numpy(), batches)
+
+
+def split(cells, seed):
+    """Test cells, training cells, and the halves of the pool."""
+    rest, test = train_test_split(np.arange(len(cells)), test_size=0.2, stratify=cells.types, random_state=seed)
+    train, pool = train_test_split(rest, test_size=0.5, stratify=cells.types[rest], random_state=seed)
+    halves = train_test_split(pool, test_size=0.5, stratify=cells.types[pool], random_state=seed)
+    return cells[test], cells[train], [cells[half] for half in halves]
+
+
+def as_anndata(cells, split=None):
+    """What `evaluate` is given."""
+    obs = pd.DataFrame({"cell_type": pd.Categorical(cells.types), "batch": pd.Categorical(cells.batches)})
+    if split is not None:
+        obs["split"] = pd.Categorical(split)
+    obs.index = [f"cell-{i}" for i in range(len(cells))]
+    return ad.AnnData(
+        cells.counts.astype(np.int32), obs, pd.DataFrame(index=[f"g{i}" for i in range(cells.counts.shape[1])])
+    )
+
+
+def real_cells(test, train):
+    """The atlas: test and training cells."""
+    both = wrong_sets.Cells(
+        wrong_sets.sparse.vstack([test.counts, train.counts], format="csr"),
+        np.concatenate([test.types, train.types]), np.concatenate([test.batches, train.batches]),
+    )  # fmt: skip
+    return as_anndata(both, np.repeat(["test", "train"], [len(test), len(train)]))
+
+
+def make(fault, strength, halves, train, seed):
+    """The sets of a fault, as AnnData."""
+    maker = fault.make or partial(wrong_sets.copied, train=train)
+    made = []
+    for number, half in enumerate(halves):
+        rng = np.random.default_rng([seed, number])
+        made.append(as_anndata(maker(half, strength, rng) if strength else half))
+    return made
+
+
+def score(real, sets, label="cell_type"):
+    """Score sets with `evaluate`: {name: stores} to {name: {measure: {generated, floor, real}}}.
+
+    All stores go into one evaluation, where each is one generated set: the floor does not depend on them, so it is
+    measured once. Where a store lacks a type of the test cells, measures that its absence touches have `lacks`.
+    """
+    result = evaluate(
+        real, [store for stores in sets.values() for store in stores], label=label, floor_sets=FLOOR_SETS, workers=1
+    )
+    wanted, values, first = set(real.obs.loc[real.obs["split"] == "test", label]), {}, 0
+    for name, stores in sets.items():
+        generated = summarise(result["sets"]["generated"][first : first + len(stores)])
+        lacks = any(wanted - set(store.obs[label]) for store in stores)
+        values[name] = {
+            key: {
+                "generated": generated[key], "floor": row["floor"], "real": row["real"],
+                "lacks": lacks and sees_absence(METRICS[key]),
+            }
+            for key, row in result["metrics"].items()
+        }  # fmt: skip
+        first += len(stores)
+    return values
+
+
+def measure(folder, name, quick, seed, only_right=False):
+    """One row for each fault and strength of a data set; of strength 0 alone, if so asked."""
+    cells = load(folder, SETS[name])
+    test, train, halves = split(cells, seed)
+    real = real_cells(test, train)
+    sets = {("none", 0): [as_anndata(half) for half in halves]}
+    faults = [] if only_right else [fault for fault in FAULTS if fault.key != BY_BATCH]
+    for fault in faults:
+        for strength in fault.strengths[-1:] if quick else fault.strengths:
+            sets[fault.key, strength] = make(fault, strength, halves, train, seed)
+    say(f"{name}, split {seed}: {sum(map(len, sets.values()))} sets")
+    found = score(real, sets)
+    found["none", 0]["composition"]["generated"] = chance_composition(test, train, seed)
+    if SETS[name].batches and not only_right:
+        fault = next(fault for fault in FAULTS if fault.key == BY_BATCH)
+        strengths = (0, *(fault.strengths[-1:] if quick else fault.strengths))
+        sets = {(fault.key, strength): make(fault, strength, halves, train, seed) for strength in strengths}
+        by_batch = score(real, sets, "batch")
+        found |= {
+            key: {name: row for name, row in values.items() if METRICS[name].group == "types"}
+            for key, values in by_batch.items()
+        }
+    return [
+        {"data": name, "seed": seed, "fault": fault, "strength": strength, "values": values}
+        for (fault, strength), values in found.items()
+    ]
+
+
+def chance_composition(test, train, seed):
+    """The composition, as `evaluate` gives it, of a store with the labels of random training cells.
+
+    The sets of strength 0 have the composition of the test cells, as no generated store has.
+    """
+    kinds = np.unique(test.types)
+    shares = [np.array([(cells.types == kind).mean() for kind in kinds]) for cells in (test, train)]
+    drawn = np.random.default_rng([seed, 2]).multinomial(len(test), shares[1] / shares[1].sum()) / len(test)
+    return {"mean": float(np.abs(drawn - shares[0]).sum() / 2), "sd": 0.0}
+
+
+def say(text):
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+METRICS = {metric.key: metric for metric in catalogue.METRICS}
+
+
+def excess(key, row):
+    """How much worse than the floor a value is, as the tolerance has it: at least 0, a share of the floor if so."""
+    metric = METRICS[key]
+    worse, _ = distance(metric, row["generated"], row["floor"], row["real"])
+    if not math.isfinite(worse):
+        return 0.0
+    return max(worse, 0.0) / (abs(row["floor"]["mean"]) if metric.relative else 1.0)
+
+
+def rounded_up(value):
+    """To two digits."""
+    if value <= 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return round(math.ceil(value / unit - 1e-9) * unit, 12)
+
+
+def tolerances(rows):
+    """Measure → `near`, the smallest by which no set of strength 0 is off; the excess of nine in ten; sets."""
+    found = defaultdict(list)
+    for row in rows:
+        if row["strength"] == 0:
+            for key, values in row["values"].items():
+                found[key].append(excess(key, values))
+    return {
+        key: {"near": rounded_up(max(each)), "most": float(np.quantile(each, 0.9)), "n": len(each)}
+        for key, each in found.items()
+    }
+
+
+def verdicts(row):
+    """Measure → verdict of a row, as `evaluate` has it."""
+    return {
+        key: "off" if values["lacks"] else judge(METRICS[key], values["generated"], values["floor"], values["real"])
+        for key, values in row["values"].items()
+    }
+
+
+def table(rows):
+    """Markdown: for each measure and fault the smallest strength at which the measure is off on every data set."""
+    seen = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["strength"] > 0:
+            for key, verdict in verdicts(row).items():
+                seen[row["fault"]][key, row["strength"]].append(verdict)
+    lines = ["| measure | " + " | ".join(fault.title for fault in FAULTS if fault.key in seen) + " |"]
+    lines.append("| --- |" + " --- |" * len(seen))
+    for key in METRICS:
+        cells = []
+        for fault in FAULTS:
+            if fault.key not in seen:
+                continue
+            off = [s for s in fault.strengths if seen[fault.key][key, s] and set(seen[fault.key][key, s]) == {"off"}]
+            some = [s for s in fault.strengths if "off" in seen[fault.key][key, s]]
+            cells.append(f"{off[0]:g}" if off else f"({some[0]:g})" if some else "")
+        if any(key in row["values"] for row in rows):
+            lines.append(f"| `{key}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def first_seen(rows):
+    """Markdown: for each fault and strength, how many measures are off on each data set, and which on all of them."""
+    lines = [f"| fault | strength | {' | '.join(SETS)} | off on all |", "| --- | --- |" + " --- |" * (len(SETS) + 1)]
+    for fault in FAULTS:
+        for strength in fault.strengths:
+            found = {
+                row["data"]: verdicts(row) for row in rows if (row["fault"], row["strength"]) == (fault.key, strength)
+            }
+            if not found:
+                continue
+            off = {name: {key for key, verdict in each.items() if verdict == "off"} for name, each in found.items()}
+            counts = [str(len(off[name])) if name in off else "" for name in SETS]
+            common = [f"`{key}`" for key in METRICS if all(key in each for each in off.values())]
+            lines.append(f"| {fault.title} | {strength:g} | {' | '.join(counts)} | {', '.join(common)} |")
+    return "\n".join(lines)
+
+
+def main():
+    """Measure, and print the tables."""
+    parser = base_parser(__doc__)
+    parser.add_argument("folder", nargs="?", help="folder with the data sets")
+    parser.add_argument("--read", metavar="JSON", nargs="+", help="print the tables of earlier runs")
+    parser.add_argument("--splits", type=int, default=SPLITS, help=f"for the tolerances (default {SPLITS})")
+    parser.add_argument("--data", nargs="+", default=list(SETS), choices=list(SETS))
+    args = parser.parse_args()
+    if args.read:
+        rows = [row for file in args.read for row in json.loads(Path(file).read_text())["rows"]]
+    else:
+        rows = [
+            row
+            for name in args.data
+            for seed in range(1 if args.quick else args.splits)
+            for row in measure(args.folder, name, args.quick, seed, only_right=seed > 0)
+        ]
+        report(args, {"rows": rows})
+    print("Tolerances (9 in 10: excess over the floor of nine in ten sets of real cells)\n")
+    for key, found in tolerances(rows).items():
+        print(
+            f"{key:20s} {found['near']:<8g} today {METRICS[key].near:<8g} 9 in 10 {found['most']:.2g}, n {found['n']}"
+        )
+    print(f"\n{table(rows)}\n\n{first_seen(rows)}")
+
+
+if __name__ == "__main__":
+    main()
