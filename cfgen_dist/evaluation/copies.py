@@ -243,7 +243,7 @@ def _percent(n: int, of: int) -> str:
     return f"{n / of:.2%}" if n else "none"
 
 
-def said(copies: Iterable[Copies]) -> tuple[list[str], list[str]]:
+def sentences_on(copies: Iterable[Copies]) -> tuple[list[str], list[str]]:
     """Warnings and notes on several sets."""
     listed = list(copies)
     return [line for one in listed for line in one.warnings()], [line for one in listed for line in one.notes()]

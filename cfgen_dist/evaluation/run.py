@@ -21,7 +21,7 @@ import numpy as np
 
 from cfgen_dist.evaluation import stages
 from cfgen_dist.evaluation.control import write_control
-from cfgen_dist.evaluation.copies import find_copies, said
+from cfgen_dist.evaluation.copies import find_copies, sentences_on
 from cfgen_dist.evaluation.groups import score_apart
 from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.metrics import catalogue
@@ -166,7 +166,7 @@ def evaluate(
         log.info("%s is complete already: nothing to do", out)
         return finished
     copies = find_copies(cells, sources)
-    warnings, notes = said(copies)
+    warnings, notes = sentences_on(copies)
     for line in (*warnings, *notes):
         log.info("%s", line)
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()

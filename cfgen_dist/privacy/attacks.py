@@ -8,6 +8,7 @@ cells, or over donors where whole donors were held out, members and held-out one
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binom, hypergeom, rankdata
@@ -22,6 +23,21 @@ COVERED = 0.95
 ATTACKS = ("distance", "gan_leaks", "domias", "overlap")
 RANKS = (1, 5)  # held-out cells that may be nearer, but for fewer than this many, than a near copy is
 Interval = dict[str, float | None]
+
+
+class Floor(NamedTuple):
+    """Near copies among real cells in the place of generated ones.
+
+    Attributes
+    ----------
+    overlap : float64 array (2 n,)
+        Of every cell asked about, as of `attack_scores`.
+    others : float
+        Of all cells of the floor and of the other set, the share of the other set.
+    """
+
+    overlap: Floats
+    others: float
 
 
 def attack_scores(nearest: Nearest, queries: Queries) -> dict[str, Floats]:
@@ -51,7 +67,14 @@ def attack_scores(nearest: Nearest, queries: Queries) -> dict[str, Floats]:
 
 
 def measures(
-    nearest: Nearest, queries: Queries, cohort: Cohort, types: Ints, rng: np.random.Generator, *, donors: bool
+    nearest: Nearest,
+    queries: Queries,
+    cohort: Cohort,
+    types: Ints,
+    rng: np.random.Generator,
+    *,
+    donors: bool,
+    floor: Floor | None = None,
 ) -> dict[str, Interval]:
     """All measures of a set, each with its interval.
 
@@ -63,6 +86,8 @@ def measures(
     rng : numpy.random.Generator
     donors : bool
         Whether the clusters of the cohort are donors, of which attacks are made as well.
+    floor : Floor, optional
+        See `near_copies`.
 
     Returns
     -------
@@ -77,7 +102,7 @@ def measures(
     found = {"nearest_is_training": _interval(_share(nearest.attached, is_member), share)}
     for name, values in scores.items():
         found[name] = _interval(area(values, is_member), areas(values, is_member, weights))
-    found["near_copies"] = near_copies(scores["overlap"], is_member)
+    found["near_copies"] = near_copies(scores["overlap"], is_member, floor)
     if donors:
         clusters, place = np.unique(cohort.cluster, return_inverse=True)
         of_member = np.zeros(len(clusters), bool)
@@ -89,12 +114,13 @@ def measures(
     return found
 
 
-def points(nearest: Nearest, queries: Queries, is_member: Bools) -> dict[str, Interval]:
-    """The measures of the cells of a set without their intervals, as `measures` gives them."""
+def points(nearest: Nearest, queries: Queries, is_member: Bools, floor: Floor | None = None) -> dict[str, float]:
+    """The measures of the cells of a set without their intervals; of near copies the p-value."""
     scores = attack_scores(nearest, queries)
-    found: dict[str, Interval] = {"nearest_is_training": {"value": _share(nearest.attached, is_member)}}
-    found |= {name: {"value": area(values, is_member)} for name, values in scores.items()}
-    return found | {"near_copies": near_copies(scores["overlap"], is_member)}
+    found = {name: area(values, is_member) for name, values in scores.items()}
+    p_value = near_copies(scores["overlap"], is_member, floor)["p"]
+    found["nearest_is_training"] = _share(nearest.attached, is_member)
+    return found | {"near_copies": 1.0 if p_value is None else p_value}
 
 
 def donor_scores(scores: Floats, types: Ints, place: Ints) -> Floats:
@@ -110,7 +136,7 @@ def donor_scores(scores: Floats, types: Ints, place: Ints) -> Floats:
     return np.bincount(place, scores - mean[types]) / np.bincount(place)
 
 
-def near_copies(shared: Floats, is_member: Bools) -> Interval:
+def near_copies(shared: Floats, is_member: Bools, floor: Floor | None = None) -> Interval:
     """Members with more in common with a generated cell than nearly every held-out cell has.
 
     Were members like held-out cells, those with more than all but r - 1 of the held-out cells would be r on average,
@@ -122,6 +148,10 @@ def near_copies(shared: Floats, is_member: Bools) -> Interval:
     shared : float64 array (2 n,)
         Share of counts in common with the nearest cell.
     is_member : bool (2 n,)
+    floor : Floor, optional
+        Where whole donors were held out, members are not like held-out cells, and some are found in any set of their
+        donors. Then they must be more than in the floor as well: the p-value is the larger of the two, the other being
+        binomial, given how many in both sets exceed the bounds of both.
 
     Returns
     -------
@@ -129,31 +159,24 @@ def near_copies(shared: Floats, is_member: Bools) -> Interval:
         `value`, how many; `expected`; `p`; `bound`, what they exceed; of the largest of `RANKS`.
     """
     n = int(is_member.sum())
-    held_out = np.sort(shared[~is_member])[::-1]
     found: Interval = {}
     p_values = []
     for rank in RANKS:
-        bound = held_out[min(rank, len(held_out)) - 1]
+        bound = _bound(shared[~is_member], rank)
         many = int((shared[is_member] > bound).sum())
         p_values.append(float(hypergeom.cdf(rank - 1, 2 * n, n, many + rank - 1)) if many else 1.0)
-        found = {"value": many, "expected": rank, "bound": float(bound)}
-    return found | {"p": min(1.0, len(RANKS) * min(p_values))}
+        found = {"value": many, "expected": rank, "bound": bound}
+    p_value = min(1.0, len(RANKS) * min(p_values))
+    if floor is not None:
+        bound = max(_bound(shared[~is_member], RANKS[-1]), _bound(floor.overlap[~is_member], RANKS[-1]))
+        here, there = (int((values[is_member] > bound).sum()) for values in (shared, floor.overlap))
+        p_value = max(p_value, float(binom.sf(here - 1, here + there, floor.others)))
+    return found | {"p": p_value}
 
 
-def beyond_floor(found: Interval, floor: Interval, share: float) -> float:
-    """The p-value that near copies are more than in the floor: binomial, given how many there are in both.
-
-    Where whole donors were held out, members are not like held-out cells, and `near_copies` finds some in any set.
-
-    Parameters
-    ----------
-    found, floor : dict
-        As of `near_copies`.
-    share : float
-        Of the cells of both sets, how many are not the floor's.
-    """
-    n, more = int(found["value"] or 0), int(floor["value"] or 0)
-    return float(binom.sf(n - 1, n + more, share))
+def _bound(held_out: Floats, rank: int) -> float:
+    """The largest value but for `rank` - 1."""
+    return float(np.sort(held_out)[-min(rank, len(held_out))])
 
 
 def area(scores: Floats, is_member: Bools) -> float:

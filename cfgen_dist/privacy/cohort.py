@@ -22,7 +22,7 @@ from data_loaders.types import Array, Bools, Ints
 
 FEW = 20  # training and held-out cells, and generated ones, below which an audit says nothing
 FOLDS = 5  # of the held-out cells where no column of donors is given: the reference of a cell leaves out its own
-FLOOR_CELLS = 100_000  # at most
+FLOOR_CELLS, FITTED_CELLS = 100_000, 10_000  # at most
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,13 @@ class Cohort:
     alike : int array (m,)
         Rows of the generated cells: as many as the floor has, or all. The more cells are given away, the more they
         betray, so the floor is compared with these.
+    fitted : int array (k,)
+        Rows of the generated cells that the space is fitted to.
     fold : int array (2 n,)
-        Of members, then of held-out cells: the reference of a cell are the held-out cells of the other folds.
+        Of members, then of held-out cells, numbered from 0.
+    reference : bool array (folds, n)
+        The held-out cells that are the reference of the cells of a fold: none of the fold itself, and of each type as
+        many for every fold.
     cluster : int array (2 n,)
         Cells that are drawn together in the bootstrap: those of a donor, or each alone.
     """
@@ -65,7 +70,9 @@ class Cohort:
     held_out: Ints
     floor: Ints
     alike: Ints
+    fitted: Ints
     fold: Ints
+    reference: Bools
     cluster: Ints
 
     @property
@@ -178,10 +185,13 @@ def draw_cohort(real: Cells, donors: Donors | None, limit: int, n_generated: int
     rest = np.setdiff1d(np.flatnonzero(_in_splits(real, ("train", "val")) & known), members)
     floor = rng.permutation(rest)[: min(n_generated, FLOOR_CELLS)]
     alike = np.sort(rng.choice(n_generated, len(floor), replace=False))
+    fitted = np.sort(rng.choice(n_generated, min(n_generated, FITTED_CELLS), replace=False))
     fold, cluster = _folds(members, held_out, donors, rng)
-    if len(np.unique(fold[len(members) :])) < 2:
-        raise BadInput(f"{real.name}: test cells of the types of the training cells are of one donor; expected two")
-    return Cohort(members, held_out, np.sort(floor), alike, fold, cluster)
+    reference = _references(real.codes[held_out], fold[len(members) :], rng)
+    if not reference.any():
+        where = "" if donors is None else f": no two of {donors.column} have test cells of the same type"
+        raise BadInput(f"{real.name}: no held-out cells are left as a reference{where}")
+    return Cohort(members, held_out, np.sort(floor), alike, fitted, fold, reference, cluster)
 
 
 def _folds(members: Ints, held_out: Ints, donors: Donors | None, rng: np.random.Generator) -> tuple[Ints, Ints]:
@@ -192,14 +202,30 @@ def _folds(members: Ints, held_out: Ints, donors: Donors | None, rng: np.random.
     """
     n = len(members)
     if donors is None:
-        return rng.integers(0, FOLDS, 2 * n), np.arange(2 * n)
+        return np.concatenate([rng.permutation(n) % FOLDS, rng.permutation(n) % FOLDS]), np.arange(2 * n)
     cluster = donors.codes[np.concatenate([members, held_out])]
     folds = np.unique(cluster[n:])
     given = np.zeros(len(donors.names), np.int64)
-    given[folds] = folds
+    given[folds] = np.arange(len(folds))
     of_members = rng.permutation(np.unique(cluster[:n]))
-    given[of_members] = folds[np.arange(len(of_members)) % len(folds)]
+    given[of_members] = np.arange(len(of_members)) % len(folds)
     return given[cluster], cluster
+
+
+def _references(types: Ints, fold: Ints, rng: np.random.Generator) -> Bools:
+    """For each fold the held-out cells that are its reference, given type and fold of all.
+
+    A type that one donor has most cells of would leave cells of that donor, the most likely ones of that type to be
+    asked about, with a smaller reference than others: so all get as many as that one.
+    """
+    reference = np.zeros((fold.max() + 1, len(fold)), bool)
+    for code in np.unique(types):
+        cells = np.flatnonzero(types == code)
+        n = len(cells) - np.bincount(fold[cells]).max()
+        for number in range(len(reference)):
+            others = cells[fold[cells] != number]
+            reference[number, rng.choice(others, n, replace=False)] = True
+    return reference
 
 
 def _in_splits(real: Cells, splits: Sequence[str]) -> Bools:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.special import logsumexp
 
-from data_loaders.types import Array, Floats, Ints
+from data_loaders.types import Array, Bools, Floats, Ints
 
 BLOCK = 1024  # cells of the set compared at a time
 KERNEL = 0.3  # width of the kernel, in median distances of a held-out cell to its nearest reference
@@ -39,25 +39,28 @@ class Queries:
     width: float
 
     @classmethod
-    def of(cls, points: Floats, counts: sparse.csr_matrix, fold: Ints) -> Self:
-        """Measure the reference: of each cell the held-out cells, the second half, of other folds than its own."""
+    def of(cls, points: Floats, counts: sparse.csr_matrix, fold: Ints, reference: Bools) -> Self:
+        """Measure the reference: those of the second half of the cells that are the reference of a cell's fold."""
         n = len(points) // 2
-        nearest, others = np.full(2 * n, np.inf), (fold[:, None] != fold[n:][None]).sum(axis=1)
+        nearest = np.full(2 * n, np.inf)
         blocks = [slice(start, min(start + BLOCK, 2 * n)) for start in range(0, 2 * n, BLOCK)]
         for block in blocks:
-            nearest[block] = np.sqrt(_to_reference(points, fold, block).min(axis=1))
+            nearest[block] = np.sqrt(_to_reference(points, reference[fold[block]], block).min(axis=1))
         width = float(np.median(nearest[n:])) * KERNEL
         sums = np.concatenate(
-            [logsumexp(_to_reference(points, fold, block) / (-2 * width**2), axis=1) for block in blocks]
+            [
+                logsumexp(_to_reference(points, reference[fold[block]], block) / (-2 * width**2), axis=1)
+                for block in blocks
+            ]
         )
-        return cls(points, counts.astype(np.int64), nearest, sums - np.log(others), width)
+        return cls(points, counts.astype(np.int64), nearest, sums - np.log(reference.sum(axis=1)[fold]), width)
 
 
-def _to_reference(points: Floats, fold: Ints, block: slice) -> Floats:
-    """Squared distances of some queries to the held-out ones, infinite to those of the same fold."""
+def _to_reference(points: Floats, reference: Bools, block: slice) -> Floats:
+    """Squared distances of some queries to the held-out ones, infinite to those that are not their reference."""
     n = len(points) // 2
     squared = squared_distances(points[block], points[n:])
-    squared[fold[block][:, None] == fold[n:][None]] = np.inf
+    squared[~reference] = np.inf
     return squared
 
 

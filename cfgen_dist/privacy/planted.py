@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from cfgen_dist.privacy.attacks import ATTACKS, Interval, points
+from cfgen_dist.privacy.attacks import ATTACKS, Floor, Interval, points
 from cfgen_dist.privacy.cohort import Cohort
 from cfgen_dist.privacy.nearest import Nearest, Queries
 from data_loaders.seeds import Audit, generator
@@ -43,7 +43,7 @@ def power(
     queries: Queries,
     cohort: Cohort,
     found: Mapping[str, Interval],
-    p_value: Callable[[Interval], float],
+    floor: Floor | None,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Plant leaks into a set, and count in how many draws each measure sees them.
@@ -58,8 +58,8 @@ def power(
     space, queries, cohort
     found : dict
         Measures of the set, see `attacks.measures`.
-    p_value : callable
-        Of near copies, as `attacks.near_copies` finds them.
+    floor : Floor, optional
+        See `attacks.near_copies`.
     seed : int
 
     Returns
@@ -78,9 +78,8 @@ def power(
             counts = queries.counts[np.sort(rng.choice(n, planted, replace=False))]
             leaked = leak(counts, kind, rng)
             exact += float((np.diff((leaked != counts).tocsr().indptr) == 0).sum()) / DRAWS
-            measured = points(nearest.add(queries, space.project(leaked), leaked), queries, cohort.is_member)
-            near = p_value(measured.pop("near_copies"))
-            drawn.append({name: row["value"] or 0.0 for name, row in measured.items()} | {"near_copies": near})
+            with_leak = nearest.add(queries, space.project(leaked), leaked)
+            drawn.append(points(with_leak, queries, cohort.is_member, floor))
         rows.append(
             {
                 "kind": kind,

@@ -6,22 +6,22 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfgen_dist.evaluation.copies import find_copies, said
+from cfgen_dist.evaluation.copies import find_copies, sentences_on
 from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.sources import Cells, Source
 from cfgen_dist.evaluation.stages import SHARD_SIZE
 from cfgen_dist.evaluation.summary import plain
-from cfgen_dist.privacy.attacks import Interval, beyond_floor, measures, points, split_halves
-from cfgen_dist.privacy.cohort import FEW, Cohort, donors_of, draw_cohort, held_out_whole
+from cfgen_dist.privacy.attacks import Floor, Interval, measures, points, split_halves
+from cfgen_dist.privacy.cohort import FEW, Cohort, Donors, donors_of, draw_cohort, held_out_whole
+from cfgen_dist.privacy.nearest import Nearest, Queries
 from cfgen_dist.privacy.planted import power
 from cfgen_dist.privacy.scan import ALIKE, FLOOR, GENERATED, Scan, fit, scan, worker_setup
 from cfgen_dist.privacy.verdict import judge, sentences
@@ -32,7 +32,7 @@ from data_loaders.errors import BadInput
 from data_loaders.locks import alone
 from data_loaders.records import Record, read_json
 from data_loaders.seeds import Audit, check_seed, generator
-from data_loaders.types import PathLike
+from data_loaders.types import Ints, PathLike
 
 log = logging.getLogger("cfgen_dist")
 FORMAT = 1  # of audit.json, and of the parts
@@ -138,7 +138,7 @@ def audit(
         log.info("%s is complete already: nothing to do", out)
         return finished
     copies = find_copies(atlas, [made])
-    warnings, more = said(copies)
+    warnings, more = sentences_on(copies)
     for line in (*warnings, *more):
         log.info("%s", line)
 
@@ -152,34 +152,28 @@ def audit(
         nearest = scan(work, pool, setup, sizes, shard_size)
         space, queries = work.fitted
         types = atlas.codes[cohort.rows]
-        found = {
-            name: measures(
-                nearest[name], queries, cohort, types, generator(seed, Audit.BOOTSTRAP, number),
-                donors=donors is not None,
-            )
-            for number, name in enumerate((GENERATED, FLOOR))
-            if name in sizes
-        }  # fmt: skip
-        made_found, floor = found[GENERATED], found.get(FLOOR)
-        share = len(made) / (len(made) + len(cohort.floor))
-        p_value = partial(_p_value, floor=floor if donors else None, share=share)
-        made_found["near_copies"]["p"] = p_value(made_found["near_copies"])
-        alike = points(nearest[ALIKE], queries, cohort.is_member) if floor else {}
+        real_found = _measures(FLOOR, nearest, queries, cohort, types, seed, donors) if FLOOR in sizes else None
+        floor = None
+        if donors is not None and FLOOR in sizes:
+            floor = Floor(nearest[FLOOR].overlap, len(made) / (len(made) + len(cohort.floor)))
+        made_found = _measures(GENERATED, nearest, queries, cohort, types, seed, donors, floor)
+        alike = points(nearest[ALIKE], queries, cohort.is_member) if ALIKE in sizes else {}
         judged = {}
         for name, row in made_found.items():
-            judged[name] = row | {"verdict": judge(name, row, floor[name] if floor else None, alike.get(name))}
-            judged[name] |= {"as_many": alike[name]["value"]} if name in alike else {}
+            as_many = alike.get(name) if name != "near_copies" else None
+            judged[name] = row | {"verdict": judge(name, row, real_found[name] if real_found else None, as_many)}
+            judged[name] |= {} if as_many is None else {"as_many": as_many}
         result: dict[str, Any] = {
             "format": FORMAT, "kind": "cfgen-dist audit", "label": atlas.label, "by": by, "seed": seed,
             "cells": _counts(atlas, made, cohort, donors is not None),
             "warnings": inputs.warnings + warnings,
             "copies": asdict(copies[0]),
             "generated": judged,
-            "floor": floor,
+            "floor": real_found,
             "check": split_halves(
                 nearest[GENERATED], queries, cohort.is_member, generator(seed, Audit.HALVES)
             ),
-            "power": power(nearest[GENERATED], space, queries, cohort, made_found, p_value, seed),
+            "power": power(nearest[GENERATED], space, queries, cohort, made_found, floor, seed),
             "notes": notes + more,
             "settings": settings,
             "provenance": {"real": atlas.provenance, "generated": made.provenance},
@@ -192,10 +186,13 @@ def audit(
     return result
 
 
-def _p_value(near: Interval, floor: dict[str, Interval] | None, share: float) -> float:
-    """The p-value of near copies; where whole donors were held out they must be more than in the floor as well."""
-    p_value = near["p"] or 0.0
-    return p_value if floor is None else max(p_value, beyond_floor(near, floor["near_copies"], share))
+def _measures(
+    name: str, nearest: Mapping[str, Nearest], queries: Queries, cohort: Cohort, types: Ints, seed: int,
+    donors: Donors | None, floor: Floor | None = None,
+) -> dict[str, Interval]:  # fmt: skip
+    """The measures of a set by name."""
+    rng = generator(seed, Audit.BOOTSTRAP, (GENERATED, FLOOR).index(name))
+    return measures(nearest[name], queries, cohort, types, rng, donors=donors is not None, floor=floor)
 
 
 def _notes(real: Source, atlas: Cells, cohort: Cohort, by: str | None) -> list[str]:

@@ -1,8 +1,8 @@
 """The passes of an audit over its sets of cells, in shards on a pool of workers; what each found is a part.
 
-The space is fitted to members and held-out cells together, equally many: a space fitted to training cells alone, like
-one fitted to test cells alone, shows the cells that it was fitted to in more detail and so nearer to, or further from,
-all others.
+The space is fitted to generated cells. One fitted to training cells, or to test cells, shows the donors that it was
+fitted to in more detail, and so further from all others; fitted to equally many of both, it still shows few held-out
+donors in more detail than many donors of training cells. Generated cells treat both alike, unless they betray them.
 """
 
 from __future__ import annotations
@@ -85,9 +85,8 @@ def fit(work: Scan, cohort: Cohort) -> None:
     if work.whole_record("cohort") is None:
         work.commit("cohort", {FLOOR: cohort.floor, ALIKE: cohort.alike})
     if work.whole_record("queries") is None:
-        counts = work.real.read(cohort.rows)
-        space = Space.fit(counts)
-        queries = Queries.of(space.project(counts), counts, cohort.fold)
+        counts, space = work.real.read(cohort.rows), Space.fit(work.generated.read(cohort.fitted))
+        queries = Queries.of(space.project(counts), counts, cohort.fold, cohort.reference)
         work.commit("queries", _packed("space", space) | _packed("queries", queries))
 
 

@@ -23,7 +23,7 @@ DONORS = "donors."  # before the name of an attack on donors
 SURE = 0.9  # share of the planted leaks in which one is seen
 
 
-def judge(name: str, found: Interval, floor: Interval | None, alike: Interval | None = None) -> str:
+def judge(name: str, found: Interval, floor: Interval | None, alike: float | None = None) -> str:
     """Compare a measure with chance, and with real cells in the place of generated ones.
 
     Donors are another matter than cells: other real cells of a donor betray it, so that generated ones do no better is
@@ -36,8 +36,8 @@ def judge(name: str, found: Interval, floor: Interval | None, alike: Interval | 
         Of generated cells: `value`, `low`, `high`; of near copies `value` and `p`.
     floor : dict or None
         Of real cells that are no members.
-    alike : dict, optional
-        Of as many generated cells as the floor has.
+    alike : float, optional
+        Its value for as many generated cells as the floor has.
 
     Returns
     -------
@@ -52,7 +52,8 @@ def judge(name: str, found: Interval, floor: Interval | None, alike: Interval | 
         return CHANCE
     if floor is None or name.startswith(DONORS):
         return ABOVE
-    return REAL if _number((alike or found)["value"]) <= _number(floor["high"]) else ABOVE
+    value = found["value"] if alike is None else alike
+    return REAL if _number(value) <= _number(floor["high"]) else ABOVE
 
 
 def sentences(result: Mapping[str, Any], copies: Copies) -> list[str]:
@@ -78,7 +79,9 @@ def sentences(result: Mapping[str, Any], copies: Copies) -> list[str]:
         for what, is_so in (("training cells", of_cells), (f"which {result['by']} was in training", of_donors))
         if is_so
     ]
-    what = f"Generated cells betray {' and '.join(betrayed)}" if betrayed else "Nothing betrays the training data"
+    strongest = max((name for name in above if name != "near_copies"), key=lambda n: found[n]["value"], default=None)
+    how = f" ({TITLES[strongest.removeprefix(DONORS)]} {found[strongest]['value']:.2f})" if strongest else ""
+    what = f"Generated cells betray {' and '.join(betrayed)}{how}" if betrayed else "Nothing betrays the training data"
     counts = {verdict: sum(row["verdict"] == verdict for row in found.values()) for verdict in WORDS}
     parts = ", ".join(f"{n} {WORDS[verdict]}" for verdict, n in counts.items() if n)
     exact = f"{copies.n_copies:,} of {copies.n_cells:,} cells are exact copies of real ones"

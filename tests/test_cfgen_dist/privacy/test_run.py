@@ -93,7 +93,7 @@ def test_donors_held_out_whole():
     assert {name for name in found["generated"] if name.startswith("donors.")} == {
         "donors.distance", "donors.gan_leaks", "donors.domias", "donors.overlap"
     }  # fmt: skip
-    assert found["generated"]["donors.gan_leaks"]["low"] <= 0.5 <= found["generated"]["donors.gan_leaks"]["high"]
+    assert not any(row["verdict"] == "above" for row in found["generated"].values())
     assert any("Only 4 values of donor on one side" in note for note in found["notes"])
     assert "Attacks on donor, 8 of training against 4 held out" in " ".join(found["verdict"])
 
