@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cfgen_dist.training.run import train
     from cfgen_dist.translation.run import translate
     from cfgen_dist.tuning.run import tune
+    from cfgen_dist.verification.run import verify
 
     __version__: str
 
@@ -38,6 +39,7 @@ _HOMES = {
     "train": "training.run",
     "translate": "translation.run",
     "tune": "tuning.run",
+    "verify": "verification.run",
 }
 __all__ = [
     "CFGen",
@@ -54,6 +56,7 @@ __all__ = [
     "train",
     "translate",
     "tune",
+    "verify",
 ]
 
 

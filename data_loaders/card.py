@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import zarr
 from pydantic import Field, model_validator
 
 from data_loaders.errors import BadInput
@@ -205,16 +203,21 @@ def read_card(path: PathLike) -> dict[str, Any]:
     BadInput
         When `path` is not a store that this project wrote.
     """
+    from data_loaders.reading.checked import open_checked
+
     path = Path(path)
     try:
-        folder = path / "uns" / "atlas_card"
-        if any(not stat.S_ISREG(entry.stat().st_mode) and not entry.is_dir() for entry in folder.rglob("*")):
-            raise BadInput(f"{path}: its atlas card cannot be read: a file of it is a pipe or a device")
-        text = zarr.open_array(folder, mode="r")[()]
+        root, _, is_believed = open_checked(path)
+        element: Any = root["uns/atlas_card"]
+        text = element[()]
     except BadInput:
         raise
     except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
         raise BadInput(f"{path}: no atlas card in it; expected a store written by `ingest()`") from error
+    if not is_believed:
+        raise BadInput(
+            f"{path}: written anew by another program, so its card holds no more; `ingest()` makes an atlas of it"
+        )
     return parse_card(text, path)
 
 

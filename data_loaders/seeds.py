@@ -66,6 +66,7 @@ class Generation(IntEnum):
     BALANCE = 2  # which labels an augmentation adds
     TRANSLATION = 3  # the cells of a translated shard, then the number of the shard; alone: which cells are scored
     GUIDANCE = 4  # which real cells guided ones are compared with; then 1: the distances, 2: floor sets
+    VERIFICATION = 5  # which shards are made again
 
 
 @unique
@@ -78,6 +79,7 @@ class Evaluation(IntEnum):
     STRUCTURE = 2
     CONTROL = 3  # cells of independent genes
     CLASSIFY = 4
+    GROUPS = 5  # cells of the groups of other labels; a number of the labels' names follows
 
 
 @unique

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import zarr
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
-from data_loaders.errors import unknown_kind
+from data_loaders.errors import BadInput, unknown_kind
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+
+class RegularFiles(LocalStore):
+    """A folder of which regular files alone are read: whoever reads a pipe without a writer waits for ever."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Bytes of a file, or of a part of it; None when there is none."""
+        path = self.root / key
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            return None
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise BadInput(f"{path}: a pipe, a socket or a device; expected a regular file")
+        return await super().get(key, prototype, byte_range)
 
 
 def open_group(where: Any) -> zarr.Group | zarr.Array[Any]:
@@ -25,11 +50,17 @@ def open_group(where: Any) -> zarr.Group | zarr.Array[Any]:
 
     Raises
     ------
+    BadInput
+        One of the files is a pipe or a device.
     Exception
         What zarr raised at first, where the store cannot be opened either way.
     """
+    if isinstance(where, str | os.PathLike) and Path(where).is_dir():
+        where = RegularFiles(Path(where), read_only=True)
     try:
         return zarr.open(where, mode="r")
+    except BadInput:
+        raise
     except Exception as error:  # of every kind: metadata of others
         try:
             return zarr.open_group(where, mode="r", use_consolidated=False)

@@ -3,6 +3,7 @@
 import argparse
 
 from cfgen_dist.cli.making import add_sampling, add_workers, making_options, print_summary
+from cfgen_dist.cli.values import whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -11,7 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("atlas", metavar="ATLAS", help="the atlas it was trained on")
     parser.add_argument("out", metavar="OUT", help="atlas store to write: all real cells and the generated ones")
     parser.add_argument(
-        "--total", type=int, required=True, metavar="N", help="training cells wanted, real and generated together"
+        "--total", type=whole, required=True, metavar="N", help="training cells wanted, real and generated together"
     )
     parser.add_argument(
         "--balance", default="cell_type", metavar="NAME",

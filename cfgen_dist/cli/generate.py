@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from cfgen_dist.cli.making import WORKERS, add_sampling, add_workers, making_options, print_summary
-from cfgen_dist.cli.values import pairs
+from cfgen_dist.cli.values import pairs, whole
 from data_loaders.errors import BadInput
 
 
@@ -12,7 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="model bundle, or a run that holds one")
     parser.add_argument("out", metavar="OUT", help="atlas store to write")
-    parser.add_argument("--cells", type=int, metavar="N", help="number of cells")
+    parser.add_argument("--cells", type=whole, metavar="N", help="number of cells")
     parser.add_argument(
         "--labels",
         metavar="NAME=VALUE[,...]|FILE",

@@ -4,7 +4,7 @@ import argparse
 import math
 
 from cfgen_dist.cli.making import add_solver
-from cfgen_dist.cli.values import pairs, weights
+from cfgen_dist.cli.values import pairs, weights, whole
 from data_loaders.errors import BadInput
 
 SHOWN = 4  # settings side by side
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--target", metavar="NAME=VALUE[,...]", help="the intersection to aim at (default: that with most real cells)"
     )
     parser.add_argument("--joint", metavar="BUNDLE", help="a model of joint labels to compare with")
-    parser.add_argument("--cells", type=int, default=500, metavar="N", help="of each setting (default 500)")
+    parser.add_argument("--cells", type=whole, default=500, metavar="N", help="of each setting (default 500)")
     parser.add_argument("--split", default="test", metavar="NAME", help="real cells: train, val, test (default) or all")
     parser.add_argument(
         "--embedding", default="pca", metavar="NAME", help="picture of the cells: pca (default) or umap"

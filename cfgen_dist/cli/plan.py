@@ -2,6 +2,8 @@
 
 import argparse
 
+from cfgen_dist.cli.values import whole
+
 GPU_NAMES = ("l4", "l40s", "a100", "h100")  # as in cfgen_dist.training.costs, which loads torch
 
 
@@ -10,7 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("atlas", metavar="ATLAS", help="atlas store, or a small one of the same genes with --cells")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="workers, a GPU each; default 1")
     parser.add_argument("--config", metavar="FILE|PRESET", help="as for train")
-    parser.add_argument("--cells", type=int, metavar="N", help="as if the atlas had so many cells")
+    parser.add_argument("--cells", type=whole, metavar="N", help="as if the atlas had so many cells")
     parser.add_argument("--kind", metavar="NAME", help=f"only this kind of GPU: {', '.join(GPU_NAMES)}")
     parser.add_argument(
         "--link", type=float, default=10.0, metavar="GB/S", help="between workers, gigabytes a second; default 10"

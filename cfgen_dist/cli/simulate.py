@@ -2,11 +2,13 @@
 
 import argparse
 
+from cfgen_dist.cli.values import whole
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("out", metavar="OUT", help="the store to write; must not exist")
-    parser.add_argument("--cells", type=int, required=True, metavar="N", help="number of cells")
+    parser.add_argument("--cells", type=whole, required=True, metavar="N", help="number of cells")
     parser.add_argument("--genes", type=int, required=True, metavar="G", help="number of genes")
     parser.add_argument("--types", type=int, default=8, metavar="K", help="cell types (default 8)")
     parser.add_argument("--donors", type=int, default=4, metavar="D", help="donors, with batch effects (default 4)")

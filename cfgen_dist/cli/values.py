@@ -1,5 +1,8 @@
 """Values that several commands read the same way."""
 
+import argparse
+from decimal import Decimal, InvalidOperation
+
 from data_loaders.errors import BadInput
 
 
@@ -31,3 +34,18 @@ def weights(text: str | None, option: str) -> dict[str, float]:
         except ValueError:
             raise BadInput(f"{option} has {value!r} for {name}, expected a number") from None
     return values
+
+
+def whole(text: str) -> int:
+    """Read a whole number as people type large ones: `5000`, `50_000`, `1e6`, `2.5e9`; for argparse."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite() or number.adjusted() > 30 or number != number.to_integral_value():
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}")
+    return int(number)

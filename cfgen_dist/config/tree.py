@@ -13,6 +13,7 @@ from cfgen_dist.config.refusals import refusal
 from cfgen_dist.config.settings import Setting, settings_of
 
 Likelihood = Literal["nb", "bernoulli", "poisson"]
+Precision = Literal["auto", "32-true", "bf16-products", "bf16-mixed"]
 Solver = Literal["euler", "midpoint", "heun", "rk4", "dopri5", "tsit5"]
 LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
 SOLVERS: tuple[str, ...] = get_args(Solver)
@@ -207,8 +208,11 @@ class Config(Group):
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
         default="auto", description="where to train; auto: a GPU if there is one"
     )
-    precision: Literal["32-true", "bf16-mixed"] = Field(
-        default="32-true", description="numbers in the networks' arithmetic"
+    precision: Precision = Field(
+        default="auto",
+        description="numbers in the networks' arithmetic; bf16-products: bfloat16 in the products of the autoencoder's "
+        "two large layers on CPUs, float32 elsewhere; auto: bf16-products on CPUs that gain by it (AMX, or AMD's with "
+        "AVX512-BF16), else 32-true",
     )
     refit: bool = Field(
         default=True,

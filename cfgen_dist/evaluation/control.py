@@ -49,7 +49,10 @@ def independent_genes(
     return sparse.vstack(rows, format="csr"), np.concatenate(names)
 
 
-def write_control(path: PathLike, real: Cells, train: Ints, wanted: Mapping[int, int], seed: int, draw: int) -> None:
+def write_control(
+    path: PathLike, real: Cells, train: Ints, wanted: Mapping[int, int], seed: int, draw: int,
+    strata: Ints | None = None,
+) -> None:  # fmt: skip
     """Write a control set as an atlas, a type at a time.
 
     Parameters
@@ -61,15 +64,20 @@ def write_control(path: PathLike, real: Cells, train: Ints, wanted: Mapping[int,
     wanted : dict of int to int
         Code of a type → cells to draw.
     seed, draw : int
+    strata : int array (n,), optional
+        Of all real cells: what `wanted` goes by in place of types, and genes are drawn independently in. All cells of a
+        stratum are of one type.
     """
     rng = generator(seed, Evaluation.CONTROL, draw)
-    chosen = train[matched_rows(real.codes[train], dict.fromkeys(wanted, SOURCE_CELLS), 1, rng)[0]]
+    strata = real.codes if strata is None else strata
+    chosen = train[matched_rows(strata[train], dict.fromkeys(wanted, SOURCE_CELLS), 1, rng)[0]]
     made = 0
     with AtlasWriter(path, pd.DataFrame(index=real.genes), labels=[real.label] if real.label else []) as writer:
         for code, n in sorted(wanted.items()):
-            for block in _drawn(real.read(chosen[real.codes[chosen] == code]), n, rng):
+            rows = chosen[strata[chosen] == code]
+            for block in _drawn(real.read(rows), n, rng):
                 names = [f"control-{made + i}" for i in range(block.shape[0])]
-                labels = pd.Categorical.from_codes(np.full(len(names), code), categories=real.types)
+                labels = pd.Categorical.from_codes(np.full(len(names), real.codes[rows[0]]), categories=real.types)
                 obs = pd.DataFrame({real.label: labels} if real.label else {}, index=names)
                 writer.append(block.astype(np.uint32), obs)
                 made += len(names)

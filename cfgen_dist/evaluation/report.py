@@ -1,7 +1,6 @@
 """The report of an evaluation: metrics.json, the figures, and one page that holds everything."""
 
 import base64
-import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
@@ -11,6 +10,8 @@ from typing import Any
 
 import jinja2
 
+from cfgen_dist.evaluation import attributes
+from cfgen_dist.evaluation.by_attribute import group_metrics
 from cfgen_dist.evaluation.cellset import CellSet
 from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.metric import Metric
@@ -20,6 +21,7 @@ from cfgen_dist.evaluation.verdict import VERDICTS, number
 from data_loaders.errors import BadInput
 from data_loaders.files import replace_output, restore_replaced, temporary_folder
 from data_loaders.types import Array, PathLike
+from data_loaders.vouchers import write_sealed
 
 OURS = {"metrics.json", "report.html", *(f"{name}.png" for name in FIGURES)}
 CAPTIONS = {
@@ -73,7 +75,7 @@ def write_report(
         built = folder / "new"
         built.mkdir()
         figures = draw_figures(built, result, real, shown, names, embedding=embedding, curves=curves)
-        (built / "metrics.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+        write_sealed(built / "metrics.json", result, indent=1, any_number=False)
         images = {name: base64.b64encode((built / f"{name}.png").read_bytes()).decode() for name in figures}
         (built / "report.html").write_text(render(result, images, embedding), encoding="utf-8")
         check_output(out)
@@ -107,7 +109,8 @@ def render(result: Mapping[str, Any], images: Mapping[str, str], embedding: str)
     return template.render(
         genes=variable if n_genes > N_GENES else f"all {n_genes:,} genes", components=min(N_PCS, n_genes, n_test - 1),
         result=result, groups=groups, by_type=[metric for metric, _ in rows if metric.in_types_table],
-        modalities=modalities, images=images, captions=CAPTIONS, arrows=ARROWS, verdicts=VERDICTS,
+        of_groups=group_metrics(), limits=attributes, modalities=modalities,
+        images=images, captions=CAPTIONS, arrows=ARROWS, verdicts=VERDICTS,
         paper=result["protocol"] == "paper", control=bool(result["n_sets"]["control"]), sources=_sources(result),
         embedding=embedding, spread="sd_types" if result["protocol"] == "paper" else "sd",
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from cfgen_dist.evaluation import stages
+from cfgen_dist.evaluation.attributes import choose_groupings
+from cfgen_dist.evaluation.by_attribute import score_attributes
 from cfgen_dist.evaluation.control import write_control
 from cfgen_dist.evaluation.copies import find_copies, sentences_on
-from cfgen_dist.evaluation.groups import score_apart
+from cfgen_dist.evaluation.groups import Running, score_apart
 from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.markers import read_markers
@@ -36,12 +38,13 @@ from cfgen_dist.evaluation.verdict import needs_types, sentences
 from cfgen_dist.evaluation.workspace import Workspace
 from cfgen_dist.workers.options import Workers
 from cfgen_dist.workers.parts import open_parts
-from cfgen_dist.workers.pool import Pool, open_pool
+from cfgen_dist.workers.pool import open_pool
 from data_loaders.errors import BadInput, nearest
 from data_loaders.locks import alone
 from data_loaders.records import Record, read_json
 from data_loaders.seeds import check_seed
 from data_loaders.types import Ints, PathLike
+from data_loaders.vouchers import unsealed
 
 log = logging.getLogger("cfgen_dist")
 FORMAT = 1  # of metrics.json
@@ -68,7 +71,8 @@ def evaluate(
 
     Of each type as many generated cells are drawn as there are test cells, or training cells where they are fewer. The
     same metrics between training and test cells, drawn to the same sizes, are the floor: it depends on the real cells
-    alone. A type that was not generated is named, and puts the metrics that it touches off the floor.
+    alone. A type that was not generated is named, and puts the metrics that it touches off the floor. Cells are also
+    compared by the other labels that they share, and by combinations of two (see `attributes.choose_groupings`).
 
     Cells are read in shards, each on one worker; what comes of a shard is committed to `OUT.parts`, which is removed
     when the report is there. Metrics do not depend on shards or workers beyond the rounding of sums.
@@ -120,10 +124,10 @@ def evaluate(
         What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control": {"mean", "sd", "sd_types"},
         "real", "verdict", "title", "meaning"}}, `protocol_says` (sentences: how the figures of the protocol differ from
         the default's), `types` (one dict per type, see `summary.summarise_types`), `lacking` (see
-        `selection.Lacking`), `sets` (the values of every set), `warnings` (sentences: what is said before any score),
-        `copies` (of each source, see `copies.Copies`),
-        `verdict` (sentences), `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see
-        `compare_modalities`) of cells that have several, or with `markers`.
+        `selection.Lacking`), `attributes` (one dict per label and combination, see `score_attributes`), `sets` (the
+        values of every set), `warnings` (sentences: what is said before any score), `copies` (of each source, see
+        `copies.Copies`), `verdict` (sentences), `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and
+        `modalities` (see `compare_modalities`) of cells that have several, or with `markers`.
 
     Raises
     ------
@@ -154,11 +158,12 @@ def evaluate(
     if len(test) < 2:
         raise BadInput(f"{cells.name}: {len(test)} test cells found, expected at least 2")
     chosen = select(cells, sources, test, train, sets=sets, floor_sets=floor_sets, control=control, seed=seed)
+    groupings, unseen = choose_groupings(inputs, test, train, n_sets=chosen.n_sets, seed=seed)
     n_sets, rows, source_of = chosen.n_sets, dict(chosen.rows), dict(chosen.source_of)
     settings: dict[str, Any] = {
         "catalogue": catalogue.digest(), "protocol": protocol, "label": cells.label, "seed": seed,
         "shard_size": shard_size, "n_sets": n_sets, "cells": [source.identity for source in (cells, *sources)],
-        "rows": chosen.digest(),
+        "rows": chosen.digest(), "attributes": [grouping.digest() for grouping in groupings],
     }  # fmt: skip
     if marker_table is not None:
         settings["markers"] = hashlib.sha256(marker_table.to_csv().encode()).hexdigest()
@@ -199,7 +204,9 @@ def evaluate(
         reference = work.matched() or work.cell_set("test")
         metrics = summarise_metrics(scores, reference, measured, chosen.lacking)
         name_figures(metrics, protocol)
-        by_type = [] if inputs.pooled else _by_type(scores, chosen, cells, test, work, pool, origins, ray, shard_size)
+        running = Running(work, origins, pool, ray, shard_size)
+        by_type = [] if inputs.pooled else _by_type(scores, chosen, cells, test, running)
+        by_attribute = score_attributes(groupings, cells, train, seed, running, control)
         by_modality, missing = compare_modalities(comparison, modalities, folder, pool, ray, shard_size)
         result = {
             "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": cells.label, "seed": seed,
@@ -209,10 +216,13 @@ def evaluate(
             "copies": [asdict(found) for found in copies],
             "metrics": metrics,
             "types": by_type,
+            "attributes": by_attribute,
             "lacking": asdict(chosen.lacking),
             "sets": {kind: [values for values, _ in of_kind] for kind, of_kind in scores.items()},
-            "verdict": sentences(metrics, chosen.lacking),
-            "notes": chosen.notes + inputs.notes + notes + subsampled(reference, wanted, types, measured) + missing,
+            "verdict": sentences(metrics, chosen.lacking, by_attribute),
+            "notes": [
+                *chosen.notes, *inputs.notes, *notes, *unseen, *subsampled(reference, wanted, types, measured), *missing
+            ],
             "settings": settings,
             "provenance": {
                 "real": cells.provenance, "generated": [source.provenance for source in sources],
@@ -229,17 +239,13 @@ def evaluate(
     return result
 
 
-def _by_type(
-    scores: Scores, chosen: Selection, cells: Cells, test: Ints, work: Workspace, pool: Pool,
-    origins: Sequence[Source], ray: str | None, shard_size: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+def _by_type(scores: Scores, chosen: Selection, cells: Cells, test: Ints, running: Running) -> list[dict[str, Any]]:
     """The table of types, those without a floor among them, which are scored for it."""
     all_scores = {kind: list(of_kind) for kind, of_kind in scores.items()}
     if chosen.apart:
         metrics = [metric for metric in catalogue.metrics_of() if metric.scorer.needs == "points"]
-        found = score_apart(
-            work, "without-floor", chosen.apart, None, cells.types, metrics, pool, origins, ray, shard_size
-        )
+        source_of = {name: chosen.source_of[name] for name in chosen.apart}
+        found = score_apart(running, "without-floor", chosen.apart, source_of, cells.types, metrics)
         all_scores["generated"] += list(found.values())
     in_test = dict(zip(cells.types.tolist(), cells_of_types(cells, test).tolist(), strict=True))
     wanted = {str(cells.types[code]): n for code, n in chosen.wanted.items()}
@@ -277,7 +283,8 @@ def _finished(out: PathLike | None, settings: dict[str, Any]) -> dict[str, Any] 
     if out is None:
         return None
     try:
-        result: dict[str, Any] = read_json(Path(out) / "metrics.json", ResultForm)
+        path = Path(out) / "metrics.json"
+        result: dict[str, Any] = unsealed(read_json(path, ResultForm), str(path))
         return result if result["settings"] == settings else None
     except (OSError, BadInput):
         return None

@@ -28,7 +28,7 @@ def pieces_of(metrics: Iterable[Metric]) -> list[Scorer]:
 
 def measure(
     scorer: Scorer, real: CellSet, scored: CellSet, *, protocol: str, seed: int, draw: int,
-    matched: CellSet | None = None,
+    matched: CellSet | None = None, whole: bool = True,
 ) -> Measured:  # fmt: skip
     """Run a scorer on one set of cells.
 
@@ -43,14 +43,18 @@ def measure(
         `draw` is the number of the set.
     matched : CellSet, optional
         Test cells of the composition of the set, for what looks at all cells at once, where `real` has another.
+    whole : bool
+        Whether distances are computed over all cells too.
     """
     matched = real if matched is None else matched
     function = scorer.paper if protocol == "paper" and scorer.paper else scorer.function
     rng = generator(seed, _purpose_of(scorer), draw)
     if scorer.needs == "points":
         by_type = [function(real.cloud(code), scored.cloud(code), rng) for code in np.flatnonzero(scored.cells)]
-        overall = function(matched.cloud(), scored.cloud(), rng)
-        return Measured(_named(overall, scorer), [_named(values, scorer) for values in by_type])
+        types = [_named(values, scorer) for values in by_type]
+        if not whole:
+            return Measured(dict.fromkeys(types[0], float("nan")), types)
+        return Measured(_named(function(matched.cloud(), scored.cloud(), rng), scorer), types)
     found = function(matched if scorer.needs == "counts" else real, scored, rng)
     return found if isinstance(found, Measured) else Measured(_named(found, scorer), [])
 

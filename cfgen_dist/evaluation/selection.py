@@ -134,7 +134,7 @@ def select(
     lacking = Lacking(
         len(wanted),
         [names[code] for code in from_sources if not have[code]],
-        {names[code]: (have[code], n) for code, n in from_sources.items() if _is_thin(have[code], n)},
+        {names[code]: (have[code], n) for code, n in from_sources.items() if is_thin(have[code], n)},
         real.types[list(no_floor)].tolist(),
     )
     notes = _notes(real, in_test, in_train, pooled)
@@ -147,7 +147,8 @@ def select(
     return Selection(wanted, rows, source_of, drawn, rows_apart, lacking, notes)
 
 
-def _is_thin(have: int, wanted: int) -> bool:
+def is_thin(have: int, wanted: int) -> bool:
+    """Whether a set has far fewer cells of a type than wanted, and more than none."""
     return wanted >= FEW_CELLS and 0 < have < THIN * wanted
 
 

@@ -13,14 +13,14 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-import zarr
 from anndata.io import read_elem
 from pydantic import Field
 from scipy import sparse
 
 from data_loaders.errors import BadInput, nearest
 from data_loaders.labels import label_codes
-from data_loaders.reading.atlas import Atlas, open_atlas
+from data_loaders.reading.atlas import NOT_LABELS, Atlas, open_atlas
+from data_loaders.reading.checked import open_checked
 from data_loaders.reading.rows import DenseRows, SparseRows
 from data_loaders.records import Record, parse_json
 from data_loaders.types import Array, Bools, Ints, PathLike
@@ -63,6 +63,8 @@ class Cells:
         Differs between cells that differ, as far as can be told without reading them.
     largest : dict of str to int
         Further modality that the store describes → its largest count.
+    labels, columns : list of str
+        Label columns of the store; all of its obs columns.
     n_unlabelled : int
         Cells of the store without a label: they are left out, rows count the others.
     n_others : int
@@ -82,7 +84,10 @@ class Cells:
     provenance: dict[str, Any]
     identity: str
     largest: dict[str, int] = field(repr=False)
+    labels: list[str]
+    columns: list[str]
     _read: Callable[[Ints], sparse.csr_matrix] = field(repr=False)
+    _labels: Callable[[str], tuple[Ints, list[str]]] = field(repr=False)
     _totals: Callable[[str], Array] = field(repr=False)
     _columns: Ints | None = None
     n_unlabelled: int = 0
@@ -100,6 +105,11 @@ class Cells:
             counts = counts[:, self._columns]
             counts.sort_indices()  # sums are to be those of cells that come in this order
         return counts
+
+    def label_codes(self, column: str) -> tuple[Ints, list[str]]:
+        """Another label of the cells: codes (n,), -1 for none, and categories."""
+        codes, names = self._labels(column)
+        return np.asarray(codes), names
 
     def measured(self, modality: str) -> Bools:
         """Whether each cell has counts in a further modality, bool (n,)."""
@@ -224,7 +234,10 @@ def _from_atlas(atlas: Atlas, asked: str | None, modality: str | None, labelled:
         {"path": atlas.name, "card": atlas.card, "generation": _generation(atlas.name)},
         _identity(atlas),
         {other: facts["largest"] for other, facts in described.items() if other != MAIN},
+        [column for column in atlas.labels if column not in NOT_LABELS],
+        atlas.obs_columns,
         lambda rows: _as_csr(atlas.read(rows, modality)),
+        lambda column: (atlas.small_codes(column), atlas.categories(column)),
         lambda other: atlas.obs(f"size_factor_{other}"),
     )
     return cells, _are_true(atlas.obs(ORIGIN)) if ORIGIN in atlas.obs_columns else None
@@ -235,7 +248,7 @@ def _from_anndata(
 ) -> tuple[Cells, Bools | None]:
     """As `_from_atlas`."""
     categorical = [column for column in data.obs if isinstance(data.obs[column].dtype, pd.CategoricalDtype)]
-    labels = [column for column in categorical if column not in ("split", "shard", ORIGIN)]
+    labels = [column for column in categorical if column not in NOT_LABELS]
     label = _choose(name, asked, list(data.obs.columns), labels, labelled)
     codes, categories = (np.full(data.n_obs, -1), []) if label is None else label_codes(data.obs[label])
     generation, features = data.uns.get("generation"), data.uns.get("features", {})
@@ -253,7 +266,10 @@ def _from_anndata(
         },
         uuid.uuid4().hex,  # nothing is known of what was in memory at another time
         {other: data.obsm[other].max() for other in features if other in data.obsm},
+        labels,
+        list(data.obs.columns),
         lambda rows: sparse.csr_matrix(counts[rows]),
+        lambda column: label_codes(data.obs[column]),
         lambda other: data.obsm[other].sum(axis=1),
     )
     return cells, _are_true(data.obs[ORIGIN]) if ORIGIN in data.obs else None
@@ -306,7 +322,9 @@ def check_counts(counts: sparse.csr_matrix, what: str) -> sparse.csr_matrix:
 
 
 def _identity(atlas: Atlas) -> str:
-    """Fingerprint of the cells, and sizes and times of the files, which change with whatever is written to them."""
+    """Fingerprint and digest of the cells; without a digest, sizes and times of files, which change with writing."""
+    if atlas.contents is not None:
+        return hashlib.sha256(repr((atlas.fingerprint, atlas.contents)).encode()).hexdigest()
     path = Path(atlas.name)
     files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
     stats = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
@@ -323,7 +341,7 @@ def _generation(name: str) -> dict[str, Any] | None:
     path = Path(name)
     if not path.exists():  # atlases on remote storage are not local paths
         return None
-    root = zarr.open_group(path, mode="r") if path.is_dir() else h5py.File(path, "r")
+    root = open_checked(path)[0] if path.is_dir() else h5py.File(path, "r")
     if "uns/generation" not in root:
         return None
     return parse_generation(str(read_elem(root["uns/generation"])), name, "uns/atlas_card" in root)
@@ -383,11 +401,17 @@ def _labelled(cells: Cells, must: bool) -> Cells:
 def _restricted(cells: Cells, rows: Ints) -> Cells:
     """Some of the cells, as if there were no others."""
     read, totals, split = cells._read, cells._totals, cells.split
+
+    def labels(column: str) -> tuple[Ints, list[str]]:
+        codes, names = cells._labels(column)
+        return np.asarray(codes)[rows], names
+
     return replace(
         cells,
         codes=cells.codes[rows],
         split=None if split is None else split[rows],
         store_rows=rows if cells.store_rows is None else cells.store_rows[rows],
         _read=lambda chosen: read(rows[chosen]),
+        _labels=labels,
         _totals=lambda modality: np.asarray(totals(modality)).ravel()[rows],
     )

@@ -105,6 +105,7 @@ def do_item(work: Workspace, item: Item) -> None:
         measured = measure(
             scorer, work.cell_set("test"), work.cell_set(name), protocol=work.plan["protocol"], seed=work.plan["seed"],
             draw=int(name.rpartition("-")[2]), matched=work.matched(),
+            whole=not work.plan.get("grouped", False),
         )  # fmt: skip
         work.commit(part_name(item), **measured._asdict())
     elif kind == "scan":

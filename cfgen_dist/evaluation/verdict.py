@@ -72,7 +72,10 @@ def sees_absence(metric: Metric) -> bool:
     return needs_types(metric) or metric.group == "overall" or metric.key in ("recall", "coverage")
 
 
-def sentences(metrics: Mapping[str, Mapping[str, Any]], lacking: Lacking | None = None) -> list[str]:
+def sentences(
+    metrics: Mapping[str, Mapping[str, Any]], lacking: Lacking | None = None,
+    by_attribute: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:  # fmt: skip
     """The verdict in words.
 
     Parameters
@@ -80,18 +83,20 @@ def sentences(metrics: Mapping[str, Mapping[str, Any]], lacking: Lacking | None 
     metrics : dict
         Metric key → {"generated", "floor": {"mean"}, "verdict"}.
     lacking : Lacking, optional
+    by_attribute : list of dict
+        What `score_attributes` gives.
 
     Returns
     -------
     list of str
         The overall sentence, which names what generated sets lack, then one per group with the values of what is not at
-        the floor, then what has no floor.
+        the floor, then what has no floor, then one for each other label.
     """
     count = {verdict: sum(row["verdict"] == verdict for row in metrics.values()) for verdict in ("at", "near", "off")}
     lines = [
         f"Of {sum(count.values())} measures, "
         f"{count['at']} are at the floor, {count['near']} near it, {count['off']} off it"
-        f"{'' if lacking is None else _of_absence(lacking)}."
+        f"{'' if lacking is None else _of_absence(lacking)}{_of_groups(by_attribute)}."
     ]
     rows = [metric for metric in catalogue.METRICS if metric.key in metrics]
     for group, title in catalogue.GROUPS.items():
@@ -108,7 +113,14 @@ def sentences(metrics: Mapping[str, Mapping[str, Any]], lacking: Lacking | None 
             lines.append(f"{title}: " + "; ".join(parts) + ".")
     if lacking is not None and lacking.no_floor:
         lines.append(f"Without training cells, so without a floor and a verdict: {in_short(lacking.no_floor)}.")
-    return lines
+    return lines + [found["verdict"] for found in by_attribute]
+
+
+def _of_groups(by_attribute: Sequence[Mapping[str, Any]]) -> str:
+    """What the first sentence says of groups by other labels: of those that are off."""
+    verdicts = [row["verdict"] for found in by_attribute for row in found["groups"]]
+    n = verdicts.count("off")
+    return f"; {n} of {len(verdicts)} groups by other labels {'is' if n == 1 else 'are'} off theirs" if n else ""
 
 
 def _of_absence(lacking: Lacking) -> str:

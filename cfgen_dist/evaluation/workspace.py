@@ -4,7 +4,6 @@ It is the ledger of the finished pieces of work, and beside them holds the plan,
 sources that they are read from.
 """
 
-import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,6 +27,7 @@ from data_loaders.records import Record, Whole, check_form, read_json
 from data_loaders.seeds import generator
 from data_loaders.statistics.pca import Components
 from data_loaders.types import Array, Ints, PathLike
+from data_loaders.vouchers import unsealed, write_sealed
 
 SCORE = "score."  # before the name of a scorer: kind of the parts that it makes
 MATCHED = "matched"  # the set of test cells of the composition of the other sets, where that is not the test's own
@@ -47,6 +47,7 @@ class PlanForm(Record):
     space: str | None = None
     binary: bool | None = None
     pooled: bool = False
+    grouped: bool = False
 
 
 class ScoreForm(Record):
@@ -68,7 +69,7 @@ class Workspace(Ledger):
     plan : dict
         JSON: `settings` (digest), `protocol`, `seed`, `n_types`, `n_genes`, `sets` {name: number of the source}; of
         another modality than rna `modality`, `space` ("log-normalised" or "TF-IDF") and `binary` as well; `pooled` when
-        types are left aside.
+        types are left aside; `grouped` when cells go by other groups than types, and only these are scored.
     sources : list of Cells
         The real cells first.
     """
@@ -91,7 +92,7 @@ class Workspace(Ledger):
             codes = groups[name] if groups is not None else sources[plan["sets"][name]].codes[chosen]
             for what, values in (("rows", chosen), ("codes", codes)):
                 write_whole(folder / f"{name}.{what}.npy", partial(_save, values))
-        write_whole(folder / "plan.json", lambda file: file.write(json.dumps(plan).encode()))
+        write_sealed(folder / "plan.json", plan)
         return cls(folder, plan, sources)
 
     @classmethod
@@ -105,7 +106,7 @@ class Workspace(Ledger):
         label : str
             Empty when the real cells have none.
         """
-        plan = read_json(Path(folder) / "plan.json", PlanForm)
+        plan = unsealed(read_json(Path(folder) / "plan.json", PlanForm), f"{folder}/plan.json")
         how = {name: plan[name] for name in ("modality", "binary") if name in plan}
         pooled = plan.get("pooled", False)
         real, *others = [

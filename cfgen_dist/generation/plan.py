@@ -21,6 +21,7 @@ from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.records import Record, one_line, read_json, show
 from data_loaders.types import Ints, PathLike
+from data_loaders.vouchers import sealed, unsealed
 
 if TYPE_CHECKING:
     from cfgen_dist.model.trained import TrainedModel
@@ -164,7 +165,7 @@ def make_plan(
 def write_plan(out: PathLike, plan: Plan) -> None:
     """Keep the plan beside the store `out`, for `read_plan`."""
     beside = Path(out).with_name(Path(out).name + ".plan.json")
-    write_whole(beside, lambda file: file.write(plan.to_json().encode()))
+    write_whole(beside, lambda file: file.write(json.dumps(sealed(plan.to_dict()), sort_keys=True).encode()))
 
 
 def read_plan(path: PathLike, model: TrainedModel) -> Plan:
@@ -188,18 +189,23 @@ def read_plan(path: PathLike, model: TrainedModel) -> Plan:
     """
     name = f"plan {path}"
     try:
-        plan = Plan(**read_json(path, Record, name, MOST_BYTES, any_number=True))
+        values = read_json(path, Record, name, MOST_BYTES, any_number=True)
     except FileNotFoundError:
         raise BadInput(f"{name} does not exist") from None
+    return plan_of(unsealed(values, name, "restore it, or remove that key to use it as it is"), model, name)
+
+
+def plan_of(values: Mapping[str, Any], model: TrainedModel, name: str) -> Plan:
+    """The plan that was read as plain values; BadInput unless it can be carried out with this model."""
+    try:
+        plan = Plan(**values)
     except TypeError as error:
         raise BadInput(f"{name} cannot be read: {show(one_line(error), quoted=False)}") from error
     if plan.bundle != model.digest:
-        raise BadInput(f"plan {path} is for bundle {one_line(plan.bundle)[:12]}, this one is {model.digest[:12]}")
+        raise BadInput(f"{name} is for bundle {one_line(plan.bundle)[:12]}, this one is {model.digest[:12]}")
     wrong = _wrong_entry(plan, model)
     if wrong:
-        raise BadInput(
-            f"plan {path}: {wrong} is {one_line(getattr(plan, wrong))[:60]}, which no plan of this model has"
-        )
+        raise BadInput(f"{name}: {wrong} is {one_line(getattr(plan, wrong))[:60]}, which no plan of this model has")
     check_settings(plan.solver, plan.steps, plan.size_factor, plan.shard_size, plan.seed, plan.device)
     refuse_unseen(model, np.asarray(plan.codes), plan.weights)
     _check_shards(plan)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import zarr
 
 from cfgen_dist.generation.disk import check_room
 from cfgen_dist.generation.parts import Sampler, ShardRecord, read_part, shard_of, write_part
@@ -28,6 +27,7 @@ from data_loaders import AtlasWriter
 from data_loaders.errors import BadInput
 from data_loaders.locks import alone
 from data_loaders.progress import progress
+from data_loaders.reading.checked import open_checked
 from data_loaders.records import Record, parse_json
 from data_loaders.types import Ints, PathLike
 
@@ -250,8 +250,11 @@ def finished(out: PathLike, note: Mapping[str, Any], resume: bool) -> bool:
     if not resume:
         raise BadInput(f"{out}: exists already")
     try:
-        text = str(zarr.open_array(out / "uns" / "generation", mode="r")[()])
-        found = parse_json(text, Record, f"{out}: uns/generation")
+        root, _, _ = open_checked(out)
+        element: Any = root["uns/generation"]
+        found = parse_json(str(element[()]), Record, f"{out}: uns/generation")
+    except BadInput:
+        raise
     except (OSError, KeyError, ValueError):
         found = {}
     if any(found.get(key) != value for key, value in note.items()):

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from cfgen_dist.model.likelihoods import LIKELIHOODS
 from data_loaders.errors import BadInput
+from data_loaders.names import is_storable
 from data_loaders.records import Record, Sha256, Whole
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class BundleCard(Record):
         for name, categories in self.labels.items():
             if len(set(categories)) != len(categories):
                 raise ValueError(f"labels.{name}: a category stands there twice")
+        for name in (*self.labels, *self.features):  # columns and matrices of the stores that are generated
+            if not is_storable(name):
+                raise ValueError(f"{name!r}: a store cannot have this name")
         covariate = self.size_factor.covariate
         if covariate is not None and covariate not in self.labels:
             raise ValueError(f"size_factor.covariate is {covariate!r}, which is no label of the model")

@@ -3,10 +3,14 @@
 from collections.abc import ItemsView, Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cfgen_dist.model.autoencoder import Autoencoder, BatchNorm, Device, Rows
+from cfgen_dist.model.sweeps.blocks import Counts
+from data_loaders.reading.rows import SparseRows
+from data_loaders.types import Floats
 
 
 class JointAutoencoder(nn.Module):
@@ -88,6 +92,32 @@ class JointAutoencoder(nn.Module):
             total = total + torch.where(sizes[name] > 0, nll, 0.0)
         return total.mean()
 
+    @property
+    def has_one_pass(self) -> bool:
+        """Whether `one_pass` can be called."""
+        return all(branch.has_one_pass for _, branch in self._named())
+
+    def one_pass(
+        self, counts: Mapping[str, SparseRows], size_factor: Tensor, category: Tensor | None = None, half: bool = False
+    ) -> Tensor:
+        """The loss as `forward` computes it, on a CPU, from sparse counts; see `Autoencoder.one_pass`."""
+        rows = {name: counts[name] for name in self.branches}
+        sizes = {name: size_factor.numpy() if name == "rna" else _sums(rows[name]) for name in rows}
+        codes = []
+        for name, branch in self._named():
+            there = np.flatnonzero(sizes[name] > 0)
+            code = branch.encode_sparse(Counts.of(_numpy(rows[name]).take(there)), sizes[name][there], half)
+            empty = code.new_zeros(len(size_factor), branch.latent_dim)
+            codes.append(empty.index_copy(0, torch.from_numpy(there), code))
+        z: Tensor = self.join(torch.cat(codes, dim=1))
+        if self.training and self.latent_noise > 0:
+            z = z + self.latent_noise * torch.randn_like(z)
+        total = torch.zeros(())
+        for name, branch in self._named():
+            sparse, used = Counts.of(rows[name]), sizes[name] > 0
+            total = total + branch.sparse_loss(z, sparse, sizes[name], category, half, used)
+        return total
+
     def gene_penalty(self) -> Tensor:
         """Sum of the modalities' penalties, see `Autoencoder.gene_penalty`."""
         first, *others = (branch.gene_penalty() for _, branch in self._named())
@@ -96,6 +126,16 @@ class JointAutoencoder(nn.Module):
     def _sizes(self, counts: Mapping[str, Tensor], size_factor: Tensor) -> dict[str, Tensor]:
         others = {name: counts[name].sum(dim=1) for name in self.branches if name != "rna"}
         return {"rna": size_factor} | others
+
+
+def _numpy(rows: SparseRows) -> SparseRows:
+    """The same rows as NumPy arrays."""
+    return SparseRows(np.asarray(rows.data), np.asarray(rows.indices), np.asarray(rows.indptr), rows.n_features)
+
+
+def _sums(rows: SparseRows) -> Floats:
+    """Sum of each row's counts, float32 (B,)."""
+    return rows.row_sums().astype(np.float32)
 
 
 def branches(autoencoder: Autoencoder | JointAutoencoder) -> dict[str, Autoencoder]:

@@ -1,7 +1,8 @@
 """Stage 1: fit the autoencoder to streamed counts, stopping early on the held-out likelihood."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import lightning as L
 import numpy as np
@@ -20,6 +21,7 @@ from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.stream import TrainingStream, held_out_stream
 from cfgen_dist.training.trainer import fit
 from data_loaders import Atlas, CellBatch
+from data_loaders.reading.rows import SparseRows
 from data_loaders.types import Ints
 
 
@@ -32,29 +34,34 @@ class AutoencoderTask(L.LightningModule):
     config : AutoencoderConfig
     n_cells : int
         Training cells.
+    half_products : bool
+        On a CPU, multiply in the first and the last layer with bfloat16 numbers.
+    compiled : bool
+        Whether the network will be compiled, so that its `forward` must be called.
     """
 
-    def __init__(self, autoencoder: Autoencoder | JointAutoencoder, config: AutoencoderConfig, n_cells: int) -> None:
+    def __init__(
+        self,
+        autoencoder: Autoencoder | JointAutoencoder,
+        config: AutoencoderConfig,
+        n_cells: int,
+        half_products: bool = False,
+        compiled: bool = False,
+    ) -> None:
         super().__init__()
         self.autoencoder, self.config, self.n_cells = autoencoder, config, n_cells
+        self.half_products, self.compiled = half_products, compiled
         self.held_out = mean_over_ranks()
-
-    def _loss(self, batch: CellBatch) -> torch.Tensor:
-        category = batch.labels[self.config.theta_covariate] if self.config.theta_covariate else None
-        loss: torch.Tensor = self.autoencoder(
-            self.autoencoder.dense(batch.counts, self.device), batch.size_factor, category
-        )
-        return loss
 
     def training_step(self, batch: CellBatch) -> torch.Tensor:
         """Negative log-likelihood of a batch, nats per cell, and the penalty's share of one cell."""
-        nll = self._loss(batch)
+        nll = autoencoder_loss(self, batch)
         self.log("train_nll", nll, batch_size=len(batch))
         return nll + self.config.gene_penalty / self.n_cells * self.autoencoder.gene_penalty()
 
     def validation_step(self, batch: CellBatch) -> None:
         """Log the held-out negative log-likelihood."""
-        self.held_out.update(self._loss(batch), weight=len(batch))
+        self.held_out.update(autoencoder_loss(self, batch), weight=len(batch))
         self.log("val_nll", self.held_out, batch_size=len(batch), prog_bar=True)
 
     def networks(self) -> list[torch.nn.Module]:
@@ -71,7 +78,7 @@ class AutoencoderTask(L.LightningModule):
             {"params": [p for p in network if p.dim() <= 1], "lr": self.config.lr, "weight_decay": 0.0},
             {"params": theta, "lr": self.config.theta_lr, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups)
+        return torch.optim.AdamW(groups, fused=True)
 
     def configure_gradient_clipping(
         self,
@@ -82,6 +89,18 @@ class AutoencoderTask(L.LightningModule):
         """Clip the network's gradient; theta's, of another scale, stays out of the norm."""
         network = [p for name, p in self.named_parameters() if not name.endswith("log_theta")]
         torch.nn.utils.clip_grad_norm_(network, self.config.grad_clip)
+
+
+def autoencoder_loss(task: AutoencoderTask, batch: CellBatch) -> torch.Tensor:
+    """Nats per cell of a batch: in one pass on CPUs, by operations of torch elsewhere."""
+    network, covariate = task.autoencoder, task.config.theta_covariate
+    category = batch.labels[covariate] if covariate else None
+    if task.device.type == "cpu" and network.has_one_pass and not task.compiled:
+        return network.one_pass(
+            cast(Mapping[str, SparseRows], batch.counts), batch.size_factor, category, task.half_products
+        )
+    loss: torch.Tensor = network(network.dense(batch.counts, task.device), batch.size_factor, category)
+    return loss
 
 
 def train_autoencoder(
@@ -113,7 +132,7 @@ def train_autoencoder(
         as many epochs long, on training and validation cells.
     """
     cells = {split: atlas.rows(split=split) for split in ("train", "val")}
-    task = _task(atlas, config, modalities, settings.seed, len(cells["train"]))
+    task = _task(atlas, config, modalities, settings, len(cells["train"]))
     fit(
         task,
         _stream(atlas, config, settings.seed, cells["train"]),
@@ -129,7 +148,7 @@ def train_autoencoder(
     fitted = cells["train"]
     if settings.refit:
         fitted = np.union1d(fitted, cells["val"])
-        task = _task(atlas, config, modalities, settings.seed, len(fitted))
+        task = _task(atlas, config, modalities, settings, len(fitted))
         fit(
             task,
             _stream(atlas, config, settings.seed, fitted),
@@ -177,9 +196,9 @@ def _fill_unseen_dispersions(
 
 
 def _task(
-    atlas: Atlas, config: AutoencoderConfig, modalities: ModalitiesConfig, seed: int, n_cells: int
+    atlas: Atlas, config: AutoencoderConfig, modalities: ModalitiesConfig, settings: RunSettings, n_cells: int
 ) -> AutoencoderTask:
-    torch.manual_seed(seed)
+    torch.manual_seed(settings.seed)
     autoencoder = untrained_autoencoder(atlas, config, modalities)
     means = {
         name: torch.as_tensor(table["mean"].to_numpy(), dtype=torch.float32)
@@ -189,7 +208,7 @@ def _task(
         autoencoder.start_at(means, n_cells)
     else:
         autoencoder.start_at(means[MAIN], n_cells)
-    return AutoencoderTask(autoencoder, config, n_cells)
+    return AutoencoderTask(autoencoder, config, n_cells, settings.half_products, settings.compile)
 
 
 def _stream(atlas: Atlas, config: AutoencoderConfig, seed: int, rows: Ints) -> TrainingStream:

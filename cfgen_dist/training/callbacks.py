@@ -153,11 +153,10 @@ def average_weights(decay: float) -> WeightAveraging:
 
     def update(averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], n: torch.Tensor | int) -> None:
         rate = 1 - min(decay, (1 + float(n)) / (10 + float(n)))
-        for mean, value in zip(averaged, current, strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, rate)
-            else:  # counters of BatchNorm
-                mean.copy_(value)
+        if averaged[0].is_floating_point():  # torch calls with tensors of one type
+            torch._foreach_lerp_(list(averaged), list(current), rate)
+        else:  # counters of BatchNorm
+            torch._foreach_copy_(list(averaged), list(current))
 
     return _AveragingOnDevice(multi_avg_fn=update)
 

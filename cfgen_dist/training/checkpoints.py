@@ -17,9 +17,9 @@ from torch import nn
 
 from cfgen_dist.training.ranks import on_main
 from data_loaders.errors import BadInput
-from data_loaders.files import write_whole
 from data_loaders.records import Record, check_form, one_line, show
 from data_loaders.types import PathLike
+from data_loaders.vouchers import check_vouched, write_vouched
 
 LAST = "last.ckpt"
 WAY_ON = "; without that file the stage starts again"
@@ -58,8 +58,7 @@ def whole(path: PathLike) -> Iterator[None]:
 
 def read_checkpoint(path: PathLike) -> dict[str, Any]:
     """The contents of a checkpoint, a dict, on the CPU; BadInput when it is none, or of another form."""
-    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
-        raise BadInput(f"{path} is damaged (no regular file){WAY_ON}")
+    check_vouched(path, WAY_ON)
     with whole(path):
         checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         check_form(checkpoint, CheckpointForm, "it")
@@ -126,11 +125,15 @@ def taking_up(path: PathLike | None, restored: Restored) -> Iterator[None]:
 class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints that appear whole or not at all, and that all ranks read through rank 0."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: dict[PathLike, str] = {}  # by this process: SHA-256 of what is there
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: PathLike, storage_options: Any = None) -> None:
         """Write a checkpoint; the one before stays until the new one is on disk."""
         buffer = io.BytesIO()  # torch.save hides what the disk says: "no space left" must reach the user
         torch.save(checkpoint, buffer)
-        write_whole(path, lambda file: file.write(buffer.getbuffer()))
+        self._written[path] = write_vouched(path, buffer.getbuffer(), self._written.get(path))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -138,6 +141,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Read a checkpoint on rank 0, for all."""
 
         def read() -> dict[str, Any]:
+            check_vouched(path, WAY_ON)
             with whole(path):
                 return super(WholeCheckpoints, self).load_checkpoint(path, map_location, weights_only=True)
 

@@ -27,10 +27,11 @@ import torch
 from cfgen_dist.config import Config
 from cfgen_dist.model.build import build_velocity
 from cfgen_dist.model.flow_matching import flow_matching_loss
-from cfgen_dist.training.autoencoder import AutoencoderTask, untrained_autoencoder
+from cfgen_dist.training.autoencoder import AutoencoderTask, autoencoder_loss, untrained_autoencoder
 from cfgen_dist.training.encode import BATCH_SIZE
 from cfgen_dist.training.flow import FlowTask
 from cfgen_dist.training.modalities import atlas_card, model_features
+from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.stages import label_categories
 from data_loaders import Atlas, CellBatch, CellStream
 
@@ -83,7 +84,7 @@ def networks(atlas: Atlas, config: Config) -> Tasks:
     n_categories = [len(categories) for categories in labels.values()]
     velocity = build_velocity(config.flow, config.autoencoder.latent_dim, n_categories, (0.0, 1.0))
     return Tasks(
-        AutoencoderTask(autoencoder, config.autoencoder, atlas.n_cells),
+        AutoencoderTask(autoencoder, config.autoencoder, atlas.n_cells, RunSettings.of(config).half_products),
         FlowTask(velocity, list(labels), config.flow),
         sum(len(table) for table in model_features(atlas, config.modalities).values()),
     )
@@ -116,10 +117,7 @@ def measured(atlas: Atlas, config: Config, workers: int, n_cells: int, device: s
     batch, autoencoder, flow = batch.to(device), autoencoder.to(device), flow.to(device)
 
     def fit() -> torch.Tensor:
-        covariate = config.autoencoder.theta_covariate
-        category = batch.labels[covariate] if covariate else None
-        counts = autoencoder.autoencoder.dense(batch.counts, device)
-        loss: torch.Tensor = autoencoder.autoencoder(counts, batch.size_factor, category)
+        loss = autoencoder_loss(autoencoder, batch)
         return loss + config.autoencoder.gene_penalty / atlas.n_cells * autoencoder.autoencoder.gene_penalty()
 
     def encode() -> None:

@@ -1,10 +1,10 @@
 """Stage 2: encode every cell once; the flow never sees counts."""
 
+import hashlib
+import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.training.ranks import on_main, rank, world_size
 from cfgen_dist.training.stream import IN_ORDER_BYTES
+from cfgen_dist.workers.parts import Ledger
 from data_loaders import Atlas, CellStream, LatentWriter, open_atlas
-from data_loaders.files import write_whole
 from data_loaders.progress import progress
 from data_loaders.types import Floats, Ints
 
+log = logging.getLogger("cfgen_dist")
 BATCH_SIZE = 1024
 PART_ROWS = 1 << 16
 
@@ -45,21 +46,20 @@ def encode(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, path: Path
     Atlas
         The store, opened.
     """
-    parts = path.with_name(path.name + ".parts")
+    ledger = Ledger(path.with_name(path.name + ".parts"), _work(atlas, autoencoder))
     if not on_main(path.exists):
-        missing = on_main(lambda: _missing(atlas, parts))
+        missing = on_main(lambda: _missing(atlas, ledger))
         mine = missing[rank() :: world_size()]
         autoencoder.to(device)
         n_cells = sum(len(_rows(atlas, part)) for part in mine)
         with torch.inference_mode(), progress("encode", n_cells, "cells") as advance:
             for part in mine:
-                latents = np.concatenate(list(_encoded(atlas, autoencoder, _rows(atlas, part), device, advance)))
-                write_whole(_file(parts, part), partial(np.save, arr=latents))
+                _write_part(atlas, autoencoder, part, ledger, device, advance)
         autoencoder.cpu()
         if world_size() > 1:
             dist.barrier()
-        on_main(lambda: _put_together(atlas, autoencoder.latent_dim, parts, path))
-    on_main(lambda: shutil.rmtree(parts, ignore_errors=True))
+        on_main(lambda: _put_together(atlas, autoencoder, ledger, path, device))
+    on_main(lambda: shutil.rmtree(ledger.folder, ignore_errors=True))
     return open_atlas(path)
 
 
@@ -82,18 +82,50 @@ def _rows(atlas: Atlas, part: int) -> Ints:
     return np.arange(part * PART_ROWS, min((part + 1) * PART_ROWS, atlas.n_cells))
 
 
-def _file(parts: Path, part: int) -> Path:
-    return parts / f"part-{part:06d}.npy"
+def _name(part: int) -> str:
+    return f"part-{part:06d}"
 
 
-def _missing(atlas: Atlas, parts: Path) -> list[int]:
+def _work(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder) -> str:
+    """Digest of what the latents depend on: parts of other cells or weights do not count."""
+    digest = hashlib.sha256(f"{atlas.fingerprint} {atlas.contents}".encode())
+    for name, value in sorted(autoencoder.state_dict().items()):
+        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _missing(atlas: Atlas, ledger: Ledger) -> list[int]:
     """Parts that are not there, by listing the folder: to look for a file on a shared disk may hide it later."""
-    parts.mkdir(exist_ok=True)
-    there = {int(match[1]) for name in os.listdir(parts) if (match := re.fullmatch(r"part-(\d+)\.npy", name))}
-    return [part for part in range(-(-atlas.n_cells // PART_ROWS)) if part not in there]
+    ledger.folder.mkdir(exist_ok=True)
+    there = set(os.listdir(ledger.folder))
+    parts = range(-(-atlas.n_cells // PART_ROWS))
+    return [part for part in parts if f"{_name(part)}.json" not in there or ledger.record(_name(part)) is None]
 
 
-def _put_together(atlas: Atlas, latent_dim: int, parts: Path, path: Path) -> None:
-    with LatentWriter(path, atlas, latent_dim) as writer:
+def _write_part(
+    atlas: Atlas,
+    autoencoder: Autoencoder | JointAutoencoder,
+    part: int,
+    ledger: Ledger,
+    device: str,
+    advance: Callable[[int], object],
+) -> None:
+    latents = np.concatenate(list(_encoded(atlas, autoencoder, _rows(atlas, part), device, advance)))
+    ledger.commit(_name(part), {"latents": latents})
+
+
+def _put_together(
+    atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, ledger: Ledger, path: Path, device: str
+) -> None:
+    """Write the parts in their order; one whose bytes are not those that were written is made again first."""
+    with LatentWriter(path, atlas, autoencoder.latent_dim) as writer:
         for part in range(-(-atlas.n_cells // PART_ROWS)):
-            writer.append(np.load(_file(parts, part)), _rows(atlas, part))
+            arrays = ledger.whole_arrays(_name(part))
+            if arrays is None:
+                log.warning("part %d in %s is damaged: made again", part, ledger.folder)
+                autoencoder.to(device)
+                with torch.inference_mode():
+                    _write_part(atlas, autoencoder, part, ledger, device, lambda n: None)
+                autoencoder.cpu()
+                arrays = ledger.arrays(_name(part))
+            writer.append(arrays["latents"], _rows(atlas, part))

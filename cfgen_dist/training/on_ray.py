@@ -80,13 +80,17 @@ def connect_workers(
         yield each
 
 
-def train_on_ray(atlas: str, out: Path, config: Config, workers: int, each: Mapping[str, float]) -> None:
+def train_on_ray(
+    atlas: str, contents: str | None, out: Path, config: Config, workers: int, each: Mapping[str, float]
+) -> None:
     """Run the stages of a run on workers of the cluster that is connected, replacing those that are lost.
 
     Parameters
     ----------
     atlas, out : str, Path
         Absolute, on a disk that all machines see.
+    contents : str or None
+        `Atlas.contents`: workers refuse any other store.
     config : Config
         Settled.
     workers : int
@@ -105,6 +109,7 @@ def train_on_ray(atlas: str, out: Path, config: Config, workers: int, each: Mapp
 
     work = {
         "atlas": atlas,
+        "contents": contents,
         "out": str(out),
         "config": to_dict(config),
         "cpus": each["CPU"],
@@ -173,7 +178,10 @@ def work_as_rank(work: dict[str, Any]) -> None:
                 logger.addHandler(handler)
                 logger.setLevel(logging.INFO)
             log.info("%d workers started", world_size())
-        run_stages(open_atlas(work["atlas"]), out, config)
+        atlas = open_atlas(work["atlas"])
+        if atlas.contents != work["contents"]:
+            raise BadInput(f"{atlas.name}: another store than when the training was started; start it again")
+        run_stages(atlas, out, config)
     except Exception as error:
         # The other ranks fail next, for want of this one: the time tells cause from consequence.
         setattr(error, FAILED_AT, time.time())

@@ -1,6 +1,7 @@
 """The whole training as one function of (atlas, run directory, config), in this process or on a Ray cluster."""
 
 import copy
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -19,8 +20,9 @@ from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.locks import alone
 from data_loaders.reading.remote import is_remote
-from data_loaders.records import Record, Whole, read_json
+from data_loaders.records import Record, Sha256, Whole, read_json
 from data_loaders.types import PathLike
+from data_loaders.vouchers import sealed, unsealed
 
 log = logging.getLogger("cfgen_dist")
 # what a resumed run may be told anew, for it does not touch the result
@@ -33,6 +35,9 @@ class TrainedOn(Record):
     path: str
     fingerprint: str
     n_cells: Whole = 0
+    contents: Sha256 | None = None
+    config: Sha256 | None = None
+    checksum: Sha256 | None = None
 
 
 @alone(make_folder=True)
@@ -117,13 +122,14 @@ def train(
             if is_new:
                 _begin_run(out, config, source)
             place = str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())
-            train_on_ray(place, out, config, workers, each)
+            train_on_ray(place, source.contents, out, config, workers, each)
     return CFGen.load(out / "bundle")
 
 
 def _begin_run(out: Path, config: Config, atlas: Atlas) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "atlas.json", lambda file: file.write(json.dumps(identity(atlas)).encode()))
+    facts = identity(atlas) | {"contents": atlas.contents, "config": _digest(config)}
+    write_whole(out / "atlas.json", lambda file: file.write(json.dumps(sealed(facts)).encode()))
     save_config(config, out / "config.yaml")  # last: with it the run exists
 
 
@@ -137,11 +143,16 @@ def _resumed_config(out: Path, config: Config | None, atlas: Atlas, resume: bool
     """The run's own config, if the request agrees with it."""
     if not resume:
         raise BadInput(f"{out} holds a run already: `resume=True` continues it, or give another directory")
-    saved, trained_on = _read_run(out)
+    saved, trained_on = read_run(out)
     if trained_on["fingerprint"] != identity(atlas)["fingerprint"]:
         raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}")
+    if None not in (atlas.contents, trained_on["contents"]) and atlas.contents != trained_on["contents"]:
+        raise BadInput(f"{out} was trained on {trained_on['path']}, whose counts or columns differ from {atlas.name}")
+    atlas.check_files()
     if config is not None:
         config = copy.deepcopy(config)
+        if config.precision == "auto":  # another processor may choose otherwise
+            config.precision = saved.precision
         settle(config, atlas, here)
         asked, kept = _flat(to_dict(config)), _flat(to_dict(saved))
         for key, value in asked.items():
@@ -152,17 +163,28 @@ def _resumed_config(out: Path, config: Config | None, atlas: Atlas, resume: bool
     return saved
 
 
-def _read_run(out: Path) -> tuple[Config, dict[str, Any]]:
+def read_run(out: Path) -> tuple[Config, dict[str, Any]]:
     """The config of a run, with every key that `settle` fills in, and what it was trained on."""
     saved = load_config(out / "config.yaml")
     if saved.labels is None or saved.flow.max_steps is None or saved.size_factor.covariate == "auto":
         raise BadInput(f"{out}/config.yaml is damaged: keys are missing; give another directory")
     try:
-        return saved, read_json(out / "atlas.json", TrainedOn)
+        trained_on = read_json(out / "atlas.json", TrainedOn)
+        trained_on = {"contents": None, "config": None} | unsealed(trained_on, "it", "restore it")
     except FileNotFoundError:
         raise BadInput(f"{out}/atlas.json is missing; give another directory") from None
     except BadInput as error:
         raise BadInput(f"{out}/atlas.json is damaged ({error}); give another directory") from error
+    if trained_on["config"] not in (None, _digest(saved)):
+        raise BadInput(
+            f"{out}/config.yaml was changed after the run was started; restore it, or give another directory"
+        )
+    return saved, trained_on
+
+
+def _digest(config: Config) -> str:
+    """SHA-256 of the settings, however they are written down."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

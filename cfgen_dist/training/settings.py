@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from cfgen_dist.config import Config
+    from cfgen_dist.config.tree import Precision
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,21 @@ class RunSettings:
     seed: int = 0
     refit: bool = True
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     compile: bool = False
     all_reduce: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every_n_steps: int = 500
     checkpoint_every_minutes: float | None = None
+
+    @property
+    def half_products(self) -> bool:
+        """Whether the products of the autoencoder's first and last layer are of bfloat16 numbers on a CPU."""
+        return self.precision in ("bf16-products", "bf16-mixed")
+
+    @property
+    def autocast(self) -> Literal["32-true", "bf16-mixed"]:
+        """What Lightning is told of the precision."""
+        return "bf16-mixed" if self.precision == "bf16-mixed" else "32-true"
 
     @classmethod
     def of(cls, config: Config) -> RunSettings:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from cfgen_dist.config import Config
+from cfgen_dist.model.one_pass import half_is_faster
 from cfgen_dist.training.flow import flow_steps
 from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, settled_likelihoods
 from data_loaders import Atlas
@@ -39,6 +40,9 @@ def settle(config: Config, atlas: Atlas, here: bool, n_cells: int | None = None)
         raise BadInput(f"labels names a column twice: {', '.join(config.labels)}")
     if here and config.accelerator == "gpu" and not torch.cuda.is_available():
         raise BadInput("accelerator is gpu, but torch finds no GPU here; expected auto or cpu")
+    if config.precision == "auto":
+        on_cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
+        config.precision = "bf16-products" if on_cpu and half_is_faster() else "32-true"
     auto = config.size_factor.covariate == "auto"
     if auto:
         config.size_factor.covariate = config.labels[0] if config.labels else None

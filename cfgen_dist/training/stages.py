@@ -34,11 +34,11 @@ from cfgen_dist.training.ranks import on_main
 from cfgen_dist.training.settings import RunSettings
 from data_loaders import Atlas
 from data_loaders.errors import BadInput
-from data_loaders.files import write_whole
 from data_loaders.types import Ints
+from data_loaders.vouchers import check_vouched, vouch, write_vouched
 
 log = logging.getLogger("cfgen_dist")
-WEIGHTS = "weights.safetensors"
+WEIGHTS, METRICS = "weights.safetensors", "metrics.csv"
 DONE_AGAIN = "; without that file the stage is done again"
 
 
@@ -108,6 +108,7 @@ def _finished(directory: Path) -> dict[str, torch.Tensor] | None:
     path = directory / WEIGHTS
 
     def read() -> dict[str, torch.Tensor] | None:
+        check_vouched(path, DONE_AGAIN)
         try:
             return load_file(path) if path.exists() else None
         except SafetensorError as error:
@@ -124,7 +125,13 @@ def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], directory: Path
 def _finish(directory: Path, network: nn.Module) -> None:
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise BadInput(f"the training of the {directory.name} diverged: its weights are not finite; lower its lr")
-    on_main(lambda: write_whole(directory / WEIGHTS, lambda file: file.write(save(network.state_dict()))))
+
+    def write() -> None:
+        if (directory / METRICS).exists():
+            vouch(directory / METRICS)
+        write_vouched(directory / WEIGHTS, save(network.state_dict()))
+
+    on_main(write)
 
 
 def assemble(
@@ -213,6 +220,7 @@ def _on_validation_cells(
     found = {"val_nll": validation_nll(autoencoder, atlas, config, device)}
     if not config.refit:
         return found | {"val_loss": validation_loss(velocity, latents, config, device)}
-    path = out / "autoencoder" / "metrics.csv"
+    path = out / "autoencoder" / METRICS
+    check_vouched(path, f"; without it and {WEIGHTS} the stage is done again")
     metrics = pd.read_csv(path) if path.exists() else {}  # a training of fewer steps than are logged leaves none
     return found | ({"val_nll_before_refit": float(metrics["val_nll"].min())} if "val_nll" in metrics else {})

@@ -95,7 +95,7 @@ def fit(
         trainer = L.Trainer(
             default_root_dir=directory,
             accelerator=settings.accelerator,
-            precision=settings.precision,
+            precision=settings.autocast,
             logger=False if rank() else open_loggers(directory, place["step"] if place else None, LOG_EVERY),
             callbacks=[
                 *_checkpoints(directory, metric if val_stream is not None else None, settings),

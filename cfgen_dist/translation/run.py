@@ -1,6 +1,5 @@
 """Translate real cells: the same cells as if they had another label, as an atlas, with scores before and after."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,10 @@ from cfgen_dist.translation.shard import TranslationPlan, plan_translation, sour
 from cfgen_dist.workers.options import Workers, build, takes
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
-from data_loaders.files import write_whole
 from data_loaders.reading.remote import is_remote
 from data_loaders.seeds import Generation, generator
 from data_loaders.types import Array, Floats, Ints, PathLike
+from data_loaders.vouchers import write_sealed
 
 SCORED_CELLS = 3000  # silhouette widths need all distances: quadratic
 
@@ -91,7 +90,7 @@ def translate(
     summary = write_store(out, model, work, _content(model, source, plan), build(Workers, options), resume)
     scores = score_translation(source, open_atlas(out), plan, label)
     beside = Path(out).with_name(Path(out).name + ".scores.json")
-    write_whole(beside, lambda file: file.write(json.dumps(scores, indent=1, allow_nan=False).encode()))
+    write_sealed(beside, scores, indent=1, any_number=False)
     return summary | {"scores": scores}
 
 

@@ -1,6 +1,5 @@
 """Guidance strength and solver steps, searched on the finished model without training anything again."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from cfgen_dist.tuning.objective import AVERAGE, WORST, ValidationCells
 from cfgen_dist.tuning.records import SAMPLING, TrialRecord, read_request, read_sampling
 from cfgen_dist.tuning.trial import WEIGHTS, best_autoencoder, load_weights, trial_config
 from data_loaders import open_atlas
-from data_loaders.files import write_whole
+from data_loaders.vouchers import write_sealed
 
 DISTANCES = "distances"  # of a row: measure → distance to the floor, in units
 
@@ -61,7 +60,7 @@ def score_settings(
             rows.append(row_of(guidance, steps, scored.mean, scored.error, scored.standing, objective))
     chosen = choose(rows, objective)
     found = {"rows": rows, "chosen": chosen}
-    write_whole(path, lambda file: file.write(json.dumps(found, indent=1).encode()))
+    write_sealed(path, found, indent=1)
     return rows, chosen
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from cfgen_dist.training.on_ray import is_lost_peer
 from cfgen_dist.tuning.records import Report, read_trial
 from cfgen_dist.tuning.trial import REPORTS, TRIAL, Send, clear, finish, read_reports, why, work
-from data_loaders.files import write_whole
+from data_loaders.vouchers import write_sealed
 
 MOST_SILENCE = datetime.timedelta(minutes=10)  # before the workers of a trial give each other up
 SECONDS_TO_END = 30  # that the workers of a failed trial have to say why
@@ -156,7 +156,7 @@ def _member(config: dict[str, Any]) -> Path:
 def _take_over(folder: Path, values: dict[str, Any], checkpoint: Any) -> None:
     """Start from the checkpoint that Tune gives a member, its own or that of another one, with the values it gives."""
     facts = read_trial(folder / TRIAL)
-    write_whole(folder / TRIAL, lambda file: file.write(json.dumps(facts | {"values": values}).encode()))
+    write_sealed(folder / TRIAL, facts | {"values": values})
     if checkpoint is None:
         return
     with checkpoint.as_directory() as source:

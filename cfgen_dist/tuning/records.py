@@ -7,6 +7,7 @@ from pydantic import AllowInfNan, ConfigDict, Field
 
 from data_loaders.errors import BadInput
 from data_loaders.records import Record, Whole, parse_json, read_json, read_regular
+from data_loaders.vouchers import unsealed
 
 REQUEST, AUTOENCODER, SAMPLING = "tune.json", "best_autoencoder.json", "sampling.json"
 Time = Annotated[float, Field(ge=0, lt=1e12)]  # seconds since 1970
@@ -178,8 +179,9 @@ def read_report_lines(path: Path) -> list[Report]:
 def _read(path: Path, form: type[Record], way_on: str) -> Any:
     """A file of a search; BadInput when it is damaged or missing."""
     try:
-        return read_json(path, form, any_number=True)
+        values = read_json(path, form, any_number=True)
     except FileNotFoundError:
         raise BadInput(f"{path} is missing; {way_on}") from None
     except BadInput as error:
         raise BadInput(f"{error}; {way_on}") from None
+    return unsealed(values, str(path), way_on)

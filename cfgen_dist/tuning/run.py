@@ -26,6 +26,7 @@ from data_loaders.files import write_whole
 from data_loaders.locks import alone
 from data_loaders.reading.remote import is_remote
 from data_loaders.types import PathLike
+from data_loaders.vouchers import check_vouched, write_sealed, write_vouched
 
 log = logging.getLogger("cfgen_dist")
 SPACES = {"asha": "default", "pbt": "pbt"}
@@ -125,7 +126,7 @@ def tune(
         resources: Resources = {"workers": workers, "cpus": cpus_per_worker, "gpus": _gpus(settled, gpus_per_worker)}
         room = _room(resources, is_local(ray))
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "tune.json", lambda file: file.write(json.dumps(request, indent=1).encode()))
+        write_sealed(out / "tune.json", request, indent=1)
         concurrent = min(concurrent or room, room) if is_local(ray) else concurrent or room
         _search(out, settled, searched, request, resources, concurrent)
     return load_config(out / "best.yaml")
@@ -217,10 +218,11 @@ def encode_best(run: str, best: TrialRecord) -> None:
 
     folder = Path(run)
     if not (folder / "best_autoencoder.json").exists():
-        state = load_file(f"{best['folder']}/{WEIGHTS}")
-        write_whole(folder / "best_autoencoder.safetensors", lambda file: file.write(save(state)))
-        facts = json.dumps({"number": best["number"], "values": best["values"]})
-        write_whole(folder / "best_autoencoder.json", lambda file: file.write(facts.encode()))
+        weights = Path(best["folder"]) / WEIGHTS
+        check_vouched(weights, "; remove the folder of that trial")
+        state = load_file(weights)
+        write_vouched(folder / "best_autoencoder.safetensors", save(state))
+        write_sealed(folder / "best_autoencoder.json", {"number": best["number"], "values": best["values"]})
     atlas = open_atlas(read_request(folder)["atlas"]["path"])
     config = trial_config(folder, "flow", {})
     gpu = torch.cuda.is_available() and config.accelerator != "cpu"

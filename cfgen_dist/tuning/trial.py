@@ -37,13 +37,13 @@ from cfgen_dist.tuning.objective import NOTED, WORST, ValidationCells
 from cfgen_dist.tuning.records import Report, Request, read_best_autoencoder, read_report_lines, read_request
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput
-from data_loaders.files import write_whole
 from data_loaders.reading.atlas import Atlas
 from data_loaders.records import one_line
+from data_loaders.vouchers import SUFFIX, check_vouched, write_sealed, write_vouched
 
 WEIGHTS, RESULT, REPORTS, TRIAL = "weights.safetensors", "result.json", "reports.jsonl", "trial.json"
 REPORTS_OF_A_FLOW = 4  # at even shares of its steps
-SPARED = (WEIGHTS, RESULT, REPORTS, TRIAL)
+SPARED = (WEIGHTS, WEIGHTS + SUFFIX, RESULT, REPORTS, TRIAL)
 State = dict[str, Tensor]
 Send = Callable[[Report], None]  # gets every report
 Score = Callable[[Velocity], tuple[float, dict[str, float]]]  # objective and metrics of a network on the CPU
@@ -220,7 +220,7 @@ def work(
     train = _autoencoder if stage == "autoencoder" else _flow
     state, last = train(run, atlas, config, request, folder, send, save_every)
     if rank() == 0:
-        write_whole(folder / WEIGHTS, lambda file: file.write(save(state)))
+        write_vouched(folder / WEIGHTS, save(state))
     return last
 
 
@@ -291,6 +291,7 @@ def best_autoencoder(run: Path, atlas: Atlas, config: Config) -> Autoencoder | J
 
 def load_weights(network: nn.Module, path: Path) -> None:
     """Give a network the weights in a file; BadInput when they are not its own."""
+    check_vouched(path, "; remove the folder of that trial")
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -302,7 +303,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 def finish(folder: Path, status: str, **facts: Any) -> dict[str, Any]:
     """Write how a trial ended, `done`, `stopped` or `failed`, and remove its checkpoints."""
     result = {"status": status, "finished": time.time(), **facts}
-    write_whole(folder / RESULT, lambda file: file.write(json.dumps(result, indent=1).encode()))
+    write_sealed(folder / RESULT, result, indent=1)
     clear(folder)
     return result
 

@@ -1,6 +1,5 @@
 """The folders of the trials of a stage: what each holds, which is the best, and a new one."""
 
-import json
 import math
 import time
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from cfgen_dist.tuning.records import TrialRecord, read_result, read_trial
 from cfgen_dist.tuning.trial import RESULT, TRIAL, WEIGHTS, read_reports
-from data_loaders.files import write_whole
+from data_loaders.vouchers import SUFFIX, write_sealed
 
 
 def read_trials(folder: Path) -> list[TrialRecord]:
@@ -50,7 +49,7 @@ def new_trial(stage: Path, number: int, values: dict[str, Any]) -> Path:
     folder = stage / f"{number:04d}"
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"values": values, "started": time.time()}
-    write_whole(folder / TRIAL, lambda file: file.write(json.dumps(facts, indent=1).encode()))
+    write_sealed(folder / TRIAL, facts, indent=1)
     return folder
 
 
@@ -64,4 +63,5 @@ def keep_best(folder: Path) -> None:
     best = best_trial(folder)
     for path in trial_folders(folder):
         if best is not None and str(path) != best["folder"] and (path / RESULT).exists():
-            (path / WEIGHTS).unlink(missing_ok=True)
+            for name in (WEIGHTS, WEIGHTS + SUFFIX):
+                (path / name).unlink(missing_ok=True)

@@ -5,7 +5,6 @@ vouches for it, each written beside its place, flushed to disk and renamed. So w
 or it is not, and committing it twice, even at the same time, is harmless.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.records import Record, Sha256, Whole, parse_json, read_json, read_regular
 from data_loaders.types import Array, PathLike
+from data_loaders.vouchers import sealed, sha256_of, unsealed
 
 log = logging.getLogger("cfgen_dist")
 NOTE = "note.json"
@@ -39,6 +39,7 @@ class PartRecord(Record):
     work: str
     bytes: Whole | None = None
     file_sha256: Sha256 | None = None
+    checksum: Sha256 | None = None
 
     @model_validator(mode="after")
     def _has_both(self) -> Self:
@@ -156,8 +157,8 @@ class Ledger:
             path = self.arrays_path(part)
             # Not compressed: the file lives until parts are put together, and zlib would take longer than the work.
             write_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-            record |= {"bytes": path.stat().st_size, "file_sha256": _sha256(path)}
-        write_whole(self.record_path(part), lambda file: file.write(json.dumps(record).encode()))
+            record |= {"bytes": path.stat().st_size, "file_sha256": sha256_of(path)}
+        write_whole(self.record_path(part), lambda file: file.write(json.dumps(sealed(record)).encode()))
         return record
 
     def recorded(self) -> Iterator[str]:
@@ -170,7 +171,8 @@ class Ledger:
     def record(self, part: str) -> dict[str, Any] | None:
         """The record of a part; None when it is missing, damaged, of other work, or its file is not of its size."""
         try:
-            record: dict[str, Any] = read_json(self.record_path(part), self.form, any_number=True)
+            path = self.record_path(part)
+            record: dict[str, Any] = unsealed(read_json(path, self.form, any_number=True), str(path))
             if (record["part"], record["work"]) != (part, self.work):
                 return None
             arrays = self.arrays_path(part)
@@ -183,7 +185,7 @@ class Ledger:
         """As `record`, but every byte of the file is looked at as well."""
         record = self.record(part)
         try:
-            if record and "bytes" in record and _sha256(self.arrays_path(part)) != record["file_sha256"]:
+            if record and "bytes" in record and sha256_of(self.arrays_path(part)) != record["file_sha256"]:
                 return None
         except (OSError, KeyError):
             return None
@@ -206,8 +208,3 @@ class Ledger:
         for part in parts:
             self.record_path(part).unlink(missing_ok=True)
             self.arrays_path(part).unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import zarr
 from anndata.io import read_elem, write_elem
 
 from data_loaders.errors import BadInput, nearest, readable
@@ -14,7 +13,9 @@ from data_loaders.exporting.mudata import write_h5mu
 from data_loaders.exporting.soma import write_soma
 from data_loaders.files import begin_output, finish_output, refuse_address, refuse_existing
 from data_loaders.locks import alone
+from data_loaders.manifest import ELEMENT
 from data_loaders.progress import progress
+from data_loaders.reading.checked import open_checked
 from data_loaders.reading.chunks import DiskArray
 from data_loaders.reading.reader import DiskGroup
 from data_loaders.types import PathLike
@@ -51,8 +52,10 @@ def export(store: PathLike, out: PathLike, *, to: str = "h5ad") -> None:
     place = refuse_existing(out)
     refuse_address(store, "export reads a store on a disk; copy it there first")
     try:
-        source = zarr.open_group(store, mode="r")
+        source, manifest, _ = open_checked(store)
         source["X"], source["obs"], source["var"]
+    except BadInput:
+        raise
     except (FileNotFoundError, KeyError, ValueError, OSError) as error:
         raise BadInput(f"{store}: no AnnData-Zarr store there ({' '.join(str(error).split())})") from error
     folder = begin_output(place)
@@ -76,6 +79,8 @@ def export(store: PathLike, out: PathLike, *, to: str = "h5ad") -> None:
             for name in ("obs", "var", "uns", "varm", "obsm", "layers", "obsp", "varp"):
                 if name in source:
                     _copy(source, target, name)
+            if manifest is not None:
+                del target[f"uns/{ELEMENT}"]  # of files that are not there
         finish_output(built, place)
     finally:
         for leftover in (built, folder):
@@ -124,7 +129,7 @@ def _copy_array(array: DiskArray, group: DiskGroup, name: str, *, wide: bool, de
     with progress(f"copy {description}", array.shape[0], "rows" if array.ndim > 1 else "values") as advance:
         for start in range(0, array.shape[0], step):
             stop = min(start + step, array.shape[0])
-            with readable(f"{array.store_path.store.root}: {description}"):
+            with readable(f"{getattr(array.store, 'root', array.store)}: {description}"):
                 values = array[start:stop]
             dataset[start:stop] = values
             advance(stop - start)

@@ -14,13 +14,12 @@ import pandas as pd
 from data_loaders.errors import BadInput, nearest
 from data_loaders.ingestion.left_out import settle_cells
 from data_loaders.labels import as_label
+from data_loaders.names import is_storable
 from data_loaders.sources.rows import keep_rows
 from data_loaders.sources.source import Source
 from data_loaders.types import Array
 
 OURS = ("split", "size_factor", "source", "source_row")
-RESERVED = (".", "..", "_index", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")  # by the store itself
-LONGEST_NAME = 240  # bytes; file systems end at 255
 UNSTORABLE = "of a name that a store cannot have, such as one with '/' in it"
 TAKEN = ("_index", "split", "size_factor", "source_row", "shard", "is_generated", "n", "row")  # atlases, label tables
 MOST_CATEGORIES = 100  # that a column may have when most of them are single cells
@@ -116,12 +115,6 @@ def merge_obs(
         names = [f"{name}-{key}" for table, key in zip(tables, keys, strict=True) for name in table.index]
         merged.index = pd.Index(names, dtype=object)
     return Cells(merged, notes, dropped)
-
-
-def is_storable(name: str) -> bool:
-    """Whether a column of this name can be a folder of a store: no path, and nothing that the format itself uses."""
-    n_bytes = len(name.encode("utf-8", "replace"))
-    return 0 < n_bytes <= LONGEST_NAME and not set(name) & {"/", "\0"} and name not in RESERVED
 
 
 def source_keys(sources: Sequence[Source]) -> list[str]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from data_loaders.errors import BadInput, nearest
 from data_loaders.features.shared_names import MIN_SHARED, lost_note, refuse_few_shared
+from data_loaders.names import is_storable
 from data_loaders.sources.source import Source
 from data_loaders.types import Ints, PathLike
 
@@ -84,7 +85,7 @@ def simple_columns(table: pd.DataFrame) -> pd.DataFrame:
     keep = {}
     for name in table:
         column = table[name]
-        if "/" in str(name) or name == "_index":  # names that a store cannot have
+        if not is_storable(str(name)):
             continue
         if isinstance(column.dtype, pd.CategoricalDtype):
             column = column.astype(object)

@@ -1,6 +1,8 @@
 """AnnData stores (Zarr v2 and v3, h5ad): columns on demand, matrices through readers."""
 
+import logging
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ from data_loaders.card import LATENTS, parse_card
 from data_loaders.errors import BadInput, readable
 from data_loaders.features.gene_names import name_features
 from data_loaders.hdf5 import check_filters
+from data_loaders.manifest import ELEMENT, ROOT
 from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
+from data_loaders.reading.checked import checked
 from data_loaders.reading.chunks import DiskArray, ZarrChunks, open_chunks
 from data_loaders.reading.reader import INCOMPLETE, CsrReader, DenseReader, DiskGroup, matrix_reader, read_whole
 from data_loaders.reading.store import Column
@@ -23,6 +27,8 @@ from data_loaders.types import Array
 from data_loaders.zarr_groups import is_unknown, names, open_group
 
 X = Place("X", "X")
+
+log = logging.getLogger("data_loaders")
 
 
 class AnnDataStore:
@@ -47,6 +53,8 @@ class AnnDataStore:
     obs_columns : list of str
     is_shuffled : bool
         Whether the cells were put in random order when the store was written.
+    contents : str or None
+        What tells the data of the store from any other; None where it has no manifest.
     is_ours : bool
         Whether this project wrote the counts, which are then in X and need no check.
     counts_from : str
@@ -75,9 +83,32 @@ class AnnDataStore:
     ) -> None:
         self.root, self.source, self.name, self._var_names = root, source, name, var_names
         self.readers: dict[str, CsrReader | DenseReader] = {}
+        self.contents: str | None = None
+        self._is_believed = True
         self.notes: list[str] = []
         with readable(name):
+            self._check_files()
             self._open(options or Options())
+
+    def _check_files(self) -> None:
+        """From now on compare files with the manifest, where the store has one."""
+        if not isinstance(self.root, zarr.Group):
+            # a card that came by way of a store with a manifest: what became of the cells since, nobody knows
+            self._is_believed = ELEMENT not in (self.root.get("uns") or {})
+        elif not self.root.path:  # a store inside another's folder was put there by other programs
+            self.root, manifest, self._is_believed = checked(self.root, self.name)
+            if manifest is not None:
+                self.contents = manifest.contents
+            if self.source is not None:
+                self.source.manifest = manifest
+        if not self._is_believed:
+            log.warning("%s: written anew by another program; what its card said holds no more", self.name)
+
+    def check_cheaply(self) -> None:
+        """Raise `BadInput` when a file of a local store with a manifest is missing, or has another size or end."""
+        if isinstance(self.source, LocalBytes) and self.source.manifest is not None:
+            with readable(self.name):
+                self.source.manifest.check_cheaply(Path(self.name))
 
     def _open(self, options: Options) -> None:
         """Find the columns and matrices, and see whether they fit each other."""
@@ -94,7 +125,8 @@ class AnnDataStore:
         self.readers = {main: self._open_counts(options, main, card is not None)}
         self.has_size_factor = self.is_ours and "size_factor" in self.obs_columns
         self.n_cells = len(self.readers[main])
-        for key in sorted(names(root.get("obsm"))):
+        obsm = root.get("obsm")
+        for key in [] if obsm is None else sorted(self._keys(obsm)):
             if not is_unknown(root["obsm"], key) and root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
                 self._add_modality(str(key))
         self.is_shuffled = card is not None and parse_card(card, name).get("options", {}).get("in_order") is False
@@ -195,14 +227,26 @@ class AnnDataStore:
         return self._read(key) if key in self.root else None
 
     def uns(self, key: str) -> Any:
-        """An entry of uns, or None."""
+        """An entry of uns, or None. There is no card where it is about other files than these."""
+        if key == "atlas_card" and not self._is_believed:
+            return None
         return self._read(f"uns/{key}") if f"uns/{key}" in self.root else None
+
+    def _keys(self, group: DiskGroup) -> list[str]:
+        """What is in a group; by the manifest where there is one: Zarr complains aloud when it lists damaged arrays."""
+        manifest = self.source.manifest if self.source is not None else None
+        if manifest is None or not isinstance(group, zarr.Group):
+            return list(names(group))
+        start = f"{group.path}/"
+        return sorted({key[len(start) :].partition("/")[0] for key in manifest.files if key.startswith(start)} - {ROOT})
 
     def _read(self, path: str) -> Any:
         with readable(f"{self.name}: {path}"):
+            if self.source is not None and isinstance(self.root, zarr.Group):
+                self.source.check_unchanged(f"{self.root.path}/{path}".strip("/"))
             element = self.root[path]
             check_filters(self.name, element)
-            parts = [element[key] for key in element] if isinstance(element, zarr.Group) else [element]
+            parts = [element[key] for key in self._keys(element)] if isinstance(element, zarr.Group) else [element]
         if isinstance(element, zarr.Array) and element.dtype.kind in "iuf" and element.fill_value != 0:
             # numbers as our own stores keep them; anndata would hold the encoded shards in memory beside them
             return read_whole(open_chunks(element, self.source, f"{self.name}: {path}"), threads=1)
@@ -215,6 +259,8 @@ class AnnDataStore:
                     raise BadInput(f"{chunks.name}: chunk {missing[0]} is missing; {INCOMPLETE}")
         try:
             return read_elem(element)
+        except BadInput:
+            raise
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise BadInput(f"{self.name}: {path} cannot be read ({_one_line(error)}); {INCOMPLETE}") from error
 

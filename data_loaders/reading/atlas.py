@@ -260,6 +260,10 @@ class Atlas:
         ]
         return np.concatenate(parts or [np.empty(0)]).astype(np.float32)
 
+    def uns(self, key: str) -> Any:
+        """An entry of uns as it is stored, or None."""
+        return self._store.uns(key)
+
     def rows(self, split: str | None = None, **labels: Any) -> Ints:
         """Rows of a split and of chosen categories.
 
@@ -334,6 +338,24 @@ class Atlas:
     def fingerprint(self) -> str:
         """Text that differs between stores of different cells or orders; part of a stream's state."""
         return _fingerprint(self._store, self.genes)
+
+    @property
+    def contents(self) -> str | None:
+        """SHA-256 that tells the data of the store from any other; None where its writer noted no checksums."""
+        contents: str | None = getattr(self._store, "contents", None)
+        return contents
+
+    def check_files(self) -> None:
+        """Look at size and end of every file of a local store that has a manifest.
+
+        Raises
+        ------
+        BadInput
+            When one is missing, or is not the one that was written.
+        """
+        check = getattr(self._store, "check_cheaply", None)
+        if check is not None:
+            check()
 
     @property
     def is_shuffled(self) -> bool:

@@ -1,17 +1,22 @@
 """Byte ranges of the files of a store, read by many threads at once: any source of bytes, and the local disk."""
 
 import os
+import stat
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from data_loaders.errors import BadInput
+from data_loaders.manifest import Manifest
 from data_loaders.parallel import CORES
 from data_loaders.types import PathLike
 
-OPEN_BINARY = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # the last one is of Windows
+# the last one is of Windows; a pipe without a writer is not waited for
+OPEN_BINARY = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
+ROOT_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # of a store
 OPEN_FILES = 256  # a sharded store of 100 million cells has about as many
 
 
@@ -26,11 +31,14 @@ class ByteSource(Protocol):
         Requests at once.
     fetches_ahead : bool
         Whether `expect` does anything.
+    manifest : Manifest or None
+        What the files should be, where the store says so.
     """
 
     run_bytes: int
     threads: int
     fetches_ahead: bool
+    manifest: Manifest | None
 
     def size(self, key: str) -> int:
         """Bytes in a file; FileNotFoundError when there is none."""
@@ -40,6 +48,9 @@ class ByteSource(Protocol):
 
     def expect(self, key: str, start: int, stop: int) -> None:
         """Announce that bytes [start, stop) of a file will be read."""
+
+    def check_unchanged(self, path: str) -> None:
+        """Raise `BadInput` when the store is another one than was opened, or what is at `path` was written to since."""
 
 
 class LocalBytes:
@@ -51,10 +62,15 @@ class LocalBytes:
 
     Notes
     -----
-    Files stay open, so a store that is replaced by a rename is read on in its old state; a file written to after the
-    source was made is an error.
+    Files stay open, so a store that is replaced by a rename is read on in its old state. A file that has to be opened
+    again must be the one that it was.
+
+    Where a store has a manifest, who reads a file compares it. Where it has none, a folder that is another one than
+    when the source was made is an error, or one whose metadata are; and so is a file written to since then, unless the
+    clock of the disk cannot be compared with this one: a time that is still to come says nothing.
     """
 
+    manifest: Manifest | None = None
     run_bytes = 1 << 20  # decoded bytes of one request: a few cache-sized chunks
     threads = CORES
     fetches_ahead = hasattr(os, "posix_fadvise")
@@ -62,10 +78,10 @@ class LocalBytes:
     def __init__(self, root: PathLike) -> None:
         self.name = str(root)
         self._root = Path(root)
-        self._opened = time.time_ns()
-        self._files: OrderedDict[str, _OpenFile] = (
-            OrderedDict()
-        )  # key -> (descriptor, size), the least recently used first
+        self._opened, self._identity = time.time_ns(), self._about_root()
+        self._has_same_clock = all(modified <= self._opened for _, _, _, modified in self._identity)
+        self._files: OrderedDict[str, _OpenFile] = OrderedDict()  # the least recently used first
+        self._seen: dict[str, _Facts] = {}  # of files that were open
         self._lock = threading.Lock()
 
     def size(self, key: str) -> int:
@@ -104,15 +120,50 @@ class LocalBytes:
                 self._files.move_to_end(key)
                 return file
         file = _OpenFile(self._root / key)
-        if file.modified > self._opened:
-            raise BadInput(
-                f"{self._root / key}: written to after the store was opened; open it again when it is finished"
-            )
+        if self.manifest is None and (self._is_new(file.facts) or self._about_root() != self._identity):
+            raise self._changed(key)
         with self._lock:
+            if self._seen.setdefault(key, file.facts) != file.facts:
+                raise self._changed(key)
             file = self._files.setdefault(key, file)  # another thread may have been first
             while len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)
         return file
+
+    def check_unchanged(self, path: str) -> None:
+        """Raise `BadInput` when the store is another one than was opened, or what is at `path` was written to since.
+
+        Of a store with a manifest nothing is looked at: its files are compared as they are read.
+        """
+        if self.manifest is not None:
+            return
+        if self._about_root() != self._identity:
+            raise self._changed(path)
+        for file in sorted((self._root / path).rglob("*")):
+            if self._is_new(_facts(file.stat())):
+                raise self._changed(file.relative_to(self._root).as_posix())
+
+    def _is_new(self, facts: "_Facts") -> bool:
+        return self._has_same_clock and self._opened < facts[3] <= time.time_ns()
+
+    def _changed(self, key: str) -> BadInput:
+        return BadInput(f"{self._root / key}: written to after the store was opened; open it again when it is finished")
+
+    def _about_root(self) -> list["_Facts"]:
+        """What tells the folder, and the store in it, from one that takes its name; no times of the folder itself."""
+        found = []
+        for path in (self._root, *(self._root / name for name in ROOT_FILES)):
+            with suppress(OSError):
+                facts = _facts(path.stat())
+                found.append(facts if path != self._root else (*facts[:2], 0, 0))
+        return found
+
+
+_Facts: TypeAlias = tuple[int, int, int, int]  # device, number, bytes, time of the last change in ns
+
+
+def _facts(status: os.stat_result) -> _Facts:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _OpenFile:
@@ -122,7 +173,9 @@ class _OpenFile:
         self.descriptor = os.open(path, OPEN_BINARY)
         self.lock = threading.Lock()  # of the place in the file, where there is no reading by position
         status = os.fstat(self.descriptor)
-        self.size, self.modified = status.st_size, status.st_mtime_ns
+        if not stat.S_ISREG(status.st_mode):
+            raise BadInput(f"{path}: a pipe, a socket or a device; expected a regular file")
+        self.size, self.facts = status.st_size, _facts(status)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

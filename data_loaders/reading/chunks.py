@@ -16,6 +16,7 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from data_loaders.errors import BadInput
+from data_loaders.manifest import TAIL
 from data_loaders.reading.byte_ranges import ByteSource
 from data_loaders.types import Array, Ints
 
@@ -134,9 +135,13 @@ class ZarrChunks:
             for chunk in range(first, stop):
                 key = self._key(chunk)
                 try:
-                    yield self.source.read(key, 0, self.source.size(key))
+                    content = self.source.read(key, 0, self.source.size(key))
                 except FileNotFoundError:
                     yield self._zeros(chunk)
+                    continue
+                if self.source.manifest is not None:
+                    self.source.manifest.check_whole(key, content)
+                yield content
             return
         shard, inner = divmod(first, self._chunks_per_shard)
         try:
@@ -189,7 +194,8 @@ class ZarrChunks:
         if index is None:
             key, length = self._key(shard), 16 * self._chunks_per_shard + 4
             size = self.source.size(key)
-            raw = self.source.read(key, max(size - length, 0), size)
+            raw = self.source.read(key, max(size - max(length, TAIL), 0), size)
+            tail, raw = raw[-TAIL:], raw[-length:]
             if len(raw) < length or google_crc32c.value(raw) != CRC_WITH_ITSELF:
                 raise BadInput(
                     f"{self.name}: the index of the file {key} is damaged; the file is cut short or overwritten"
@@ -198,6 +204,9 @@ class ZarrChunks:
             inside = index[:, 0] != ABSENT
             if (index[inside].sum(1) > size).any():
                 raise BadInput(f"{self.name}: chunks in the file {key} end beyond its {size} bytes; it is cut short")
+            if self.source.manifest is not None:
+                self.source.manifest.check_size(key, size)
+                self.source.manifest.check_tail(key, tail)
             with self._lock:
                 self._indexes[shard] = index
         return index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from data_loaders.types import PathLike
 if TYPE_CHECKING:
     import zarr
     from obstore.store import ObjectStore as Bucket
+
+    from data_loaders.manifest import Manifest
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # what obstore takes an endpoint from
 RETRY: Any = {
@@ -67,7 +70,8 @@ def open_remote(url: str, options: dict[str, Any] | None = None) -> tuple[zarr.G
     name = address(url)
     store = ToldStore(bucket, read_only=True)
     store.name = name
-    return open_zarr(name, store), RemoteBytes(bucket, name)
+    source = RemoteBytes(bucket, name)  # before: what it saw of the store is what is opened
+    return open_zarr(name, store), source
 
 
 class RemoteBytes:
@@ -75,9 +79,11 @@ class RemoteBytes:
 
     Notes
     -----
-    An object replaced between two reads is an error: each read asks for the version that was seen first.
+    An object replaced between two reads is an error: each read asks for the version that was seen first. The same holds
+    for the metadata of the store, where it has no manifest.
     """
 
+    manifest: Manifest | None = None
     run_bytes = 8 << 20  # one request costs a round trip: ask for more at once than from a disk
     threads = 16
     fetches_ahead = False
@@ -85,6 +91,7 @@ class RemoteBytes:
     def __init__(self, store: Bucket, name: str) -> None:
         self.name, self._store = name, store
         self._seen: dict[str, Any] = {}  # key -> what obstore says of the object
+        self._root = self._about_root()
 
     def size(self, key: str) -> int:
         """Bytes in an object; FileNotFoundError when there is none."""
@@ -111,6 +118,20 @@ class RemoteBytes:
 
     def expect(self, key: str, start: int, stop: int) -> None:
         """Nothing can be fetched ahead."""
+
+    def check_unchanged(self, path: str) -> None:
+        """Raise `BadInput` when the store is another one than was opened; with a manifest, files are compared."""
+        if self.manifest is None and self._about_root() != self._root:
+            raise BadInput(f"{self.name}/{path}: changed after the store was opened; open it again")
+
+    def _about_root(self) -> Any:
+        """Version of the metadata of the root; None where it cannot be told."""
+        import obstore
+
+        for key in ("zarr.json", ".zgroup"):
+            with suppress(Exception):  # whoever may not list a bucket gets other errors than that there is none
+                return obstore.head(self._store, key)["e_tag"]
+        return None
 
     def _about(self, key: str) -> Any:
         import obstore

@@ -12,6 +12,7 @@ from anndata.io import read_elem
 
 from data_loaders.errors import DAMAGED, BadInput, readable
 from data_loaders.hdf5 import CONTENTS, check_filters, content_of, content_of_group
+from data_loaders.reading.checked import checked
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import open_matrix
 from data_loaders.sources.orientation import is_turned
@@ -41,6 +42,8 @@ def open(path: str, options: Options) -> Source:
         return open_in_hdf5(path, lambda root: _open_root(path, root, options))
     with readable(path):
         root = open_group_of_zarr(path)
+        if isinstance(root, zarr.Group):
+            root, _, _ = checked(root, path)
     if not isinstance(root, zarr.Group):
         raise BadInput(f"{path}: a single Zarr array; expected an AnnData")
     return _open_root(path, root, options)

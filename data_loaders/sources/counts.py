@@ -29,7 +29,7 @@ def fault(values: Array, round_counts: bool = False) -> str | None:
         return None
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return "NaN or infinite values"
-    smallest, largest = values.min(), values.max()
+    smallest, largest = float(values.min()), float(values.max())  # 2^31 - 1 as float32 would be 2^31
     if smallest < 0:
         return f"negative values (smallest {smallest:.4g})"
     if not round_counts and has_fractions(values):
@@ -84,7 +84,7 @@ def _as_named(values: Array, round_counts: bool) -> Bools:
     kinds = [~np.isfinite(values), values < 0]
     if not round_counts:
         kinds.append(np.abs(values - np.rint(values)) > ROUNDING * np.maximum(values, 1))
-    return next(kind for kind in [*kinds, values > LARGEST] if kind.any())
+    return next(kind for kind in [*kinds, values.astype(np.float64) > LARGEST] if kind.any())
 
 
 def as_counts(block: csr_matrix, rows: Ints, source: Source) -> csr_matrix:

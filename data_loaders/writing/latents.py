@@ -17,6 +17,7 @@ from zarr.codecs import Crc32cCodec
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput
 from data_loaders.files import begin_output, finish_output
+from data_loaders.manifest import seal
 from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.arrays import write_small
 
@@ -118,6 +119,7 @@ class LatentWriter:
         for name in ("obsm", "obsp", "varm", "varp", "layers", "uns"):
             write_small(self._root, name, {})
         self._root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0", "content": LATENTS})
+        seal(self._root, self._folder)
         finish_output(self._folder, self.path)
 
     def discard(self) -> None:

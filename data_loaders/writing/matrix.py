@@ -11,6 +11,8 @@ from data_loaders.statistics.sums import GeneMoments
 from data_loaders.types import Array, Bools, Floats, Ints
 from data_loaders.writing.arrays import ArrayAppender
 
+LARGEST = np.iinfo(np.int32).max
+
 
 class MatrixWriter:
     """Append CSR slices to a Zarr group in AnnData's encoding.
@@ -43,7 +45,7 @@ class MatrixWriter:
         Parameters
         ----------
         counts : scipy CSR or SparseRows (n, columns)
-            Columns sorted within each row, no stored zeros, positive integers.
+            Columns sorted within each row, no stored zeros, positive integers below 2^31.
         training : bool (n,)
             The rows that enter mean and variance.
 
@@ -61,6 +63,8 @@ class MatrixWriter:
         if len(indptr) != len(training) + 1:
             raise ValueError(f"{len(indptr) - 1} rows of counts but {len(training)} rows of obs")
         largest, sums = _check_rows(data, indices, indptr, len(self.var))
+        if largest > LARGEST:
+            raise ValueError(f"counts go up to {LARGEST:,}, what every reader holds; found {largest:,}")
         if largest > np.iinfo(self._data.dtype).max:
             self._data.promote(np.min_scalar_type(largest))
         self._data.append(data)

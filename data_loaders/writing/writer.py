@@ -13,6 +13,7 @@ import zarr
 
 from data_loaders.card import SPLITS, build_card, describe_modality
 from data_loaders.files import begin_output, finish_output
+from data_loaders.manifest import seal
 from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.arrays import write_small
 from data_loaders.writing.matrix import MatrixWriter
@@ -188,6 +189,7 @@ class AtlasWriter:
         write_small(self._root, "uns", dict(uns or {}) | tables | {"atlas_card": json.dumps(card)})
         for name in ("obsp", "varp", "layers"):
             write_small(self._root, name, {})
+        seal(self._root, self._folder)
         finish_output(self._folder, self.path)
         return card
 

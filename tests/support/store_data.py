@@ -1,5 +1,8 @@
 """Stores in the layouts of others, for the tests of reading."""
 
+import json
+import shutil
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -8,6 +11,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 from data_loaders import AtlasWriter
+from data_loaders.manifest import ELEMENT
 
 COMPRESSORS = {
     "none": None,
@@ -91,3 +95,11 @@ def write_atlas(path, counts, seed=0):
         writer.append(counts[keep], obs)
         writer.close()
     return counts[keep]
+
+
+def without_manifest(store):
+    """Take the manifest out of a store, as if it had been written before there were any."""
+    shutil.rmtree(store / "uns" / ELEMENT)
+    root = json.loads((store / "zarr.json").read_text())
+    del root["attributes"]["sealed"]
+    (store / "zarr.json").write_text(json.dumps(root))

@@ -25,7 +25,7 @@ from cfgen_dist.generation.plan import make_plan, read_plan
 from cfgen_dist.generation.request import combinations_of, read_label_table
 from cfgen_dist.generation.run import generate
 from cfgen_dist.training import checkpoints
-from cfgen_dist.training.run import _read_run
+from cfgen_dist.training.run import read_run
 from cfgen_dist.tuning import records
 from cfgen_dist.tuning.trials import best_trial, read_trials
 from cfgen_dist.workers.parts import Ledger, PartRecord
@@ -200,6 +200,10 @@ REQUEST = {
     "space": {"flow": {}},
     "trials": 4, "scheduler": "asha", "objective": "w2", "seed": 0, "workers": 1, "guidance": [1.0, 1.5],
 }  # fmt: skip
+SETTING = {
+    "guidance": 1.0, "steps": 5, "error": 0.1, "worst": 3.0, "average": 1.0, "worst_measure": "w2",
+    "distances": {"w2": 3.0, "mmd": 0.0},
+}  # fmt: skip
 FORMS = {
     "part": (PartRecord, RECORD), "evaluation plan": (PlanForm, PLAN), "score": (ScoreForm, SCORE),
     "request": (records.RequestForm, REQUEST),
@@ -207,7 +211,7 @@ FORMS = {
     "result": (records.ResultForm, {"status": "done", "finished": 9.5, "objective": 1.5}),
     "best": (records.BestForm, {"number": 3, "values": {}}),
     "sampling": (records.SamplingForm, {
-        "rows": [{"guidance": 1.0, "steps": 5, "error": 0.1}], "chosen": {"guidance": 1.0, "steps": 5, "error": 0.1},
+        "rows": [SETTING], "chosen": SETTING,
     }),
 }  # fmt: skip
 
@@ -288,9 +292,9 @@ def test_runs_with_something_wrong(tiny_run, tmp_path, data):
     shutil.copy(tiny_run / "config.yaml", tmp_path)
     change = data.draw(mutated(json.loads((tiny_run / "atlas.json").read_text())))
     (tmp_path / "atlas.json").write_text(as_text(change))
-    accepts(lambda: _read_run(tmp_path))
+    accepts(lambda: read_run(tmp_path))
     (tmp_path / "config.yaml").write_text(as_text(data.draw(mutated(to_dict(load_config(tiny_run / "config.yaml"))))))
-    accepts(lambda: _read_run(tmp_path))
+    accepts(lambda: read_run(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ODD_FILES)
@@ -303,7 +307,7 @@ def test_files_of_runs_that_are_no_files(tiny_run, tmp_path, kind):
                 (tmp_path / each).unlink(missing_ok=True)
             shutil.copy(tiny_run / each, tmp_path)
         write_odd(tmp_path / name, (tiny_run / name).read_text(), kind)
-        assert not accepts(lambda: _read_run(tmp_path)), name
+        assert not accepts(lambda: read_run(tmp_path)), name
 
 
 @pytest.mark.parametrize(

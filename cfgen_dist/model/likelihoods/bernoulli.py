@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cfgen_dist.model.likelihoods.likelihood import Csr, Likelihood, drawable
+from cfgen_dist.model.sweeps.bernoulli import sweep
+from cfgen_dist.model.sweeps.blocks import Counts
 from data_loaders.types import Floats, Ints
 from data_loaders.uniforms import uniform
 
@@ -25,6 +27,7 @@ class Bernoulli(Likelihood):
     name = "bernoulli"
     encoder_input = "binary"
     scales_with_size_factor = False
+    has_sweep = True
 
     def n_outputs(self, n_features: int) -> int:
         """One a peak, and one for the depth of the cell."""
@@ -43,6 +46,22 @@ class Bernoulli(Likelihood):
         """Negative log-likelihood (B,); any count above zero is a one."""
         rows, columns = counts.nonzero(as_tuple=True)
         return bernoulli_nll(self.decode(outputs), rows, columns)
+
+    def sweep(
+        self,
+        logits: Tensor,
+        further: Tensor,
+        bias: Tensor,
+        log_theta: Tensor | None,
+        lines: Ints,
+        size_factor: Floats,
+        counts: Counts,
+        scale: float,
+    ) -> tuple[float, Tensor, Tensor | None]:
+        """Loss and gradient in one pass."""
+        depth = further[:, 0]
+        loss, d_bias = sweep(logits, depth.add_(bias[-1]), bias[:-1], lines >= 0, counts, scale)
+        return loss, torch.cat([d_bias, depth.sum()[None]]), None
 
     def draw(
         self,

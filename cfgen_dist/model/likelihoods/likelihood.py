@@ -6,6 +6,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from torch import Tensor
 
+from cfgen_dist.model.sweeps.blocks import Counts
 from data_loaders.errors import BadInput
 from data_loaders.types import Floats, Ints
 
@@ -18,7 +19,8 @@ class Likelihood(ABC):
     """A law of the counts of B cells in F features, given the F or more outputs of a decoder.
 
     An object holds no parameters: log theta belongs to the autoencoder. The loss takes the decoder's outputs as they
-    are, so that one autograd function may make loss and gradient in one pass, normalisation included.
+    are. `nll` is the reference: operations of torch, on any device. Where a law has a `sweep` as well, training on CPUs
+    makes loss and gradient in one pass over the outputs, normalisation included.
 
     Attributes
     ----------
@@ -30,12 +32,15 @@ class Likelihood(ABC):
         Whether there is a log theta to learn.
     scales_with_size_factor : bool
         Whether the counts scale with a size factor, so that generation draws one for the modality.
+    has_sweep : bool
+        Whether there is a `sweep`.
     """
 
     name: ClassVar[str]
     encoder_input: ClassVar[str | None] = None
     has_dispersion: ClassVar[bool] = False
     scales_with_size_factor: ClassVar[bool] = True
+    has_sweep: ClassVar[bool] = False
 
     def n_outputs(self, n_features: int) -> int:
         """How many numbers the decoder must give for `n_features` features."""
@@ -83,6 +88,45 @@ class Likelihood(ABC):
         -------
         (B,) tensor, nats per cell
         """
+
+    def sweep(
+        self,
+        logits: Tensor,
+        further: Tensor,
+        bias: Tensor,
+        log_theta: Tensor | None,
+        lines: Ints,
+        size_factor: Floats,
+        counts: Counts,
+        scale: float,
+    ) -> tuple[float, Tensor, Tensor | None]:
+        """Loss and gradient in one pass, on a CPU.
+
+        Parameters
+        ----------
+        logits : (B, F) float32 or bfloat16 tensor
+            The first F outputs, without the bias: as bfloat16 they lose digits that a bias must keep. Overwritten by
+            scale times the gradient.
+        further : (B, n_outputs - F) float32 tensor
+            The outputs beyond them, without the bias; overwritten too.
+        bias : (n_outputs,) float32 tensor
+        log_theta : (C, F) float32 tensor, or None
+        lines : (B,) int64 array
+            The line of `log_theta` of each cell; -1 leaves a cell out.
+        size_factor : (B,) float32 array
+        counts : Counts
+            Of the B cells.
+        scale : float
+            Of the gradients.
+
+        Returns
+        -------
+        loss : float
+            Nats, summed over the cells that are not left out.
+        d_bias : (n_outputs,) tensor
+        d_log_theta : (C, F) tensor, or None
+        """
+        raise NotImplementedError(f"the likelihood {self.name} has no sweep")
 
     @abstractmethod
     def draw(

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cfgen_dist.model.likelihoods.likelihood import LARGEST_COUNT, Csr, Likelihood, drawable, needed
+from cfgen_dist.model.sweeps.blocks import Counts
+from cfgen_dist.model.sweeps.negative_binomial import sweep
 from data_loaders.types import Array, Floats, Ints
 from data_loaders.uniforms import uniform
 
@@ -22,6 +24,7 @@ class NegativeBinomial(Likelihood):
 
     name = "nb"
     has_dispersion = True
+    has_sweep = True
 
     def start_bias(self, mean: Tensor, n_cells: int) -> Tensor:
         """Log of the mean profile."""
@@ -36,6 +39,20 @@ class NegativeBinomial(Likelihood):
         rows, columns = counts.nonzero(as_tuple=True)  # first: torch.compile starts a new graph after it
         log_mu = self.decode(outputs) + size_factor.clamp_min(1.0).log()[:, None]
         return negative_log_likelihood(log_mu, needed(log_theta, "log_theta"), counts[rows, columns], rows, columns)
+
+    def sweep(
+        self,
+        logits: Tensor,
+        further: Tensor,
+        bias: Tensor,
+        log_theta: Tensor | None,
+        lines: Ints,
+        size_factor: Floats,
+        counts: Counts,
+        scale: float,
+    ) -> tuple[float, Tensor, Tensor | None]:
+        """Loss and gradient in one pass."""
+        return sweep(logits, bias, needed(log_theta, "log_theta"), lines, size_factor, counts, scale)
 
     def draw(
         self,

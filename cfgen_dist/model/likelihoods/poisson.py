@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from cfgen_dist.model.likelihoods.likelihood import Csr, Likelihood, needed
 from cfgen_dist.model.likelihoods.negative_binomial import draw, log_profile
+from cfgen_dist.model.sweeps.blocks import Counts
+from cfgen_dist.model.sweeps.poisson import sweep
 from data_loaders.types import Floats, Ints
 
 NO_DISPERSION = 1e12  # inverse dispersion of a negative binomial that is a Poisson to twelve digits
@@ -16,6 +18,7 @@ class Poisson(Likelihood):
     """Mean l * rho, rho the softmax over features of the decoder's outputs."""
 
     name = "poisson"
+    has_sweep = True
 
     def start_bias(self, mean: Tensor, n_cells: int) -> Tensor:
         """Log of the mean profile."""
@@ -30,6 +33,20 @@ class Poisson(Likelihood):
         rows, columns = counts.nonzero(as_tuple=True)  # first: torch.compile starts a new graph after it
         log_mu = self.decode(outputs) + size_factor.clamp_min(1.0).log()[:, None]
         return poisson_nll(log_mu, counts[rows, columns], rows, columns)
+
+    def sweep(
+        self,
+        logits: Tensor,
+        further: Tensor,
+        bias: Tensor,
+        log_theta: Tensor | None,
+        lines: Ints,
+        size_factor: Floats,
+        counts: Counts,
+        scale: float,
+    ) -> tuple[float, Tensor, Tensor | None]:
+        """Loss and gradient in one pass."""
+        return *sweep(logits, bias, lines >= 0, size_factor, counts, scale), None
 
     def draw(
         self,

@@ -8,7 +8,7 @@ from data_loaders.errors import BadInput
 from data_loaders.files import refuse_address
 
 OUT = "s3://bucket/out"
-WITHOUT_OUTPUT = {"describe", "plan"}
+WITHOUT_OUTPUT = {"describe", "plan", "verify"}
 LINES = {
     "demo": ["--out", OUT],
     "simulate": [OUT, "--cells", "20", "--genes", "10"],

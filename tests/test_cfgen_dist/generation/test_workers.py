@@ -173,6 +173,10 @@ def test_a_plan_can_be_kept_and_repeated(expected, tiny_run, tmp_path, capsys):
     with pytest.raises(BadInput, match=r"plan .*none.json does not exist"):
         read_plan(tmp_path / "none.json", model)
     values = json.loads(Path(beside).read_text())
+    (tmp_path / "bad.json").write_text(json.dumps(values | {"seed": values["seed"] + 1}))
+    with pytest.raises(BadInput, match=r"plan .*bad.json was changed after it was written"):
+        read_plan(tmp_path / "bad.json", model)
+    del values["checksum"]
     for change, message in (
         ({"bundle": "0" * 64}, "is for bundle 000000000000, this one is"),
         ({"solver": "eulr"}, "unknown solver 'eulr', did you mean 'euler'?"),

@@ -1,11 +1,13 @@
 """Training: what a run leaves, what it refuses, and that an interrupted run ends where the uninterrupted one does."""
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from scipy import stats
 from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import load_config
 from cfgen_dist.training.callbacks import SaveLast, SeedEveryStep
-from cfgen_dist.training.run import train
+from cfgen_dist.training.run import read_run, train
 from data_loaders import open_atlas, simulate
 from data_loaders.errors import BadInput
 
@@ -199,7 +201,7 @@ def test_every_variant_trains_saves_and_generates(tiny_atlas, tmp_path, settings
             b"cut",
             "autoencoder/weights.safetensors is damaged .*the stage is done again",
         ),
-        ("latents.zarr/X/zarr.json", b"{", "latents.zarr cannot be read, the file is damaged or cut short"),
+        ("latents.zarr/X/zarr.json", b"{", "latents.zarr: X cannot be read: the file X/zarr.json has"),
         ("flow/last.ckpt", b"", "flow/last.ckpt is damaged .*without that file the stage starts again"),
         ("flow/last.ckpt", b"PK cut short", "flow/last.ckpt is damaged"),
     ],
@@ -282,3 +284,16 @@ def test_an_interrupted_run_goes_on(tiny_atlas, interrupted, tmp_path):
     shutil.copytree(interrupted, tmp_path / "run")
     train(tiny_atlas, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "bundle").is_dir()
+
+
+def test_runs_written_before_there_were_checksums(tiny_run, tiny_atlas, tmp_path):
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    facts = json.loads((run / "atlas.json").read_text())
+    for key in ("contents", "config", "checksum"):
+        del facts[key]
+    (run / "atlas.json").write_text(json.dumps(facts))
+    for file in run.rglob("*.sha256"):
+        file.unlink()
+    assert read_run(run)[1]["fingerprint"] == facts["fingerprint"]
+    shutil.rmtree(run / "bundle")
+    assert train(tiny_atlas, run, resume=True).digest == CFGen.load(tiny_run).digest
