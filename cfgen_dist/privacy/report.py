@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -22,6 +21,7 @@ from cfgen_dist.privacy.planted import DRAWS, KINDS, SEEN_BY, SHARES
 from cfgen_dist.privacy.verdict import ABOVE, CHANCE, REAL, TITLES, WORDS
 from data_loaders.files import replace_output, temporary_folder
 from data_loaders.types import PathLike
+from data_loaders.vouchers import write_sealed
 
 OURS = ("audit.json", "audit.html", "audit.png")
 TAGS = {CHANCE: "at", REAL: "near", ABOVE: "off"}  # colours of the page
@@ -40,7 +40,7 @@ def write_report(out: PathLike, result: dict[str, Any]) -> None:
     with temporary_folder(out) as folder:
         built = folder / "new"
         built.mkdir()
-        (built / "audit.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+        write_sealed(built / "audit.json", result, indent=1, any_number=False)
         draw(built / "audit.png", result)
         image = base64.b64encode((built / "audit.png").read_bytes()).decode()
         (built / "audit.html").write_text(render(result, image), encoding="utf-8")

@@ -33,6 +33,7 @@ from data_loaders.locks import alone
 from data_loaders.records import Record, read_json
 from data_loaders.seeds import Audit, check_seed, generator
 from data_loaders.types import Ints, PathLike
+from data_loaders.vouchers import unsealed
 
 log = logging.getLogger("cfgen_dist")
 FORMAT = 1  # of audit.json, and of the parts
@@ -254,7 +255,8 @@ def _finished(out: PathLike | None, settings: dict[str, Any]) -> dict[str, Any] 
     if out is None:
         return None
     try:
-        result: dict[str, Any] = read_json(Path(out) / "audit.json", ResultForm)
+        path = Path(out) / "audit.json"
+        result: dict[str, Any] = unsealed(read_json(path, ResultForm), str(path))
         return result if result["settings"] == settings else None
     except (OSError, BadInput):
         return None
