@@ -21,6 +21,7 @@ LINES = {
     "translate": ["RUN", "ATLAS", OUT, "--to", "donor=DONOR"],
     "classify": ["ATLAS", "ATLAS", "--out", OUT],
     "evaluate": ["ATLAS", "ATLAS", "--out", OUT],
+    "audit": ["ATLAS", "ATLAS", "--out", OUT],
     "export": ["ATLAS", OUT],
 }
 
