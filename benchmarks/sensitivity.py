@@ -54,7 +54,7 @@ class Data(NamedTuple):
 SETS = {
     "PBMC3K": Data("pbmc3k.h5ad", "cell_type", None, None),
     "Kang": Data("kang_ifnb_pbmc.h5ad", "cell_type", "condition", 2500),
-    "Baron": Data("baron_pancreas_h1.h5ad", "cell_type", "batch", None),
+    "Baron": Data("baron_pancreas_h1.h5ad", "cell_type", None, None),
 }
 
 
@@ -89,7 +89,7 @@ def without_largest(cells, strength, rng):
 FAULTS = (
     Fault("dropped", "rarest types missing", "cells", (0.05, 0.2), dropped),
     Fault("largest", "largest type missing (1: nothing else)", "", (0.5, 1), without_largest),
-    Fault("recomposed", "composition towards equal shares", "exponent", (0.1, 0.5), wrong_sets.recomposed),
+    Fault("recomposed", "composition shifted", "largest type", (0.25, 0.5, 1), wrong_sets.recomposed),
     Fault("ambient", "ambient counts", "counts", (0.05, 0.1, 0.3), wrong_sets.ambient),
     Fault("shuffled", "genes shuffled within types", "genes", (0.1, 0.5, 1), wrong_sets.shuffled),
     Fault("shallower", "counts lost", "counts", (0.05, 0.25), wrong_sets.shallower),
@@ -108,6 +108,7 @@ FAULTS = (
     Fault("rebatched", "batch labels dealt anew", "cells", (0.25, 1), wrong_sets.rebatched),
 )  # fmt: skip
 BY_BATCH = "rebatched"
+OF_WHOLE_POOL = "recomposed"  # has as many cells of each type as a set needs when half of them are gone
 
 
 def load(folder, data):
@@ -145,17 +146,15 @@ def as_anndata(cells, split=None):
 
 def real_cells(test, train):
     """The atlas: test and training cells."""
-    both = wrong_sets.Cells(
-        wrong_sets.sparse.vstack([test.counts, train.counts], format="csr"),
-        np.concatenate([test.types, train.types]), np.concatenate([test.batches, train.batches]),
-    )  # fmt: skip
-    return as_anndata(both, np.repeat(["test", "train"], [len(test), len(train)]))
+    return as_anndata(wrong_sets.joined([test, train]), np.repeat(["test", "train"], [len(test), len(train)]))
 
 
 def make(fault, strength, halves, train, seed):
     """The sets of a fault, as AnnData."""
     maker = fault.make or partial(wrong_sets.copied, train=train)
     made = []
+    if fault.key == OF_WHOLE_POOL:
+        halves = [wrong_sets.joined(halves)] * HALVES
     for number, half in enumerate(halves):
         rng = np.random.default_rng([seed, number])
         made.append(as_anndata(maker(half, strength, rng) if strength else half))
@@ -186,20 +185,20 @@ def score(real, sets, label="cell_type"):
     return values
 
 
-def measure(folder, name, quick, seed, only_right=False):
-    """One row for each fault and strength of a data set; of strength 0 alone, if so asked."""
+def measure(folder, name, keys, quick, seed, only_right=False):
+    """One row for each of some faults and strength of a data set; of strength 0 alone, if so asked."""
     cells = load(folder, SETS[name])
     test, train, halves = split(cells, seed)
     real = real_cells(test, train)
     sets = {("none", 0): [as_anndata(half) for half in halves]}
-    faults = [] if only_right else [fault for fault in FAULTS if fault.key != BY_BATCH]
+    faults = [] if only_right else [fault for fault in FAULTS if fault.key in keys and fault.key != BY_BATCH]
     for fault in faults:
         for strength in fault.strengths[-1:] if quick else fault.strengths:
             sets[fault.key, strength] = make(fault, strength, halves, train, seed)
     say(f"{name}, split {seed}: {sum(map(len, sets.values()))} sets")
     found = score(real, sets)
     found["none", 0]["composition"]["generated"] = chance_composition(test, train, seed)
-    if SETS[name].batches and not only_right:
+    if SETS[name].batches and BY_BATCH in keys and not only_right:
         fault = next(fault for fault in FAULTS if fault.key == BY_BATCH)
         strengths = (0, *(fault.strengths[-1:] if quick else fault.strengths))
         sets = {(fault.key, strength): make(fault, strength, halves, train, seed) for strength in strengths}
@@ -253,7 +252,7 @@ def tolerances(rows):
     """Measure → `near`, the smallest by which no set of strength 0 is off; the excess of nine in ten; sets."""
     found = defaultdict(list)
     for row in rows:
-        if row["strength"] == 0:
+        if row["fault"] == "none":
             for key, values in row["values"].items():
                 found[key].append(excess(key, values))
     return {
@@ -313,18 +312,26 @@ def main():
     """Measure, and print the tables."""
     parser = base_parser(__doc__)
     parser.add_argument("folder", nargs="?", help="folder with the data sets")
-    parser.add_argument("--read", metavar="JSON", nargs="+", help="print the tables of earlier runs")
+    parser.add_argument(
+        "--read",
+        metavar="JSON",
+        nargs="+",
+        help="print the tables of earlier runs; later rows replace earlier",
+    )
     parser.add_argument("--splits", type=int, default=SPLITS, help=f"for the tolerances (default {SPLITS})")
     parser.add_argument("--data", nargs="+", default=list(SETS), choices=list(SETS))
+    keys = [fault.key for fault in FAULTS]
+    parser.add_argument("--faults", nargs="+", default=keys, choices=keys, metavar="KEY", help="some of them alone")
     args = parser.parse_args()
     if args.read:
         rows = [row for file in args.read for row in json.loads(Path(file).read_text())["rows"]]
+        rows = list({tuple(row[key] for key in ("data", "seed", "fault", "strength")): row for row in rows}.values())
     else:
         rows = [
             row
             for name in args.data
             for seed in range(1 if args.quick else args.splits)
-            for row in measure(args.folder, name, args.quick, seed, only_right=seed > 0)
+            for row in measure(args.folder, name, args.faults, args.quick, seed, only_right=seed > 0)
         ]
         report(args, {"rows": rows})
     print("Tolerances (9 in 10: excess over the floor of nine in ten sets of real cells)\n")

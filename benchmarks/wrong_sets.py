@@ -38,24 +38,30 @@ class Cells:
         return Cells(self.counts[rows], self.types[rows], self.batches[rows])
 
 
+def joined(parts):
+    """The cells of several `Cells`, one after the other."""
+    return Cells(
+        sparse.vstack([part.counts for part in parts], format="csr"),
+        np.concatenate([part.types for part in parts]),
+        np.concatenate([part.batches for part in parts]),
+    )
+
+
 def without_types(cells, dropped):
     """Cells of all types but some."""
     return cells[np.flatnonzero(~np.isin(cells.types, dropped))]
 
 
 def recomposed(cells, strength, rng):
-    """Types with shares moved towards equal ones: p^(1 - strength), normalised.
+    """Types with other shares: the larger a type, the more of its cells are lost.
 
-    No type has fewer cells than before, so that as many of each can be drawn; those that gain have cells several times.
+    The largest loses half of them at strength 1, the rarest none, the others by their rank. No cell is there twice.
     """
     kinds, number = np.unique(cells.types, return_counts=True)
-    shares = (number / number.sum()) ** (1 - strength)
-    wanted = np.ceil((number / shares).max() * shares - 1e-9).astype(int)
-    rows = []
-    for kind, n in zip(kinds, wanted, strict=True):
-        own = rng.permutation(np.flatnonzero(cells.types == kind))
-        rows.append(np.resize(own, n))
-    return cells[np.concatenate(rows)]
+    rank = np.argsort(np.argsort(-number, kind="stable")) / max(len(kinds) - 1, 1)
+    wanted = np.ceil(number * (1 - strength / 2 * (1 - rank)) - 1e-9).astype(int)
+    rows = [rng.permutation(np.flatnonzero(cells.types == kind))[:n] for kind, n in zip(kinds, wanted, strict=True)]
+    return cells[np.sort(np.concatenate(rows))]
 
 
 def ambient(cells, strength, rng):
@@ -167,9 +173,7 @@ def copied(cells, strength, rng, train):
         source.append(rng.permutation(theirs)[:n])
     rows, source = np.concatenate(rows), np.concatenate(source)
     kept = np.setdiff1d(np.arange(len(cells)), rows)
-    types = np.concatenate([cells.types[kept], train.types[source]])
-    batches = np.concatenate([cells.batches[kept], train.batches[source]])
-    return Cells(sparse.vstack([cells.counts[kept], train.counts[source]], format="csr"), types, batches)
+    return joined([cells[kept], train[source]])
 
 
 def collapsed(cells, strength, rng):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 from scipy import sparse
 
@@ -36,7 +37,7 @@ class CellSet:
     read : callable
         `read(positions)` gives the counts (CSR) of some cells of the set.
     by_type : scipy CSR int64 (K, G), optional
-        Sum of the counts of the cells of each type; without entries for accessibility.
+        Sum of the counts of the cells of each type; without rows for accessibility.
     store : int64 array (K,), optional
         Cells of each type in the store that the set was drawn from; None when it is all of it.
     """
@@ -70,17 +71,18 @@ class CellSet:
         centred : bool
             Whether the mean of the real cells is taken off the components.
         """
-        profile, parts, by_type = Profile(n_genes), [], sparse.csr_matrix((n_types, n_genes), dtype=np.int64)
+        profile, parts = Profile(n_genes), []
+        by_type = np.zeros((0 if isinstance(space, TfIdfSpace) else n_types, n_genes), np.int64)
         for start in range(0, len(codes), BLOCK):
             counts = read(np.arange(start, min(start + BLOCK, len(codes))))
             profile.add(counts)
-            if not isinstance(space, TfIdfSpace):
-                by_type = by_type + sum_by_type(counts, codes[start : start + BLOCK], n_types)
+            if len(by_type):
+                add_by_type(counts, codes[start : start + BLOCK], by_type)
             parts.append(space.project(counts, centred=centred))
         pcs = np.concatenate(parts) if parts else np.empty((0, space.loadings.shape[1]))
         sums = np.zeros((n_types, pcs.shape[1]))
         np.add.at(sums, codes, pcs)
-        return cls(codes, pcs, sums, np.bincount(codes, minlength=n_types), profile, read, by_type)
+        return cls(codes, pcs, sums, np.bincount(codes, minlength=n_types), profile, read, sparse.csr_matrix(by_type))
 
     @property
     def in_store(self) -> Ints:
@@ -106,11 +108,16 @@ class CellSet:
         return Cloud(self.points(self.of_type(code)), self.mean(code))
 
 
-def sum_by_type(counts: sparse.csr_matrix, codes: Ints, n_types: int) -> sparse.csr_matrix:
-    """Sum of the counts (n, G) of the cells of each type, CSR int64 (K, G)."""
-    n = len(codes)
-    members = sparse.csr_matrix((np.ones(n, np.int64), (codes, np.arange(n))), shape=(n_types, n))
-    return members @ counts.astype(np.int64)
+def add_by_type(counts: sparse.csr_matrix, codes: Ints, sums: Ints) -> None:
+    """Add the counts (n, G) of the cells of each type to `sums`, int64 (K, G)."""
+    _add_by_type(counts.data, counts.indices, counts.indptr, codes, sums)
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_by_type(data: Array, indices: Ints, indptr: Ints, codes: Ints, sums: Ints) -> None:
+    for row in range(len(indptr) - 1):
+        for k in range(indptr[row], indptr[row + 1]):
+            sums[codes[row], indices[k]] += int(data[k])
 
 
 @dataclass(frozen=True, eq=False)
