@@ -1,6 +1,7 @@
 """The scores of cells by other labels than their type: each group beside its floor and its control."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from cfgen_dist.evaluation.sources import Cells, open_cells
 from cfgen_dist.evaluation.verdict import in_short, judge
 from data_loaders.types import Ints
 
-DOUBT = 2.0  # a group is worse than its floor by more than so many spreads over sets, or it is at it: groups are small
+DOUBT = 2.0  # groups are small, so spreads over sets and tolerances count so many times
 NOISY = ("fold_top",)  # a list of the first genes of a group of few cells is noise
 MISSING = {"mean": float("nan"), "sd": 0.0}
 WORST = ("none", "at", "near", "off")
@@ -106,7 +107,8 @@ def _groups(grouping: Grouping, scored: Mapping[str, list[pd.DataFrame]]) -> lis
                 {"mean": found["mean"], "sd": DOUBT * max(found["sd"], spread.get(side, 0.0))}
                 for side, found in ((side, row.get(side, MISSING)) for side in ("generated", "floor"))
             )
-            metrics[number][metric.key] = row | {"verdict": judge(metric, made, floor)}
+            lenient = replace(metric, near=DOUBT * metric.near)
+            metrics[number][metric.key] = row | {"verdict": judge(lenient, made, floor)}
     rows = []
     for number, group in enumerate(grouping.names):
         have, wanted = int(grouping.have[number]), int(grouping.wanted[number])

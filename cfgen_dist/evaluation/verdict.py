@@ -25,14 +25,15 @@ def judge(metric: Metric, generated: Mapping[str, float], floor: Mapping[str, fl
     Returns
     -------
     str
-        `at`: worse than the floor by no more than their spreads over sets (or a tenth of `near`); `near`: by no more
-        than `metric.near`; `off`: by more; `none`: one of them could not be measured.
+        `at`: worse than the floor by no more than their spreads over sets, or half of `near`, by which real cells may
+        differ from the floor; `near`: by no more than `metric.near`; `off`: by more; `none`: one of them could not be
+        measured.
     """
     worse, spread = distance(metric, generated, floor, real)
     if not math.isfinite(worse):
         return "none"
     near = metric.near * abs(floor["mean"]) if metric.relative else metric.near
-    if worse <= max(spread, near / 10):
+    if worse <= max(spread, near / 2):
         return "at"
     return "near" if worse <= near else "off"
 

@@ -98,7 +98,8 @@ class Metric:
         `equal`: best where it equals the value of the real test cells, of a scorer that needs profiles; of any other,
         where it equals the floor.
     near : float
-        A value worse than the floor by no more than this is near it.
+        A value worse than the floor by no more than this is near it. Set by `benchmarks/sensitivity.py`: twice the most
+        by which real cells were worse than the floor, over several splits of three data sets.
     meaning : str
         One line for the reader.
     relative : bool

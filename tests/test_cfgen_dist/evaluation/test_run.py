@@ -324,7 +324,7 @@ def test_a_full_disk_leaves_the_earlier_report_as_it_was(real, made, tmp_path):
         ("lower", True, 11.5, 10.0, 0.0, "near"),
         ("higher", False, 0.85, 1.0, 0.0, "near"),
         ("higher", False, 1.5, 1.0, 0.0, "at"),
-        ("equal", False, 0.95, 0.9, 0.0, "near"),
+        ("equal", False, 0.75, 0.9, 0.0, "near"),
         ("equal", False, 0.65, 0.9, 0.0, "off"),
         ("lower", False, float("nan"), 1.0, 0.0, "none"),
     ],
@@ -335,7 +335,7 @@ def test_judgement(better, relative, value, floor, sd, verdict):
 
 
 @pytest.mark.parametrize(
-    ("value", "verdict"), [(0.93, "at"), (0.85, "near"), (1.05, "near"), (0.7, "off"), (1.2, "off")]
+    ("value", "verdict"), [(0.93, "at"), (0.80, "near"), (1.05, "near"), (0.85, "at"), (0.7, "off"), (1.2, "off")]
 )
 def test_what_has_no_value_of_real_cells_is_best_at_the_floor(value, verdict):
     metric = Metric("x", DISTANCES, "X", "types", "equal", 0.2, "")
