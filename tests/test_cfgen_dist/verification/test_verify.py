@@ -218,14 +218,16 @@ def test_a_flipped_bit_between_a_kill_and_the_resumption_is_refused(tiny_atlas, 
 
 
 def test_without_a_damaged_file_a_run_goes_on_to_the_same_model(tiny_atlas, run, tiny_run):
-    from cfgen_dist import CFGen, train
+    from cfgen_dist import train
 
     shutil.rmtree(run / "bundle")
     flip(run / "flow" / "weights.safetensors", -5)
     with pytest.raises(BadInput, match="without that file the stage is done again"):
         train(tiny_atlas, run, resume=True)
     (run / "flow" / "weights.safetensors").unlink()
-    assert train(tiny_atlas, run, resume=True).digest == CFGen.load(tiny_run).digest
+    train(tiny_atlas, run, resume=True)
+    made, expected = (json.loads((path / "bundle" / "card.json").read_text()) for path in (run, tiny_run))
+    assert made == expected
 
 
 def test_other_counts_are_not_trained_on(tiny_atlas, run, tmp_path):
