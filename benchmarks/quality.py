@@ -24,7 +24,9 @@ from cfgen_dist.evaluation import Reference, independent_genes, matched_rows
 from data_loaders import CellStream, ingest, open_atlas
 
 SETS, FLOOR_SETS = 3, 5
-COLUMNS = ["w2", "mmd", "knn_f1", "zeros_gap", "auc_genes", "auc_pcs", "correlation_error", "nll"]
+COLUMNS = [
+    "w2", "mmd", "knn_f1", "zeros_gap", "auc_genes", "auc_linear", "fold_slope", "correlation_error", "nll",
+]  # fmt: skip
 SCVI = ["torch==2.13.0", "scvi-tools"]  # a torch without torchvision beside it: a CPU wheel will do
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cfgen_dist.generation.augment import augment
     from cfgen_dist.generation.run import generate
     from cfgen_dist.guidance_sweep.run import guide
+    from cfgen_dist.privacy.run import audit
     from cfgen_dist.training.cards import describe
     from cfgen_dist.training.forecast import plan
     from cfgen_dist.training.run import train
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # No module of this folder may bear one of these names: it would take the function's place once it is imported.
 _HOMES = {
     "CFGen": "bundle",
+    "audit": "privacy.run",
     "augment": "generation.augment",
     "classify": "classification.run",
     "describe": "training.cards",
@@ -42,6 +44,7 @@ _HOMES = {
 __all__ = [
     "CFGen",
     "__version__",
+    "audit",
     "augment",
     "classify",
     "describe",

@@ -13,6 +13,7 @@ from data_loaders.contents import kind_of
 from data_loaders.errors import BadInput
 from data_loaders.older_h5ad import TABLES, Renewed, is_old
 from data_loaders.types import PathLike
+from data_loaders.zarr_groups import names
 
 CONTENTS = {  # what files hold → what to do with them where something else was expected
     "anndata": "an AnnData: its name must end in .h5ad",
@@ -80,8 +81,9 @@ def content_of(path: PathLike) -> str | None:
 
 def content_of_group(root: Any) -> str | None:
     """What an open file or store holds: one of `CONTENTS`, or None."""
-    held = set(root)
-    tenx = any(isinstance(root.get(name), h5py.Group) and "barcodes" in root[name] for name in held)
+    held = set(names(root))
+    in_hdf5 = isinstance(root, h5py.Group)
+    tenx = in_hdf5 and any(isinstance(root.get(name), h5py.Group) and "barcodes" in root[name] for name in held)
     found = {
         "mudata": "mod" in held,
         "loom": held >= {"row_attrs", "col_attrs"},

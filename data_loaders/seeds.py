@@ -83,6 +83,16 @@ class Evaluation(IntEnum):
 
 
 @unique
+class Audit(IntEnum):
+    """Of an audit of what generated cells betray."""
+
+    COHORT = 0  # which training and held-out cells are asked about
+    BOOTSTRAP = 1  # the cells, or donors, of a replicate; then the number of the set
+    PLANTED = 2  # which training cells are planted, and their noise; then the number of the leak and of the draw
+    HALVES = 3  # which held-out cells play members in the check
+
+
+@unique
 class Classification(IntEnum):
     """Of classifiers with and without generated cells."""
 

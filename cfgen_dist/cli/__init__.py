@@ -33,6 +33,7 @@ COMMANDS = {
     "translate": "carry real cells to another label, such as another batch",
     "classify": "ask whether cell-type classifiers gain from augmentation",
     "evaluate": "compare generated cells with real ones",
+    "audit": "ask whether generated cells betray training cells or donors",
     "verify": "compare a store, a run or a bundle with its checksums, generated cells with their origin",
     "export": "write an atlas, real or generated, as h5ad, h5mu or TileDB-SOMA",
 }

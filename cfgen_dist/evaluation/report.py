@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -39,8 +39,8 @@ CAPTIONS = {
 ARROWS = {"lower": "lower", "higher": "higher", "equal": "as real"}
 
 
-def check_output(out: PathLike) -> None:
-    """Refuse an output folder that holds anything but an earlier evaluation.
+def check_output(out: PathLike, ours: Collection[str] = OURS, what: str = "evaluation") -> None:
+    """Refuse an output folder that holds anything but an earlier evaluation, or what has the files `ours`.
 
     Raises
     ------
@@ -51,12 +51,10 @@ def check_output(out: PathLike) -> None:
         raise BadInput(f"{out}: its folder {out.absolute().parent} does not exist; make it first")
     restore_replaced(out)
     if out.exists() and not out.is_dir():
-        raise BadInput(f"{out}: a file; expected a folder, new or of an earlier evaluation")
-    foreign = sorted(set(os.listdir(out)) - OURS) if out.exists() else []
+        raise BadInput(f"{out}: a file; expected a folder, new or of an earlier {what}")
+    foreign = sorted(set(os.listdir(out)) - set(ours)) if out.exists() else []
     if foreign:
-        raise BadInput(
-            f"{out}: holds {foreign[0]!r}; expected a new folder, or that of an earlier evaluation to replace"
-        )
+        raise BadInput(f"{out}: holds {foreign[0]!r}; expected a new folder, or that of an earlier {what} to replace")
 
 
 def write_report(

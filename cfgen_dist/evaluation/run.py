@@ -23,6 +23,7 @@ from cfgen_dist.evaluation import stages
 from cfgen_dist.evaluation.attributes import choose_groupings
 from cfgen_dist.evaluation.by_attribute import score_attributes
 from cfgen_dist.evaluation.control import write_control
+from cfgen_dist.evaluation.copies import find_copies, sentences_on
 from cfgen_dist.evaluation.groups import Running, score_apart
 from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.metrics import catalogue
@@ -124,9 +125,9 @@ def evaluate(
         "real", "verdict", "title", "meaning"}}, `protocol_says` (sentences: how the figures of the protocol differ from
         the default's), `types` (one dict per type, see `summary.summarise_types`), `lacking` (see
         `selection.Lacking`), `attributes` (one dict per label and combination, see `score_attributes`), `sets` (the
-        values of every set), `warnings` (sentences: what is said before any score), `verdict` (sentences), `notes`,
-        `protocol`, `label`, `seed`, `settings`, `provenance`, and `modalities` (see
-        `compare_modalities`) of cells that have several, or with `markers`.
+        values of every set), `warnings` (sentences: what is said before any score), `copies` (of each source, see
+        `copies.Copies`), `verdict` (sentences), `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and
+        `modalities` (see `compare_modalities`) of cells that have several, or with `markers`.
 
     Raises
     ------
@@ -169,6 +170,10 @@ def evaluate(
     if resume and (finished := _finished(out, settings)):
         log.info("%s is complete already: nothing to do", out)
         return finished
+    copies = find_copies(cells, sources)
+    warnings, notes = sentences_on(copies)
+    for line in (*warnings, *notes):
+        log.info("%s", line)
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     comparison = Comparison(
         list(origins), scored_cells, rows | {"train": train}, source_of | {"train": 0}, digest, marker_table, seed
@@ -207,14 +212,17 @@ def evaluate(
             "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": cells.label, "seed": seed,
             "protocol_says": said(protocol),
             "n_sets": n_sets,
-            "warnings": inputs.warnings,
+            "warnings": inputs.warnings + warnings,
+            "copies": [asdict(found) for found in copies],
             "metrics": metrics,
             "types": by_type,
             "attributes": by_attribute,
             "lacking": asdict(chosen.lacking),
             "sets": {kind: [values for values, _ in of_kind] for kind, of_kind in scores.items()},
             "verdict": sentences(metrics, chosen.lacking, by_attribute),
-            "notes": chosen.notes + inputs.notes + unseen + subsampled(reference, wanted, types, measured) + missing,
+            "notes": [
+                *chosen.notes, *inputs.notes, *notes, *unseen, *subsampled(reference, wanted, types, measured), *missing
+            ],
             "settings": settings,
             "provenance": {
                 "real": cells.provenance, "generated": [source.provenance for source in sources],

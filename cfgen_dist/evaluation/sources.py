@@ -71,6 +71,8 @@ class Cells:
         Cells of a mixed store that are left out as well: real ones where generated ones were asked for, or the reverse.
     pooled : bool
         Whether types are left aside: all cells are of one.
+    store_rows : int array (n,), or None for all
+        Rows of the store that the cells are.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Cells:
     n_unlabelled: int = 0
     n_others: int = 0
     pooled: bool = False
+    store_rows: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -407,6 +410,7 @@ def _restricted(cells: Cells, rows: Ints) -> Cells:
         cells,
         codes=cells.codes[rows],
         split=None if split is None else split[rows],
+        store_rows=rows if cells.store_rows is None else cells.store_rows[rows],
         _read=lambda chosen: read(rows[chosen]),
         _labels=labels,
         _totals=lambda modality: np.asarray(totals(modality)).ravel()[rows],

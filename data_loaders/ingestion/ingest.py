@@ -43,6 +43,7 @@ from data_loaders.labels import check_unlabelled, parse_missing
 from data_loaders.locks import one_at_a_time
 from data_loaders.progress import progress
 from data_loaders.seeds import Ingestion, check_seed, generator
+from data_loaders.sources.counts import same_sums_note
 from data_loaders.sources.open import open_source
 from data_loaders.sources.source import Options, Source
 from data_loaders.types import Bools, Ints, PathLike
@@ -232,6 +233,7 @@ def ingest(
         ends = np.cumsum([len(source.obs) for source in opened])
         rows_of = [np.arange(end - len(source.obs), end) for source, end in zip(opened, ends, strict=True)]
         rna = gather(opened, rows_of, var, Spill(folder, position, n_values, len(var)))
+        notes += same_sums_note(rna.identity.totals)
         kept = {} if listed is None else {MAIN: keep_listed(rna, listed)}
         kept_cells = np.ones(len(obs), bool)
         if not kept and not rna.identity.totals.any():

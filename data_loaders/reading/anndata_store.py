@@ -1,7 +1,7 @@
 """AnnData stores (Zarr v2 and v3, h5ad): columns on demand, matrices through readers."""
 
 import logging
-from functools import partial
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,8 @@ class AnnDataStore:
                 self.notes += other_counts(name, root)
             check_filters(name, root[place.key])
             others = other_places(root, place)
-            named = Naming(self.obs_names, lambda: np.asarray(self.var().index), in_words(others))
+            store = weakref.proxy(self)  # a circle would keep an HDF5 file open until the garbage is collected
+            named = Naming(lambda: store.obs_names(), lambda: np.asarray(store.var().index), in_words(others))
             reader = matrix_reader(root[place.key], source, f"{name}: {place.label}", named)
         self.counts_from, self._var = place.label, "raw/var" if place.key.startswith("raw/") else "var"
         if not self.is_ours:
@@ -175,7 +176,8 @@ class AnnDataStore:
 
     def _add_modality(self, key: str) -> None:
         """A sparse matrix of obsm, if it holds counts."""
-        named = None if self.is_ours else Naming(self.obs_names, partial(self._feature_names, key))
+        store = weakref.proxy(self)
+        named = None if self.is_ours else Naming(lambda: store.obs_names(), lambda: store._feature_names(key))
         check_filters(self.name, self.root[f"obsm/{key}"])
         reader = matrix_reader(self.root[f"obsm/{key}"], self.source, f"{self.name}: obsm/{key}", named)
         try:

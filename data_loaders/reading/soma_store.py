@@ -189,7 +189,8 @@ class SomaStore:
             matrix = self._measurement.X[place.layer]
             if is_dense(matrix):
                 raise BadInput(f"{name}: a dense array; expected a sparse one")
-            naming = Naming(self.obs_names, lambda: np.asarray(self.var().index), in_words(self.others))
+            store = weakref.proxy(self)  # no circle: a store that nobody uses is closed at once
+            naming = Naming(lambda: store.obs_names(), lambda: np.asarray(store.var().index), in_words(self.others))
             named = naming if checked else None
             self.readers = {"rna": SomaReader(matrix, ids, np.sort(var_ids), self.n_all, name, named)}
         if checked:

@@ -200,6 +200,10 @@ REQUEST = {
     "space": {"flow": {}},
     "trials": 4, "scheduler": "asha", "objective": "w2", "seed": 0, "workers": 1, "guidance": [1.0, 1.5],
 }  # fmt: skip
+SETTING = {
+    "guidance": 1.0, "steps": 5, "error": 0.1, "worst": 3.0, "average": 1.0, "worst_measure": "w2",
+    "distances": {"w2": 3.0, "mmd": 0.0},
+}  # fmt: skip
 FORMS = {
     "part": (PartRecord, RECORD), "evaluation plan": (PlanForm, PLAN), "score": (ScoreForm, SCORE),
     "request": (records.RequestForm, REQUEST),
@@ -207,7 +211,7 @@ FORMS = {
     "result": (records.ResultForm, {"status": "done", "finished": 9.5, "objective": 1.5}),
     "best": (records.BestForm, {"number": 3, "values": {}}),
     "sampling": (records.SamplingForm, {
-        "rows": [{"guidance": 1.0, "steps": 5, "error": 0.1}], "chosen": {"guidance": 1.0, "steps": 5, "error": 0.1},
+        "rows": [SETTING], "chosen": SETTING,
     }),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from data_loaders.errors import BadInput
 from data_loaders.files import refuse_address
 
 OUT = "s3://bucket/out"
-WITHOUT_OUTPUT = {"describe", "plan"}
+WITHOUT_OUTPUT = {"describe", "plan", "verify"}
 LINES = {
     "demo": ["--out", OUT],
     "simulate": [OUT, "--cells", "20", "--genes", "10"],
@@ -21,6 +21,7 @@ LINES = {
     "translate": ["RUN", "ATLAS", OUT, "--to", "donor=DONOR"],
     "classify": ["ATLAS", "ATLAS", "--out", OUT],
     "evaluate": ["ATLAS", "ATLAS", "--out", OUT],
+    "audit": ["ATLAS", "ATLAS", "--out", OUT],
     "export": ["ATLAS", OUT],
 }
 

@@ -69,7 +69,7 @@ def test_a_grid_of_two_attributes_with_a_floor(model, tiny_atlas, tmp_path):
         distances = setting["distances"]
         assert setting["worst"] == worst == max(distances.values()) == distances[setting["worst_measure"]]
         assert setting["average"] == pytest.approx(np.mean([*distances.values()]))
-        assert set(distances) == set(result["measures_floor"]["mean"]) >= {"w2", "auc_genes", "zeros"}
+        assert set(distances) == set(result["measures_floor"]["mean"]) >= {"w2", "auc_genes", "zeros", "fold_slope"}
     assert choose(result["settings"]) == result["chosen"]
 
 

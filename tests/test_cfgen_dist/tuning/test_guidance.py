@@ -83,6 +83,7 @@ def test_real_cells_are_chosen_over_cells_without_structure(real_data, tmp_path)
         scored = cells.score(model, guidance=guidance, steps=5, structure=True)
         rows.append(row_of(guidance, 5, *scored, "worst"))
     assert rows[1]["correlation_error"] > 0.8
+    assert {"fold_slope", "auc_linear"} <= set(rows[1]["distances"]), "fold changes count"
     assert choose(rows, "worst")["guidance"] == 1
     assert rows[0]["worst"] < 4, "real cells are at the floor"
     assert rows[1]["worst"] > 2 * rows[0]["worst"]

@@ -126,10 +126,7 @@ def test_what_is_refused(tmp_path, experiment):
         ({"obs_filter": 'cel_type == "nk"'}, "no obs column 'cel_type' for the obs filter"),
         ({"obs_filter": "age > 500"}, "no cell passes the obs filter 'age > 500'"),
         ({"labels": ["cel_type"]}, "'cel_type'"),
-        (
-            {"raw": True},
-            "`raw` chooses within an AnnData or a modality of a MuData; this is a SOMA experiment",
-        ),
+        ({"raw": True}, "measurement 'raw' does not exist; valid: RNA"),
         ({"layer": "logged"}, "ms/RNA/X/logged: fractional values"),
     ):
         found = refused(tmp_path, experiment, **options)
