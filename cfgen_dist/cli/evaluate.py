@@ -34,6 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--run", metavar="RUN", help="a training run, to show its training curves")
     parser.add_argument(
+        "--audit", metavar="DIR", help="what `cfgen-dist audit` wrote of the same cells, for a section of the report"
+    )
+    parser.add_argument(
         "--markers", metavar="TABLE", help="CSV with columns type and feature; of several modalities found by default"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="start of all random numbers (default 0)")
@@ -48,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
     options = {"shard_size": args.shard_size} if args.shard_size is not None else {}
     result = evaluate(
         args.real, args.generated, args.out, label=args.label, protocol=args.protocol, sets=args.sets,
-        floor_sets=args.floor_sets, control=args.control, embedding=args.embedding, run=args.run, seed=args.seed,
+        floor_sets=args.floor_sets, control=args.control, embedding=args.embedding, run=args.run, audit=args.audit,
+        seed=args.seed,
         markers=args.markers, resume=args.resume, ray=args.ray, workers=args.workers, **options,
     )  # fmt: skip
     for sentence in (*result.get("protocol_says", ()), *result["warnings"], *result["verdict"]):

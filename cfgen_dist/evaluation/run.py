@@ -21,6 +21,7 @@ import numpy as np
 
 from cfgen_dist.evaluation import stages
 from cfgen_dist.evaluation.attributes import choose_groupings
+from cfgen_dist.evaluation.audited import read_audit
 from cfgen_dist.evaluation.by_attribute import score_attributes
 from cfgen_dist.evaluation.control import write_control
 from cfgen_dist.evaluation.copies import find_copies, sentences_on
@@ -64,8 +65,8 @@ class ResultForm(Record):
 def evaluate(
     real: Source, generated: Source | Sequence[Source], out: PathLike | None = None, *, label: str | None = None,
     protocol: str = "centred", sets: int = 3, floor_sets: int = 5, control: bool = False, embedding: str = "umap",
-    run: PathLike | None = None, seed: int = 0, markers: PathLike | None = None, shard_size: int = stages.SHARD_SIZE,
-    resume: bool = False, ray: str | None = None, workers: int | None = None,
+    run: PathLike | None = None, audit: PathLike | None = None, seed: int = 0, markers: PathLike | None = None,
+    shard_size: int = stages.SHARD_SIZE, resume: bool = False, ray: str | None = None, workers: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare generated cells with the test cells of a real atlas.
 
@@ -103,6 +104,8 @@ def evaluate(
         For the figure of the cells.
     run : path-like, optional
         A training run, for its training curves.
+    audit : path-like, optional
+        Folder that `audit` wrote of the same cells, to be shown in the report.
     seed : int
     markers : path-like, optional
         CSV with columns `type` and `feature`, for the correlation of marker levels by type. Of cells with several
@@ -125,9 +128,10 @@ def evaluate(
         "real", "verdict", "title", "meaning"}}, `protocol_says` (sentences: how the figures of the protocol differ from
         the default's), `types` (one dict per type, see `summary.summarise_types`), `lacking` (see
         `selection.Lacking`), `attributes` (one dict per label and combination, see `score_attributes`), `sets` (the
-        values of every set), `warnings` (sentences: what is said before any score), `copies` (of each source, see
-        `copies.Copies`), `verdict` (sentences), `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and
-        `modalities` (see `compare_modalities`) of cells that have several, or with `markers`.
+        values of every set), `audit` (see `audited.read_audit`), `warnings` (sentences: what is said before any score),
+        `copies` (of each source, see `copies.Copies`), `verdict` (sentences), `notes`, `protocol`, `label`, `seed`,
+        `settings`, `provenance`, and `modalities` (see `compare_modalities`) of cells that have several, or with
+        `markers`.
 
     Raises
     ------
@@ -154,6 +158,7 @@ def evaluate(
         raise BadInput(f"`markers`: {inputs.warnings[0]} Expected cells with types")
     scored_cells = inputs.scored()
     cells, sources = inputs.real, inputs.sources
+    audited = None if audit is None else read_audit(audit, cells, sources)
     test, train = cells.rows_of("test"), cells.rows_of("train")
     if len(test) < 2:
         raise BadInput(f"{cells.name}: {len(test)} test cells found, expected at least 2")
@@ -165,6 +170,8 @@ def evaluate(
         "shard_size": shard_size, "n_sets": n_sets, "cells": [source.identity for source in (cells, *sources)],
         "rows": chosen.digest(), "attributes": [grouping.digest() for grouping in groupings],
     }  # fmt: skip
+    if audited is not None:
+        settings["audit"] = hashlib.sha256(json.dumps(audited).encode()).hexdigest()
     if marker_table is not None:
         settings["markers"] = hashlib.sha256(marker_table.to_csv().encode()).hexdigest()
     if resume and (finished := _finished(out, settings)):
@@ -231,6 +238,7 @@ def evaluate(
             },
         }  # fmt: skip
         result |= {"modalities": by_modality} if by_modality else {}
+        result |= {"audit": audited} if audited else {}
         result["seconds"] = round(time.monotonic() - started, 1)
         result = plain(result)
         if out is not None:

@@ -18,7 +18,7 @@ from cfgen_dist.evaluation.plots import DPI, FLOOR, GENERATED, PALETTE, STYLE
 from cfgen_dist.evaluation.report import check_output, in_words
 from cfgen_dist.evaluation.verdict import number
 from cfgen_dist.privacy.planted import DRAWS, KINDS, SEEN_BY, SHARES
-from cfgen_dist.privacy.verdict import ABOVE, CHANCE, REAL, TITLES, WORDS
+from cfgen_dist.privacy.verdict import ABOVE, CHANCE, REAL, TITLES, WORDS, title_of
 from data_loaders.files import replace_output, temporary_folder
 from data_loaders.types import PathLike
 from data_loaders.vouchers import write_sealed
@@ -66,12 +66,6 @@ def render(result: Mapping[str, Any], image: str) -> str:
         tags=TAGS, words=WORDS, titles=TITLES, seen_by=SEEN_BY, kinds=KINDS, draws=DRAWS, sources=_sources(result),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )  # fmt: skip
-
-
-def title_of(name: str) -> str:
-    """What a measure is called; those of donors say so."""
-    kind, _, attack = name.rpartition(".")
-    return f"{TITLES[attack]}, donors" if kind else TITLES[attack]
 
 
 def draw(path: Path, result: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from cfgen_dist.privacy.cohort import FEW, Cohort, Donors, donors_of, draw_cohor
 from cfgen_dist.privacy.nearest import Nearest, Queries
 from cfgen_dist.privacy.planted import power
 from cfgen_dist.privacy.scan import ALIKE, FLOOR, GENERATED, Scan, fit, scan, worker_setup
-from cfgen_dist.privacy.verdict import judge, sentences
+from cfgen_dist.privacy.verdict import judge, sentences, title_of
 from cfgen_dist.workers.options import Workers
 from cfgen_dist.workers.parts import open_parts
 from cfgen_dist.workers.pool import open_pool
@@ -162,7 +162,11 @@ def audit(
         judged = {}
         for name, row in made_found.items():
             as_many = alike.get(name) if name != "near_copies" else None
-            judged[name] = row | {"verdict": judge(name, row, real_found[name] if real_found else None, as_many)}
+            judged[name] = (
+                {"title": title_of(name)}
+                | row
+                | {"verdict": judge(name, row, real_found[name] if real_found else None, as_many)}
+            )
             judged[name] |= {} if as_many is None else {"as_many": as_many}
         result: dict[str, Any] = {
             "format": FORMAT, "kind": "cfgen-dist audit", "label": atlas.label, "by": by, "seed": seed,

@@ -23,6 +23,12 @@ DONORS = "donors."  # before the name of an attack on donors
 SURE = 0.9  # share of the planted leaks in which one is seen
 
 
+def title_of(name: str) -> str:
+    """What a measure is called; those of donors say so."""
+    kind, _, attack = name.rpartition(".")
+    return f"{TITLES[attack]}, donors" if kind else TITLES[attack]
+
+
 def judge(name: str, found: Interval, floor: Interval | None, alike: float | None = None) -> str:
     """Compare a measure with chance, and with real cells in the place of generated ones.
 

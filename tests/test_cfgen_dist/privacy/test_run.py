@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from audit_data import N_DONORS, atlas, drawn, leaked, with_held_out_donors
 
-from cfgen_dist import audit
+from cfgen_dist import audit, evaluate
 from cfgen_dist.cli import main
 from cfgen_dist.privacy import planted, scan
 from data_loaders.errors import BadInput
@@ -265,3 +265,27 @@ def test_ray_gives_the_same(real, honest, tmp_path, ray_local):
     threads = audit(*paths, tmp_path / "threads", shard_size=200)
     actors = audit(*paths, tmp_path / "actors", shard_size=200, ray="auto", workers=2)
     assert without_time(actors) == without_time(threads)
+
+
+def test_a_section_of_the_report(real, honest, tmp_path):
+    """`evaluate(audit=)` shows an audit of the same cells, and refuses one of others, or none."""
+    real.copy().write_h5ad(tmp_path / "real.h5ad")
+    honest.copy().write_h5ad(tmp_path / "honest.h5ad")
+    drawn(500, 7).write_h5ad(tmp_path / "other.h5ad")
+    places = (tmp_path / "real.h5ad", tmp_path / "honest.h5ad")
+    audited = audit(*places, tmp_path / "audit")
+    options = {"sets": 1, "floor_sets": 2, "embedding": "pca"}
+    found = evaluate(*places, tmp_path / "report", audit=tmp_path / "audit", **options)
+    assert found["audit"]["verdict"] == audited["verdict"]
+    titles = [row["title"] for row in audited["generated"].values()]
+    assert [row["title"] for row in found["audit"]["measures"]] == titles
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Is it safe to give away?" in page
+    assert "Not audited" not in page
+    assert all(title in page for title in titles)
+    with pytest.raises(BadInput, match="the audit of other generated cells"):
+        evaluate(places[0], tmp_path / "other.h5ad", audit=tmp_path / "audit", **options)
+    with pytest.raises(BadInput, match="in it; expected the folder of an audit, made by `audit"):
+        evaluate(*places, audit=tmp_path, **options)
+    evaluate(*places, tmp_path / "report", **options)
+    assert "Not audited" in (tmp_path / "report" / "report.html").read_text()
