@@ -109,10 +109,15 @@ def embed(real: Floats, generated: Floats, kind: str, seed: int) -> tuple[Floats
         pad = max(0, 2 - real.shape[1])
         first, second = (np.pad(x, ((0, 0), (0, pad)))[:, :2] for x in (real, generated))
         return first, second
-    import umap  # a slow import, wanted only here
+    import torch
+    import umap  # slow imports, wanted only here
 
-    model = umap.UMAP(n_neighbors=min(15, len(real) - 1), min_dist=0.3, random_state=seed, n_jobs=1)
-    return model.fit_transform(real), model.transform(generated)
+    threads = torch.get_num_threads()
+    try:
+        model = umap.UMAP(n_neighbors=min(15, len(real) - 1), min_dist=0.3, random_state=seed, n_jobs=1)
+        return model.fit_transform(real), model.transform(generated)
+    finally:  # Numba's threads set those of torch too, and with them the last digits of a training that follows
+        torch.set_num_threads(threads)
 
 
 def _cells(real: CellSet, shown: CellSet, names: Array, kind: str, seed: int) -> Figure:

@@ -4,8 +4,10 @@ NumPy's and the C library's exp and log1p are calls, one number at a time, insid
 (Cephes, single precision) are not: a loop over them runs in vector registers. Numbers in bfloat16 travel as the uint16
 of their bits, which Numba knows.
 
-`MAP` lets the compiler do all but reorder sums, which would undo the split of ln 2 into two parts; `SUM` lets it
-reorder. Divisions are not checked (`error_model="numpy"`), because a branch stops the vectorisation.
+No "fast math" is allowed: what the compiler then makes of a loop depends on what it finds compiled already, so that the
+first process after an installation would get other last digits than those that follow. Maps are vectorised without it;
+sums are written as `LANES` sums side by side, whose order is fixed. Divisions are not checked (`error_model="numpy"`),
+because a branch stops the vectorisation.
 """
 
 import math
@@ -18,15 +20,12 @@ from numba.extending import overload
 
 from data_loaders.types import Array, Floats
 
-MAP = {"nnan", "ninf", "nsz", "contract", "arcp"}
-SUM = MAP | {"reassoc"}
-PIECE = 1024  # so many float32 are added in float32; the sums of pieces in float64
 LANES = 64
 _f = np.float32
 _i = np.int32
 
 
-@numba.njit(fastmath=MAP, cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def exp(x: Any) -> Any:
     """e^x in float32, of x <= 88; 1.6e-38 below -87."""
     x = max(x, _f(-87.0))
@@ -43,7 +42,7 @@ def exp(x: Any) -> Any:
     return p * _i(_i(_i(n) + _i(127)) << _i(23)).view(np.float32)
 
 
-@numba.njit(fastmath=MAP, cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def log1p(u: Any) -> Any:
     """log(1 + u) in float32, of u >= 0; exact to the last digits for small u too."""
     bits = _f(_f(1.0) + u).view(np.int32)
@@ -79,13 +78,13 @@ def digamma(x: float) -> float:
     return below + math.log(x) - 0.5 * i - series
 
 
-@numba.njit(fastmath=MAP, cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def from_bfloat16(bits: Any) -> Any:
     """The float32 of a bfloat16's bits."""
     return _i(_i(bits) << _i(16)).view(np.float32)
 
 
-@numba.njit(fastmath=MAP, cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def to_bfloat16(x: Any) -> Any:
     """The bits of the nearest bfloat16, the even one of two."""
     bits = _f(x).view(np.uint32)
@@ -110,21 +109,21 @@ overload(as_float, inline="always")(lambda x: (_of_bfloat16 if x == types.uint16
 overload(as_element, inline="always")(lambda x, old: (_of_bfloat16 if old == types.uint16 else _of_float)[1])
 
 
-@numba.njit(fastmath=SUM, cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def load(source: Array, bias: Floats, row: Floats) -> None:
     """Fill the row (F,), float32, with the source (F,), of either type, plus the bias."""
     for g in range(row.size):
         row[g] = as_float(source[g]) + bias[g]
 
 
-@numba.njit(fastmath=SUM, cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _larger(lanes: Floats, values: Floats) -> None:
     for j in range(LANES):
         a, b = lanes[j], values[j]
         lanes[j] = b if b > a else a
 
 
-@numba.njit(fastmath=SUM, cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def largest(row: Floats) -> Any:
     """The maximum of a row; by lanes, since the compiler does not vectorise a plain search."""
     lanes = np.full(LANES, _f(-3e38), np.float32)
@@ -139,26 +138,36 @@ def largest(row: Floats) -> Any:
     return found
 
 
-@numba.njit(fastmath=SUM, cache=True, error_model="numpy")
-def _exponentials(row: Floats, shift: Any, out: Floats) -> Any:
-    total = _f(0.0)
-    for g in range(row.size):
-        value = exp(row[g] - shift)
-        out[g] = value
-        total += value
-    return total
+@numba.njit(cache=True, error_model="numpy")
+def _add(lanes: Floats, values: Floats) -> None:
+    for j in range(LANES):
+        lanes[j] += values[j]
+
+
+@numba.njit(cache=True, error_model="numpy")
+def total(row: Floats) -> float:
+    """The sum of a row (F,): `LANES` sums in float32, which are added in float64."""
+    lanes = np.zeros(LANES, np.float32)
+    whole = row.size // LANES * LANES
+    for k in range(0, whole, LANES):
+        _add(lanes, row[k : k + LANES])
+    found = 0.0
+    for j in range(LANES):
+        found += np.float64(lanes[j])
+    for k in range(whole, row.size):
+        found += np.float64(row[k])
+    return found
 
 
 @numba.njit(cache=True, error_model="numpy")
 def exponentials(row: Floats, shift: Any, out: Floats) -> float:
     """Fill out (F,) with exp(row - shift); returns their sum."""
-    total = 0.0
-    for k in range(0, row.size, PIECE):
-        total += np.float64(_exponentials(row[k : k + PIECE], shift, out[k : k + PIECE]))
-    return total
+    for g in range(row.size):
+        out[g] = exp(row[g] - shift)
+    return total(out)
 
 
-@numba.njit(fastmath=SUM, cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def store_softmax_gradient(r: Floats, e: Floats, q: Any, scale: Any, out: Array, d_bias: Floats) -> None:
     """Fill out (F,) with (r - q e) scale, the gradient by logits whose exponentials are e; d_bias adds it up."""
     for g in range(r.size):

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfgen_dist.model.sweeps.arithmetic import MAP, PIECE, SUM, as_element, clear, exp, load, log1p
+from cfgen_dist.model.sweeps.arithmetic import as_element, clear, exp, load, log1p, total
 from cfgen_dist.model.sweeps.blocks import Counts, bits, over_blocks, row_blocks
 from data_loaders.types import Array, Floats, Ints
 
 
-@numba.njit(fastmath=MAP, cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _softplus_sigmoid(a: Floats, softplus: Floats, sigmoid: Floats) -> None:
     one, zero = np.float32(1.0), np.float32(0.0)
     for p in range(a.size):
@@ -25,23 +25,12 @@ def _softplus_sigmoid(a: Floats, softplus: Floats, sigmoid: Floats) -> None:
         sigmoid[p] = small if a[p] < zero else one - small
 
 
-@numba.njit(fastmath=SUM, cache=True, error_model="numpy")
-def _sum(values: Floats) -> Any:
-    total = np.float32(0.0)
-    for p in range(values.size):
-        total += values[p]
-    return total
-
-
-@numba.njit(fastmath=SUM, cache=True, error_model="numpy")
-def _store(r: Floats, scale: Any, out: Array, d_bias: Floats) -> Any:
-    total = np.float32(0.0)
+@numba.njit(cache=True, error_model="numpy")
+def _store(r: Floats, scale: Any, out: Array, d_bias: Floats) -> None:
     for p in range(r.size):
-        value = r[p] * scale
-        total += value
-        d_bias[p] += value
-        out[p] = as_element(value, out[p])
-    return total
+        r[p] = r[p] * scale
+        d_bias[p] += r[p]
+        out[p] = as_element(r[p], out[p])
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -61,20 +50,15 @@ def _rows(
         for p in range(n_peaks):
             shifted[p] = bias[p] + depth[i]
         load(logits[i], shifted, a)
-        nll = d_depth = 0.0
-        for k in range(0, n_peaks, PIECE):
-            at = slice(k, k + PIECE)
-            _softplus_sigmoid(a[at], softplus[at], r[at])
-            nll += np.float64(_sum(softplus[at]))
+        _softplus_sigmoid(a, softplus, r)
+        nll = total(softplus)
         for j in range(indptr[i], indptr[i + 1]):
             if data[j]:
                 nll -= a[indices[j]]
                 r[indices[j]] -= np.float32(1.0)
         loss[0] += nll
-        for k in range(0, n_peaks, PIECE):
-            at = slice(k, k + PIECE)
-            d_depth += np.float64(_store(r[at], scale, logits[i, at], d_bias[at]))
-        depth[i] = np.float32(d_depth)
+        _store(r, scale, logits[i], d_bias)
+        depth[i] = np.float32(total(r))
 
 
 def sweep(

@@ -23,9 +23,6 @@ import torch
 from torch import Tensor
 
 from cfgen_dist.model.sweeps.arithmetic import (
-    MAP,
-    PIECE,
-    SUM,
     clear,
     digamma,
     exponentials,
@@ -33,6 +30,7 @@ from cfgen_dist.model.sweeps.arithmetic import (
     load,
     log1p,
     store_softmax_gradient,
+    total,
 )  # fmt: skip
 from cfgen_dist.model.sweeps.blocks import Counts, bits, over_blocks, row_blocks
 from data_loaders.types import Array, Floats, Ints
@@ -40,7 +38,7 @@ from data_loaders.types import Array, Floats, Ints
 SMALL = 6
 
 
-@numba.njit(fastmath=MAP, cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _softplus_sigmoid(c: Any, e: Floats, inverse: Floats, softplus: Floats, sigmoid: Floats) -> None:
     for g in range(e.size):
         u = c * inverse[g] * e[g]
@@ -48,30 +46,22 @@ def _softplus_sigmoid(c: Any, e: Floats, inverse: Floats, softplus: Floats, sigm
         sigmoid[g] = u / (np.float32(1.0) + u)
 
 
-@numba.njit(fastmath=SUM, cache=True, error_model="numpy")
-def _sums(theta: Floats, softplus: Floats, r: Floats, d_theta: Floats) -> tuple[Any, Any]:
-    loss = r_sum = np.float32(0.0)
+@numba.njit(cache=True, error_model="numpy")
+def _times_theta(theta: Floats, softplus: Floats, r: Floats, d_theta: Floats, terms: Floats) -> None:
     for g in range(r.size):
         d_theta[g] += softplus[g] - r[g]
         r[g] = theta[g] * r[g]
-        loss += theta[g] * softplus[g]
-        r_sum += r[g]
-    return loss, r_sum
+        terms[g] = theta[g] * softplus[g]
 
 
 @numba.njit(cache=True, error_model="numpy")
 def _dense(
-    c: Any, e: Floats, inverse: Floats, theta: Floats, softplus: Floats, r: Floats, d_theta: Floats
+    c: Any, e: Floats, inverse: Floats, theta: Floats, softplus: Floats, r: Floats, d_theta: Floats, terms: Floats
 ) -> tuple[float, float]:
     """The terms that every gene has: returns their loss and the sum of r."""
-    loss = r_sum = 0.0
-    for k in range(0, e.size, PIECE):
-        at = slice(k, k + PIECE)
-        _softplus_sigmoid(c, e[at], inverse[at], softplus[at], r[at])
-        a, b = _sums(theta[at], softplus[at], r[at], d_theta[at])
-        loss += np.float64(a)
-        r_sum += np.float64(b)
-    return loss, r_sum
+    _softplus_sigmoid(c, e, inverse, softplus, r)
+    _times_theta(theta, softplus, r, d_theta, terms)
+    return total(terms), total(r)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -88,6 +78,7 @@ def _rows(
     n_genes = logits.shape[1]
     s, e = np.empty(n_genes, np.float32), np.empty(n_genes, np.float32)
     softplus, r = np.empty(n_genes, np.float32), np.empty(n_genes, np.float32)
+    terms = np.empty(n_genes, np.float32)
     for i in range(start, stop):
         line = lines[i]
         if line < 0:
@@ -97,7 +88,7 @@ def _rows(
         top = largest(s)
         z = exponentials(s, top, e)
         c = np.float32(math.exp(np.float64(log_size[i])) / z)
-        nll, r_sum = _dense(c, e, inverse[line], theta[line], softplus, r, d_theta[line])
+        nll, r_sum = _dense(c, e, inverse[line], theta[line], softplus, r, d_theta[line], terms)
         shift = np.float32(np.float64(log_size[i]) - np.float64(top) - math.log(z))
         for j in range(indptr[i], indptr[i + 1]):
             g, x = np.int64(indices[j]), np.int64(data[j])

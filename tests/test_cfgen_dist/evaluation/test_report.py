@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from evaluation_data import generated, pbmc68k
 from PIL import Image
 
@@ -164,3 +165,16 @@ def test_training_logs_that_are_none(tmp_path):
 def test_provenance_in_words():
     value = {"atlas": {"path": "a.zarr", "n": 3}, "codes": list(range(9)), "weights": [1.5, 2], "nll": 631.197021}
     assert in_words(value) == "atlas (path a.zarr, n 3), codes (9 values), weights 1.5; 2, nll 631.197"
+
+
+@pytest.mark.heavy
+def test_a_map_leaves_the_threads_of_torch_alone():
+    """Numba's threads would set them, and with them the last digits of what is trained later."""
+    before = torch.get_num_threads()
+    points = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    try:
+        torch.set_num_threads(1)
+        embed(points, points, "umap", 0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

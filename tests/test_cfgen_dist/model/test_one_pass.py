@@ -2,6 +2,10 @@
 
 import copy
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +227,30 @@ def test_half_is_for_processors_that_gain_by_it(monkeypatch):
     assert choice(False, amd)
     assert not choice(False, amd, told="AVX2")
     assert not choice(False, "")
+
+
+STEP = """
+import hashlib, numpy as np, torch
+from test_one_pass import a_network, some_counts
+counts, rows = some_counts(np.random.default_rng(0))
+network = a_network(np.random.default_rng(1))
+network.one_pass({"rna": rows}, counts.sum(1).float()).backward()
+print(hashlib.sha256(b"".join(p.grad.numpy().tobytes() for p in network.parameters())).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_a_step_gives_the_same_bytes_whether_it_was_compiled_just_now_or_before(tmp_path):
+    """What is compiled may not depend on what is compiled already: no fast math."""
+    places = [str(Path(__file__).parents[3]), str(Path(__file__).parent)]
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(places)}
+
+    def step():
+        return subprocess.run(
+            [sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    just_now, before = step(), step()
+    for file in tmp_path.rglob("negative_binomial.*"):
+        file.unlink()
+    assert just_now == before == step()
