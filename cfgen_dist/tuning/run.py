@@ -328,10 +328,15 @@ def setting_lines(rows: list[dict[str, Any]], chosen: dict[str, Any]) -> list[di
     from cfgen_dist.evaluation.trade_off import columns_of
 
     return [
-        {"guidance": row["guidance"], "steps": row["steps"], "chosen": row == chosen}
+        {"guidance": row["guidance"], "steps": row["steps"], "chosen": _setting(row) == _setting(chosen)}
         | columns_of(row | {"measures": row})
         for row in rows
     ]
+
+
+def _setting(row: dict[str, Any]) -> tuple[float, int]:
+    """What a row is of: rows themselves are unequal to their copies where a measure is no number."""
+    return row["guidance"], row["steps"]
 
 
 def _write_csv(path: Path, lines: list[dict[str, Any]]) -> None:

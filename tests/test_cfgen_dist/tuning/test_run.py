@@ -162,7 +162,7 @@ def test_table_and_report(killed_and_resumed):
     assert float(settings[0]["worst"]) == max(distances)
     page = (out / "report.html").read_text()
     assert "Worst distance to the floor" in page
-    assert "Gene-gene correlation error" in page
+    assert "Linear classifier AUC" in page
     assert page.count("data:image/png;base64,") >= 4
     assert "http" not in page.replace("http-equiv", ""), "one self-contained page"
     assert "parallel coordinates" in page
