@@ -46,7 +46,9 @@ def test_population_based_training(ray_local, tiny_atlas, tmp_path):
         "flow": {"lr": {"loguniform": [1e-5, 1e-2]}},
         "sampling": {"guidance": {"choice": [1]}, "steps": {"choice": [3]}},
     }
-    config = load_config(overrides=TINY | {"autoencoder.max_epochs": 17, "autoencoder.patience": 100})
+    # float32: `held_out` computes in it
+    overrides = {"autoencoder.max_epochs": 17, "autoencoder.patience": 100, "precision": "32-true"}
+    config = load_config(overrides=TINY | overrides)
     tune(tiny_atlas, tmp_path / "run", 8, config=config, space=space, scheduler="pbt", ray="local")
     records = read_trials(tmp_path / "run" / "autoencoder")
     assert [record["status"] for record in records] == ["done"] * 4, [record.get("why") for record in records]
