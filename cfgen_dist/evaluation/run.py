@@ -8,11 +8,8 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.markers import read_markers
 from cfgen_dist.evaluation.modalities import Comparison, compare_modalities
+from cfgen_dist.evaluation.outcome import finished_result, parts_of
 from cfgen_dist.evaluation.protocol import name_figures, said
 from cfgen_dist.evaluation.reference import PROTOCOLS
 from cfgen_dist.evaluation.selection import Selection, cells_of_types, select
@@ -38,14 +36,12 @@ from cfgen_dist.evaluation.summary import Scores, plain, subsampled, summarise_m
 from cfgen_dist.evaluation.verdict import needs_types, sentences
 from cfgen_dist.evaluation.workspace import Workspace
 from cfgen_dist.workers.options import Workers
-from cfgen_dist.workers.parts import open_parts
 from cfgen_dist.workers.pool import open_pool
 from data_loaders.errors import BadInput, nearest
 from data_loaders.locks import alone
-from data_loaders.records import Record, read_json
+from data_loaders.records import Record
 from data_loaders.seeds import check_seed
 from data_loaders.types import Ints, PathLike
-from data_loaders.vouchers import unsealed
 
 log = logging.getLogger("cfgen_dist")
 FORMAT = 1  # of metrics.json
@@ -174,7 +170,7 @@ def evaluate(
         settings["audit"] = hashlib.sha256(json.dumps(audited).encode()).hexdigest()
     if marker_table is not None:
         settings["markers"] = hashlib.sha256(marker_table.to_csv().encode()).hexdigest()
-    if resume and (finished := _finished(out, settings)):
+    if resume and (finished := finished_result(out, "metrics.json", ResultForm, settings)):
         log.info("%s is complete already: nothing to do", out)
         return finished
     copies = find_copies(cells, sources)
@@ -189,7 +185,7 @@ def evaluate(
     measured = [metric for metric in catalogue.metrics_of() if not (inputs.pooled and needs_types(metric))]
     types, wanted = scored_cells[0].types, {0: sum(chosen.wanted.values())} if inputs.pooled else chosen.wanted
 
-    with open_pool(Workers(ray, workers)) as pool, _parts(out, settings, resume) as folder:
+    with open_pool(Workers(ray, workers)) as pool, parts_of(out, settings, resume, "evaluation") as folder:
         for draw in range(n_sets["control"]):
             path = folder / f"control-{draw}.zarr"
             if not path.exists():
@@ -268,34 +264,6 @@ def _check_options(protocol: str, embedding: str, sets: int, floor_sets: int, sh
     for name, value in (("sets", sets), ("floor_sets", floor_sets), ("shard_size", shard_size)):
         if value < 1:
             raise BadInput(f"`{name}`: {value}, expected 1 or more")
-
-
-@contextmanager
-def _parts(out: PathLike | None, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
-    """The folder for parts: beside the output and kept when interrupted, or a temporary one without an output."""
-    if out is None:
-        with tempfile.TemporaryDirectory(prefix="cfgen-evaluate-") as temporary:
-            yield Path(temporary)
-        return
-    folder = open_parts(out, settings, resume, "evaluation", "evaluation, or of other cells")
-    try:
-        yield folder
-    except BadInput:  # what was read cannot be evaluated: there is nothing to finish
-        shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
-
-
-def _finished(out: PathLike | None, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The result in `out` if it is of these settings, else None."""
-    if out is None:
-        return None
-    try:
-        path = Path(out) / "metrics.json"
-        result: dict[str, Any] = unsealed(read_json(path, ResultForm), str(path))
-        return result if result["settings"] == settings else None
-    except (OSError, BadInput):
-        return None
 
 
 def _versions() -> dict[str, str]:

@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem
-from pydantic import Field
 from scipy import sparse
 
+from cfgen_dist.evaluation.origin import generation_of, parse_generation
 from data_loaders.errors import BadInput, nearest
 from data_loaders.labels import label_codes
 from data_loaders.reading.atlas import NOT_LABELS, Atlas, open_atlas
-from data_loaders.reading.checked import open_checked
 from data_loaders.reading.rows import DenseRows, SparseRows
-from data_loaders.records import Record, parse_json
 from data_loaders.types import Array, Bools, Ints, PathLike
 
 Source: TypeAlias = PathLike | Atlas | ad.AnnData
@@ -31,15 +27,6 @@ MAIN = "rna"  # the modality in X
 ORIGIN = "is_generated"  # the obs column that tells generated from real cells in a store that holds both
 TRUE = ("true", "1", "1.0", "yes")
 ALL_CELLS = "all cells"  # the one type of cells that are compared without their types
-
-
-class Generated(Record):
-    """The form of `uns["generation"]`."""
-
-    plan: dict[str, Any]
-    labels: dict[str, list[str]] = Field(default={})
-    model: dict[str, Any] = Field(default={})
-    sha256: str = ""
 
 
 @dataclass(eq=False)
@@ -231,7 +218,7 @@ def _from_atlas(atlas: Atlas, asked: str | None, modality: str | None, labelled:
         label or "",
         *_types(codes, [] if label is None else atlas.categories(label)),
         pd.Categorical.from_codes(atlas.small_codes("split"), atlas.categories("split")) if split else None,
-        {"path": atlas.name, "card": atlas.card, "generation": _generation(atlas.name)},
+        {"path": atlas.name, "card": atlas.card, "generation": generation_of(atlas.name)},
         _identity(atlas),
         {other: facts["largest"] for other, facts in described.items() if other != MAIN},
         [column for column in atlas.labels if column not in NOT_LABELS],
@@ -334,28 +321,6 @@ def _identity(atlas: Atlas) -> str:
 def _as_csr(block: SparseRows | DenseRows) -> sparse.csr_matrix:
     """Rows as an atlas reads them, sparse or dense, as CSR."""
     return block.to_scipy() if isinstance(block, SparseRows) else sparse.csr_matrix(block.values)
-
-
-def _generation(name: str) -> dict[str, Any] | None:
-    """What `cfgen-dist generate` noted in a store: the plan and the model's provenance; None in any other."""
-    path = Path(name)
-    if not path.exists():  # atlases on remote storage are not local paths
-        return None
-    root = open_checked(path)[0] if path.is_dir() else h5py.File(path, "r")
-    if "uns/generation" not in root:
-        return None
-    return parse_generation(str(read_elem(root["uns/generation"])), name, "uns/atlas_card" in root)
-
-
-def parse_generation(text: str, name: str, ours: bool) -> dict[str, Any] | None:
-    """`uns["generation"]` of a store; None of one that this project did not write and that is something else."""
-    try:
-        note: dict[str, Any] = parse_json(text, Generated, f"{name}: uns/generation")
-        return note
-    except BadInput:
-        if ours:
-            raise
-        return None
 
 
 def _choose(

@@ -3,11 +3,8 @@
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import numpy as np
 
 from cfgen_dist.evaluation.copies import find_copies, sentences_on
 from cfgen_dist.evaluation.inputs import open_inputs
+from cfgen_dist.evaluation.outcome import finished_result, parts_of
 from cfgen_dist.evaluation.sources import Cells, Source
 from cfgen_dist.evaluation.stages import SHARD_SIZE
 from cfgen_dist.evaluation.summary import plain
@@ -26,14 +24,12 @@ from cfgen_dist.privacy.planted import power
 from cfgen_dist.privacy.scan import ALIKE, FLOOR, GENERATED, Scan, fit, scan, worker_setup
 from cfgen_dist.privacy.verdict import judge, sentences, title_of
 from cfgen_dist.workers.options import Workers
-from cfgen_dist.workers.parts import open_parts
 from cfgen_dist.workers.pool import open_pool
 from data_loaders.errors import BadInput
 from data_loaders.locks import alone
-from data_loaders.records import Record, read_json
+from data_loaders.records import Record
 from data_loaders.seeds import Audit, check_seed, generator
 from data_loaders.types import Ints, PathLike
-from data_loaders.vouchers import unsealed
 
 log = logging.getLogger("cfgen_dist")
 FORMAT = 1  # of audit.json, and of the parts
@@ -135,7 +131,7 @@ def audit(
         "format": FORMAT, "by": by, "label": atlas.label, "seed": seed, "shard_size": shard_size,
         "cells": [atlas.identity, made.identity], "cohort": _digest(cohort),
     }  # fmt: skip
-    if resume and (finished := _finished(out, settings)):
+    if resume and (finished := finished_result(out, "audit.json", ResultForm, settings)):
         log.info("%s is complete already: nothing to do", out)
         return finished
     copies = find_copies(atlas, [made])
@@ -143,7 +139,7 @@ def audit(
     for line in (*warnings, *more):
         log.info("%s", line)
 
-    with open_pool(Workers(ray, workers)) as pool, _parts(out, settings, resume) as folder:
+    with open_pool(Workers(ray, workers)) as pool, parts_of(out, settings, resume, "audit") as folder:
         work = Scan(folder, hashlib.sha256(json.dumps(settings).encode()).hexdigest(), atlas, made)
         fit(work, cohort)
         setup = worker_setup(work, [real, generated], label, ray)
@@ -236,31 +232,3 @@ def _counts(atlas: Cells, made: Cells, cohort: Cohort, donors: bool) -> dict[str
 
 def _digest(cohort: Cohort) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(rows).tobytes() for rows in vars(cohort).values())).hexdigest()
-
-
-@contextmanager
-def _parts(out: PathLike | None, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
-    """The folder for parts: beside the output and kept when interrupted, or a temporary one without an output."""
-    if out is None:
-        with tempfile.TemporaryDirectory(prefix="cfgen-audit-") as temporary:
-            yield Path(temporary)
-        return
-    folder = open_parts(out, settings, resume, "audit", "audit, or of other cells")
-    try:
-        yield folder
-    except BadInput:  # what was read cannot be audited: there is nothing to finish
-        shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
-
-
-def _finished(out: PathLike | None, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The result in `out` if it is of these settings, else None."""
-    if out is None:
-        return None
-    try:
-        path = Path(out) / "audit.json"
-        result: dict[str, Any] = unsealed(read_json(path, ResultForm), str(path))
-        return result if result["settings"] == settings else None
-    except (OSError, BadInput):
-        return None

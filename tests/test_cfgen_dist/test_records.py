@@ -19,7 +19,7 @@ from cfgen_dist.bundle import CFGen
 from cfgen_dist.cli import main
 from cfgen_dist.cli.describe import _print_bundle
 from cfgen_dist.config import load_config, to_dict
-from cfgen_dist.evaluation.sources import parse_generation
+from cfgen_dist.evaluation.origin import parse_generation
 from cfgen_dist.evaluation.workspace import PlanForm, ScoreForm
 from cfgen_dist.generation.plan import make_plan, read_plan
 from cfgen_dist.generation.request import combinations_of, read_label_table

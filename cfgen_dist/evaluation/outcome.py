@@ -1,0 +1,47 @@
+"""What evaluations and audits share from beginning to end: the folder of their parts, and a result that is there."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cfgen_dist.workers.parts import open_parts
+from data_loaders.errors import BadInput
+from data_loaders.records import Record, read_json
+from data_loaders.types import PathLike
+from data_loaders.vouchers import unsealed
+
+
+@contextmanager
+def parts_of(out: PathLike | None, settings: Mapping[str, Any], resume: bool, what: str) -> Iterator[Path]:
+    """The folder for parts: beside the output and kept when interrupted, or a temporary one without an output.
+
+    `what` is made there, for messages: an evaluation, an audit.
+    """
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix=f"cfgen-{what}-") as temporary:
+            yield Path(temporary)
+        return
+    folder = open_parts(out, settings, resume, what, f"{what}, or of other cells")
+    try:
+        yield folder
+    except BadInput:  # what was read cannot be used: there is nothing to finish
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
+
+
+def finished_result(
+    out: PathLike | None, name: str, form: type[Record], settings: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The result in the file `name` of `out` if it is of these settings, else None."""
+    if out is None:
+        return None
+    try:
+        path = Path(out) / name
+        result: dict[str, Any] = unsealed(read_json(path, form), str(path))
+        return result if result["settings"] == settings else None
+    except (OSError, BadInput):
+        return None
