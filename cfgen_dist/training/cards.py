@@ -5,7 +5,7 @@ from typing import Any
 
 from data_loaders.card import read_card
 from data_loaders.errors import BadInput
-from data_loaders.reading.remote import is_remote
+from data_loaders.storage import is_remote
 
 
 def describe(path: str | Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from cfgen_dist.translation.shard import TranslationPlan, plan_translation, sour
 from cfgen_dist.workers.options import Workers, build, takes
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
-from data_loaders.reading.remote import is_remote
 from data_loaders.seeds import Generation, generator
+from data_loaders.storage import is_remote
 from data_loaders.types import Array, Floats, Ints, PathLike
 from data_loaders.vouchers import write_sealed
 

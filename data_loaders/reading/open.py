@@ -15,13 +15,14 @@ from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.filtered_store import FilteredStore
 from data_loaders.reading.joined_store import JoinedStore
 from data_loaders.reading.mixed_store import genes_alone
-from data_loaders.reading.remote import is_remote, open_remote
+from data_loaders.reading.remote import open_remote
 from data_loaders.reading.soma_store import SomaStore, is_soma
 from data_loaders.reading.source_store import open_mudata, open_one_source
 from data_loaders.reading.store import Store
 from data_loaders.sources import mudata
 from data_loaders.sources.open import FORMATS
 from data_loaders.sources.source import Options
+from data_loaders.storage import is_remote
 from data_loaders.types import PathLike
 
 ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata")
