@@ -110,7 +110,7 @@ class BucketPlace:
 
     def write(self, content: bytes | memoryview) -> None:
         """Write an object."""
-        self._writable()
+        self.check_writable()
         import obstore
 
         with self._in_bucket(), answered(self.shown, "written"):
@@ -129,7 +129,7 @@ class BucketPlace:
         return self._put(content, version)
 
     def _put(self, content: bytes, version: str) -> str | None:
-        self._writable()
+        self.check_writable()
         import obstore
 
         lost: tuple[type[Exception], ...] = (
@@ -226,7 +226,7 @@ class BucketPlace:
 
     def remove(self) -> None:
         """Remove an object."""
-        self._writable()
+        self.check_writable()
         import obstore
 
         with suppress(FileNotFoundError), answered(self.shown, "removed"):
@@ -234,7 +234,7 @@ class BucketPlace:
 
     def remove_tree(self) -> None:
         """Remove all objects under the prefix, and one of that name; the metadata of a store first."""
-        self._writable()
+        self.check_writable()
         import obstore
 
         if not self.key:
@@ -263,28 +263,33 @@ class BucketPlace:
                 pass
         return local
 
-    def _download_one(self, local: Path) -> None:
-        """Copy an object by ranges, several at once; all of one version."""
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes of an object one piece after the other, `AT_ONCE` of them asked for at once."""
         import obstore
 
-        local.parent.mkdir(parents=True, exist_ok=True)
         with answered(self.shown), self._missing():
             about = obstore.head(self.bucket, self.key)
-            size = about["size"]
-            options: Any = {"if_match": about["e_tag"]} if about["e_tag"] else {}
+        size, options = about["size"], {"if_match": about["e_tag"]} if about["e_tag"] else {}
 
-            def part(start: int) -> bytes:
-                ranged = options | {"range": (start, min(start + PART, size))}
+        def part(start: int) -> bytes:
+            ranged: Any = options | {"range": (start, min(start + PART, size))}
+            with answered(self.shown):
                 return bytes(obstore.get(self.bucket, self.key, options=ranged).bytes())
 
-            with open(local, "wb") as file, ThreadPoolExecutor(AT_ONCE) as threads:
-                for start in range(0, size, PART * AT_ONCE):  # memory holds these at most
-                    for piece in threads.map(part, range(start, min(start + PART * AT_ONCE, size), PART)):
-                        file.write(piece)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            for start in range(0, size, PART * AT_ONCE):  # memory holds these at most
+                yield from threads.map(part, range(start, min(start + PART * AT_ONCE, size), PART))
+
+    def _download_one(self, local: Path) -> None:
+        """Copy an object; all of one version."""
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with open(local, "wb") as file:
+            for piece in self.pieces():
+                file.write(piece)
 
     def upload(self, local: PathLike, new: bool = False) -> None:
         """Copy a file or a folder from a disk to here."""
-        self._writable()
+        self.check_writable()
         local = Path(local)
         if new and self.exists():
             raise BadInput(f"{self.shown}: exists already; expected an address where nothing is")
@@ -337,7 +342,8 @@ class BucketPlace:
     def _prefix(self) -> str | None:
         return f"{self.key}/" if self.key else None
 
-    def _writable(self) -> None:
+    def check_writable(self) -> None:
+        """Raise `BadInput` for an address of the web."""
         if self.spot.service == "http":
             raise BadInput(f"{self.shown}: the web is only read; expected a path on a disk, s3://, gs:// or az://")
 

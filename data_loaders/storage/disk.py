@@ -17,6 +17,8 @@ from data_loaders.storage.place import Versioned
 if TYPE_CHECKING:
     from data_loaders.types import PathLike
 
+PIECE = 1 << 20  # bytes read at once
+
 
 class DiskPlace:
     """A file or folder on a disk.
@@ -66,6 +68,12 @@ class DiskPlace:
     def read(self) -> bytes:
         """All bytes of a file."""
         return self.path.read_bytes()
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes of a file one piece after the other."""
+        with open(self.path, "rb") as file:
+            while piece := file.read(PIECE):
+                yield piece
 
     def read_versioned(self) -> Versioned | None:
         """All bytes of a file and its version: its place on the disk, size and time."""

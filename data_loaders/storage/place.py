@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from data_loaders.errors import BadInput
 from data_loaders.storage.address import is_remote, on_disk
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ class Place(Protocol):
 
     def read(self) -> bytes:
         """All bytes of a file; FileNotFoundError where there is none."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes of a file one piece after the other, for files of any size."""
 
     def read_versioned(self) -> Versioned | None:
         """All bytes of a file and its version; None where there is none."""
@@ -134,6 +138,20 @@ def place(path: PathLike | Place, storage: Mapping[str, Any] | None = None) -> P
 
 @contextmanager
 def local_copy(path: PathLike, storage: Mapping[str, Any] | None = None) -> Iterator[Path]:
-    """With this: a path on a disk to read a file or folder at, which may be an address."""
-    with place(path, storage).local() as found:
-        yield found
+    """With this: a path on a disk to read a file or folder at, which may be an address.
+
+    A copy of what is at an address is removed at the end; `BadInput` that names the copy names the address instead.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing at an address.
+    """
+    found = place(path, storage)
+    with found.local() as local:
+        try:
+            yield local
+        except BadInput as error:
+            if not found.is_remote:
+                raise
+            raise BadInput(str(error).replace(str(local), found.shown)) from error
