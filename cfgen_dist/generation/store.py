@@ -31,6 +31,7 @@ from data_loaders.reading.checked import open_checked
 from data_loaders.records import Record, parse_json
 from data_loaders.storage import place, shown
 from data_loaders.types import Ints, PathLike
+from data_loaders.writing.building import check_new
 
 if TYPE_CHECKING:
     from cfgen_dist.generation.plan import Sharded
@@ -113,6 +114,7 @@ def write_store(
     plan = work.plan
     if finished(out, work.note, resume):
         return {"path": shown(out), "cells": plan.n_cells, "seconds": 0.0, "cells_per_second": 0.0}
+    check_new(out)  # before hours of work: it may be what a killed command left, and no more
     started = time.monotonic()
     if isinstance(plan, Plan):
         check_room(out, model, plan)
