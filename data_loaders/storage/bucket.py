@@ -108,7 +108,7 @@ class BucketPlace:
         except FileNotFoundError:
             return None
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes | memoryview) -> None:
         """Write an object."""
         self.check_writable()
         import obstore

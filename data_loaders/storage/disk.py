@@ -83,7 +83,7 @@ class DiskPlace:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes | memoryview) -> None:
         """Write a file, whole or not at all; its folder is made if need be."""
         from data_loaders.files import write_whole
 

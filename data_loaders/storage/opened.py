@@ -32,6 +32,10 @@ PATH_STYLE = re.compile(
 )
 
 
+class NoAnswer(BadInput):
+    """Object storage did not answer, or refused: what is there is as good as it was, and can be asked for again."""
+
+
 class Spot(NamedTuple):
     """Where an address points to."""
 
@@ -144,7 +148,7 @@ def answered(name: str, doing: str = "read") -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith("obstore") and not isinstance(error, ValueError | OSError):
             raise
-        raise BadInput(f"{name}: cannot be {doing}{_reason(error)}") from None
+        raise NoAnswer(f"{name}: cannot be {doing}{_reason(error)}") from None
 
 
 def _reason(error: BaseException) -> str:

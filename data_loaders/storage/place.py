@@ -58,7 +58,7 @@ class Place(Protocol):
     def read_versioned(self) -> Versioned | None:
         """All bytes of a file and its version; None where there is none."""
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes | memoryview) -> None:
         """Write a file, whole or not at all, in place of what is there."""
 
     def write_new(self, content: bytes) -> bool:
