@@ -15,7 +15,7 @@ from typing import Any
 
 from cfgen_dist.training.saves import POINTER, SAVED, TENSORBOARD, Saver, restore
 from data_loaders.errors import BadInput, WorkFailed
-from data_loaders.files import temporary_folder, write_whole
+from data_loaders.files import temporary_folder
 from data_loaders.storage import Place, is_remote, place
 from data_loaders.storage.address import on_disk
 from data_loaders.storage.bucket import BucketPlace
@@ -171,9 +171,7 @@ class RunFolder:
             for name, facts in _listed(self.remote).items():
                 if name.endswith(ends) and self._known.get(name) != facts:
                     with suppress(FileNotFoundError):
-                        content = (self.remote / name).read()
-                        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-                        write_whole(self.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+                        place(self.path / name).write((self.remote / name).read())
                         self._known[name] = facts
 
     @contextmanager

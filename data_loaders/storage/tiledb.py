@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from data_loaders.errors import BadInput
@@ -12,6 +12,8 @@ from data_loaders.storage.opened import spot_of
 from data_loaders.storage.options import settings_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from data_loaders.types import PathLike
 
 S3 = {
@@ -32,15 +34,22 @@ OF_ENVIRONMENT = {
 }
 
 
-def tiledb_config(uri: PathLike) -> dict[str, str]:
-    """Settings of TileDB for a URI; none for a path, and for addresses that it alone knows (tiledb://)."""
+def tiledb_config(uri: PathLike, given: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Settings of TileDB for a URI; none for a path, and for addresses that it alone knows (tiledb://).
+
+    Parameters
+    ----------
+    uri : path-like or address
+    given : dict, optional
+        Options of obstore that overrule those of `use_storage`.
+    """
     if not is_remote(uri):
         return {}
     try:
         service = spot_of(uri).service
     except BadInput:
         return {}
-    options, _, _ = settings_of(service, None)
+    options, _, _ = settings_of(service, given)
     if service == "s3":
         config = {name: str(options[key]) for key, name in S3.items() if key in options}
         if str(options.get("skip_signature", os.environ.get("AWS_SKIP_SIGNATURE", ""))).lower() in ("1", "true", "yes"):
