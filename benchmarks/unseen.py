@@ -98,13 +98,7 @@ def carried(model, atlas, rows, to, seed):
     lent = Lender(model).borrow(after, np.random.default_rng(seed).random(len(rows)), before)
     total = counts.row_sums()
     z = translate_latents(model, plan, model.autoencoder.dense({"rna": counts}), total, before, after, lent)
-    return from_latents(model, z, total * np.exp(_size_change(model, lent)), seed)
-
-
-def _size_change(model, lent):
-    """Change of log size factors that the pairs show, of cells that keep their own otherwise."""
-    known = dict(zip(map(tuple, model.combinations.tolist()), model.mean_log_size, strict=True))
-    return np.array([known[tuple(w)] - known[tuple(o)] for w, o in zip(lent.with_, lent.without, strict=True)])
+    return from_latents(model, z, total * np.exp(lent.log_change), seed)
 
 
 def scored(args, category, seed):

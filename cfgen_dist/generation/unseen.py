@@ -38,6 +38,8 @@ class Borrowed:
     weight : (n,) float64 array
     log_scale : (n,) float64 array
         Added to the log size factor that is drawn by the labels wanted; 0 for the other cells.
+    log_change : (n,) float64 array
+        Added to the log size factor of a cell that is translated: its change in the pairs; 0 for the other cells.
     """
 
     borrows: Bools
@@ -46,6 +48,7 @@ class Borrowed:
     with_: Ints
     weight: Floats
     log_scale: Floats
+    log_change: Floats
 
     def take(self, rows: slice | Bools) -> Borrowed:
         """Some of the cells."""
@@ -107,25 +110,26 @@ class Lender:
         """
         n, k = codes.shape
         base, without, with_ = (np.zeros((n, k), np.int64) for _ in range(3))
-        lent = Borrowed(np.zeros(n, bool), base, without, with_, np.zeros(n), np.zeros(n))
+        lent = Borrowed(np.zeros(n, bool), base, without, with_, *(np.zeros(n) for _ in range(3)))
         for i, wanted in enumerate(map(tuple, codes.tolist())):
             change = self.change(wanted, None if before is None else tuple(before[i].tolist()))
             if change is not None:
                 pair = int(uniform[i] * len(change.with_))
                 lent.borrows[i] = True
                 lent.base[i], lent.without[i], lent.with_[i] = change.base, change.without[pair], change.with_[pair]
-                lent.weight[i], lent.log_scale[i] = self.weight(wanted, change), self._log_scale(wanted, change)
+                lent.weight[i] = self.weight(wanted, change)
+                lent.log_scale[i], lent.log_change[i] = self._log_sizes(wanted, change)
         return lent
 
-    def _log_scale(self, wanted: Codes, change: Change) -> float:
-        """From the law's mean for the labels wanted to that of the base, changed as in the pairs."""
+    def _log_sizes(self, wanted: Codes, change: Change) -> tuple[float, float]:
+        """What is added to log size factors: to the law's, of the labels wanted, and to those of cells of the base."""
         if self.model.mean_log_size is None:
-            return 0.0
+            return 0.0, 0.0
         whole = (self.model.combinations >= 0).all(axis=1)
         base, shift = size_factor_shift(change, self.combinations, self.model.mean_log_size[whole])
         law = self.model.size_factor
         category = wanted[list(self.model.labels).index(law.covariate)] if law.covariate else 0
-        return base + shift - float(law.mean[category])
+        return base + shift - float(law.mean[category]), shift
 
 
 def choose_way(model: TrainedModel, asked: Ints, cells: Ints, unseen: str | None) -> str:

@@ -195,6 +195,8 @@ def translate_shard(
 ) -> tuple[dict[str, sparse.csr_matrix], Ints]:
     """Translate the cells of a shard, each with its own size factor; a cell that lacks a modality still lacks it.
 
+    Under labels that were never seen together, rna's size factor changes as it does in the cells that lend the change.
+
     Parameters
     ----------
     model : TrainedModel
@@ -228,7 +230,10 @@ def translate_shard(
         counts = {name: source.read(rows[batch], name) for name in networks}
         sizes = {name: counts[name].row_sums() for name in networks}
         dense = model.autoencoder.dense(counts, model.device)
-        z = translate_latents(model, plan, dense, sizes["rna"], before[batch], after[batch], lent and lent.take(batch))
+        borrowed = lent and lent.take(batch)
+        z = translate_latents(model, plan, dense, sizes["rna"], before[batch], after[batch], borrowed)
+        if borrowed:
+            sizes["rna"] = sizes["rna"] * np.exp(borrowed.log_change)
         for name, network in networks.items():
             drawn = network.draw(z, sizes[name], theta_category[batch], seeds[name][batch], rng)
             blocks[name].append(_without(drawn, sizes[name] == 0))
