@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Check = Callable[[Array], bool]
 
-FORMAT = 1
+FORMATS = (1, 2)  # 2: with a calibration, which older programs would leave out without a word
 MOST_BLOCKS = 10_000  # of the velocity network
 Names = Annotated[list[str], Field(min_length=1)]
 
@@ -62,6 +62,7 @@ class BundleCard(Record):
     provenance: Provenance
     genes: Names
     features: dict[str, Names] = Field(default={})
+    calibration: dict[str, dict[str, float]] = Field(default={})
     sha256: dict[str, Sha256]
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from cfgen_dist.generation.labels import check_attribute, check_genes, model_cod
 from cfgen_dist.generation.options import DEFAULTS, Sampling, settle
 from cfgen_dist.generation.plan import Sharded
 from cfgen_dist.generation.shard import Rows, stacked
-from cfgen_dist.generation.weights import guided_field, refuse_unseen, weight_of_each
+from cfgen_dist.generation.weights import acting_codes, guided_field, refuse_unseen, weight_of_each
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.model.solvers import integrate
 from data_loaders import Atlas, open_atlas
@@ -200,6 +200,7 @@ def translate_shard(
     seeds = {name: rng.integers(0, 2**64, len(rows), dtype=np.uint64) for name in networks}
     covariate = model.config.autoencoder.theta_covariate
     theta_category = after[:, list(model.labels).index(covariate)] if covariate else np.zeros(len(rows), np.int64)
+    acting = acting_codes(model, plan.weights, after)
     blocks: dict[str, list[Rows]] = {name: [] for name in networks}
     for start in range(0, len(rows), plan.batch_size):
         batch = slice(start, start + plan.batch_size)
@@ -207,8 +208,9 @@ def translate_shard(
         sizes = {name: counts[name].row_sums() for name in networks}
         dense = model.autoencoder.dense(counts, model.device)
         z = translate_latents(model, plan, dense, sizes["rna"], before[batch], after[batch])
+        shifts = model.shifts(acting[batch])
         for name, network in networks.items():
-            drawn = network.draw(z, sizes[name], theta_category[batch], seeds[name][batch], rng)
+            drawn = network.draw(z, sizes[name], theta_category[batch], seeds[name][batch], rng, shifts.get(name))
             blocks[name].append(_without(drawn, sizes[name] == 0))
     return {name: stacked(blocks[name], networks[name].n_genes) for name in networks}, after
 
