@@ -82,6 +82,7 @@ class Evaluation(IntEnum):
     CONTROL = 3  # cells of independent genes
     CLASSIFY = 4
     GROUPS = 5  # cells of the groups of other labels; a number of the labels' names follows
+    CEILING = 6  # cells of a perfect model that knows as many cells
 
 
 @unique

@@ -95,6 +95,9 @@ def _print_bundle(console: "Console", path: str, card: dict[str, Any]) -> None:
         _print_combinations(console, card)
     of = f"per {law['covariate']}" if law["covariate"] else "of all cells"
     console.print(f"size factor {law['kind']} {of}", markup=False)
+    for name, modalities in card.get("calibration", {}).items():
+        sizes = ", ".join(f"{value:.3f} in {modality}" for modality, value in modalities.items())
+        console.print(f"calibrated  by {name}: offsets of {sizes} (root mean square of logs)", markup=False)
     console.print(f"sampling    {config['sampling']['solver']}, {config['sampling']['steps']} steps")
     atlas = trained.get("atlas", {})
     console.print(
@@ -126,6 +129,8 @@ def _print_combinations(console: "Console", card: dict[str, Any]) -> None:
 
 def _of_which(metric: str, training: dict[str, float]) -> str:
     """What a value of validation cells is of, where the refit trained on them; nothing to say otherwise."""
+    if metric == "val_nll_uncalibrated":
+        return " (the same without the calibration)"
     if "val_nll_before_refit" not in training:
         return ""
     return {

@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 
 from cfgen_dist.generation.unseen import Borrowed, Lender, carry
+from cfgen_dist.generation.weights import acting_codes
 from cfgen_dist.model.likelihoods.likelihood import LARGEST_COUNT
 from cfgen_dist.model.multimodal import branches
 from data_loaders.errors import BadInput
@@ -57,13 +58,16 @@ def sample_shard(model: TrainedModel, shard: int, plan: Plan) -> tuple[dict[str,
     seeds = {name: rng.integers(0, 2**64, n, dtype=np.uint64) for name in networks}
     sizes = law.draw_others(size_factor, _category(model, law.covariate, codes), rng) | {"rna": size_factor}
     theta_category = _category(model, model.config.autoencoder.theta_covariate, codes)
+    acting = acting_codes(model, plan.weights, codes)
     blocks: dict[str, list[Rows]] = {name: [] for name in networks}
     for start in range(0, n, plan.batch_size):
         rows = slice(start, start + plan.batch_size)
         z = generate_latents(model, plan, z0[rows], codes[rows], size_factor[rows], lent and lent.take(rows))
+        shifts = model.shifts(acting[rows])
         for name, network in networks.items():
             size = sizes[name][rows] if name in sizes else None
-            blocks[name].append(network.draw(z, size, theta_category[rows], seeds[name][rows], rng))
+            drawn = network.draw(z, size, theta_category[rows], seeds[name][rows], rng, shifts.get(name))
+            blocks[name].append(drawn)
     return {name: stacked(blocks[name], networks[name].n_genes) for name in networks}, codes
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Check = Callable[[Array], bool]
 
-FORMAT = 1
+FORMATS = (1, 2)  # 2: with a calibration, which older programs would leave out without a word
 MOST_BLOCKS = 10_000  # of the velocity network
 MOST_WEIGHT = 100.0  # of a change that is lent to combinations never seen
 Names = Annotated[list[str], Field(min_length=1)]
@@ -81,6 +81,7 @@ class BundleCard(Record):
     features: dict[str, Names] = Field(default={})
     combinations: Combinations | None = None
     transfer: dict[str, LearnedChange] = Field(default={})
+    calibration: dict[str, dict[str, float]] = Field(default={})
     sha256: dict[str, Sha256]
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The stages of a run, one after the other, on every rank: autoencoder, latents, flow, bundle.
+"""The stages of a run, one after the other, on every rank: autoencoder, latents, flow, calibration, bundle.
 
 Each stage leaves its result in the run directory, written by rank 0; a run that is started again skips what is there.
 """
@@ -21,10 +21,12 @@ from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import Config, SizeFactorConfig
 from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.bundle_form import check_state
-from cfgen_dist.model.multimodal import JointAutoencoder
+from cfgen_dist.model.calibration import Calibration, empty_state
+from cfgen_dist.model.multimodal import JointAutoencoder, branches
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
+from cfgen_dist.training.calibration import calibrate
 from cfgen_dist.training.encode import encode
 from cfgen_dist.training.flow import train_flow, untrained_velocity
 from cfgen_dist.training.held_out import validation_loss, validation_nll
@@ -60,10 +62,11 @@ def run_stages(atlas: Atlas, out: Path, config: Config) -> None:
     latents = encode(atlas, autoencoder, out / "latents.zarr", _device(config.accelerator))
     give_memory_back()
     velocity = _velocity(latents, label_categories(atlas, config), config, out / "flow")
-    training = on_main(lambda: _on_validation_cells(atlas, latents, config, autoencoder, velocity, out))
+    calibration = _calibration(atlas, config, autoencoder, out / "calibration")
+    training = on_main(lambda: _on_validation_cells(atlas, latents, config, autoencoder, velocity, calibration, out))
 
     def bundle() -> None:
-        model = assemble(atlas, config, autoencoder, velocity, _provenance(atlas, training))
+        model = assemble(atlas, config, autoencoder, velocity, _provenance(atlas, training), calibration)
         model.transfer = learn_transfer(autoencoder, velocity, latents, model.labels, config)
         model.save(out / "bundle")
 
@@ -110,6 +113,23 @@ def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Confi
     return velocity
 
 
+def _calibration(
+    atlas: Atlas, config: Config, autoencoder: Autoencoder | JointAutoencoder, directory: Path
+) -> Calibration | None:
+    """The calibration, from its file if the stage is finished; None where none is wanted."""
+    if not config.calibrate or not config.labels:
+        return None
+    sizes = {name: len(categories) for name, categories in label_categories(atlas, config).items()}
+    features = {name: network.n_genes for name, network in branches(autoencoder).items()}
+    state = _finished(directory)
+    if state is not None:
+        check_state(empty_state(sizes, features), state, f"{directory / WEIGHTS} is damaged", DONE_AGAIN)
+        return Calibration.filled(state, sizes, features)
+    calibration = calibrate(atlas, autoencoder, config, directory / "parts", _device(config.accelerator))
+    on_main(lambda: write_vouched(directory / WEIGHTS, save(calibration.state())))
+    return calibration
+
+
 def _finished(directory: Path) -> dict[str, torch.Tensor] | None:
     """The weights of a finished stage, else None."""
     path = directory / WEIGHTS
@@ -147,6 +167,7 @@ def assemble(
     autoencoder: Autoencoder | JointAutoencoder,
     velocity: Velocity,
     provenance: dict[str, Any],
+    calibration: Calibration | None = None,
 ) -> CFGen:
     """The model that two trained networks make, with what generation needs to know of the atlas.
 
@@ -158,6 +179,7 @@ def assemble(
     autoencoder : Autoencoder or JointAutoencoder
     velocity : Velocity
     provenance : dict
+    calibration : Calibration, optional
 
     Returns
     -------
@@ -177,6 +199,7 @@ def assemble(
         mean_log_size=mean_log_size,
         provenance=provenance,
         features={name: list(atlas.features(name).index) for name in other_modalities(config.modalities)},
+        calibration=calibration,
     )
 
 
@@ -220,16 +243,19 @@ def _on_validation_cells(
     config: Config,
     autoencoder: Autoencoder | JointAutoencoder,
     velocity: Velocity,
+    calibration: Calibration | None,
     out: Path,
 ) -> dict[str, float]:
     """How the shipped weights do on validation cells.
 
-    `val_nll` and `val_loss` are of the shipped weights. With `refit` these were trained on the validation cells too:
-    then there is no `val_loss`, and `val_nll_before_refit` is what cells held out cost under the weights whose epoch
-    the refit stopped at.
+    `val_nll` and `val_loss` are of what is shipped, `val_nll_uncalibrated` is without the calibration. With `refit`
+    these were trained on the validation cells too: then there is no `val_loss`, and `val_nll_before_refit` is what
+    cells held out cost under the weights whose epoch the refit stopped at.
     """
     device = _device(config.accelerator)
-    found = {"val_nll": validation_nll(autoencoder, atlas, config, device)}
+    found = {"val_nll": validation_nll(autoencoder, atlas, config, device, calibration)}
+    if calibration is not None:
+        found["val_nll_uncalibrated"] = validation_nll(autoencoder, atlas, config, device)
     if not config.refit:
         return found | {"val_loss": validation_loss(velocity, latents, config, device)}
     path = out / "autoencoder" / METRICS

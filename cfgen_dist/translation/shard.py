@@ -20,7 +20,7 @@ from cfgen_dist.generation.options import DEFAULTS, Sampling, settle
 from cfgen_dist.generation.plan import Sharded
 from cfgen_dist.generation.shard import Rows, stacked
 from cfgen_dist.generation.unseen import Borrowed, Lender, carry, choose_way
-from cfgen_dist.generation.weights import refuse_unseen, weight_of_each
+from cfgen_dist.generation.weights import acting_codes, refuse_unseen, weight_of_each
 from cfgen_dist.model.multimodal import branches
 from data_loaders import Atlas, open_atlas
 from data_loaders.card import SPLITS
@@ -224,6 +224,7 @@ def translate_shard(
     seeds = {name: rng.integers(0, 2**64, len(rows), dtype=np.uint64) for name in networks}
     covariate = model.config.autoencoder.theta_covariate
     theta_category = after[:, list(model.labels).index(covariate)] if covariate else np.zeros(len(rows), np.int64)
+    acting = acting_codes(model, plan.weights, after)
     blocks: dict[str, list[Rows]] = {name: [] for name in networks}
     for start in range(0, len(rows), plan.batch_size):
         batch = slice(start, start + plan.batch_size)
@@ -234,8 +235,9 @@ def translate_shard(
         z = translate_latents(model, plan, dense, sizes["rna"], before[batch], after[batch], borrowed)
         if borrowed:
             sizes["rna"] = sizes["rna"] * np.exp(borrowed.log_change)
+        shifts = model.shifts(acting[batch])
         for name, network in networks.items():
-            drawn = network.draw(z, sizes[name], theta_category[batch], seeds[name][batch], rng)
+            drawn = network.draw(z, sizes[name], theta_category[batch], seeds[name][batch], rng, shifts.get(name))
             blocks[name].append(_without(drawn, sizes[name] == 0))
     return {name: stacked(blocks[name], networks[name].n_genes) for name in networks}, after
 
