@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,11 @@ from cfgen_dist.model.bundle_form import FORMATS, BundleCard, check_arrays, chec
 from cfgen_dist.model.calibration import Calibration, empty_state
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.trained import TrainedModel
+from cfgen_dist.model.transfer import Lesson
 from data_loaders.errors import BadInput
 from data_loaders.files import begin_output, finish_output, refuse_address
 from data_loaders.records import check_form, one_line, plain_json, read_regular, show
-from data_loaders.types import PathLike
+from data_loaders.types import Array, PathLike
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -52,7 +54,9 @@ class CFGen(TrainedModel):
             save_file({k: v.contiguous() for k, v in self.autoencoder.state_dict().items()}, built / AUTOENCODER)
             save_file({k: v.contiguous() for k, v in self.velocity.state_dict().items()}, built / FLOW)
             save_arrays(self.size_factor.arrays(), built / SIZE_FACTOR)
-            save_arrays({"combinations": self.combinations, "counts": self.counts}, built / LABELS)
+            table: dict[str, Array] = {"combinations": self.combinations, "counts": self.counts}
+            table |= {} if self.mean_log_size is None else {"mean_log_size": self.mean_log_size}
+            save_arrays(table, built / LABELS)
             if self.calibration is not None:
                 save_file(self.calibration.to("cpu").state(), built / CALIBRATION)
             card: dict[str, Any] = {
@@ -63,8 +67,14 @@ class CFGen(TrainedModel):
                 "size_factor_range": self.velocity.size_factor_range,
                 "config": to_dict(self.config),
                 "provenance": self.provenance,
+                "combinations": dict(zip(("possible", "seen", "rare"), self.numbers_of_combinations(), strict=True)),
                 "genes": list(self.genes),
                 **({"features": self.features} if self.features else {}),
+                **(
+                    {"transfer": {key: asdict(lesson) for key, lesson in self.transfer.items()}}
+                    if self.transfer
+                    else {}
+                ),
                 **({"calibration": self.calibration.spread()} if self.calibration is not None else {}),
             }
             card["sha256"] = {name: _sha256(built / name) for name in files_of(card)}
@@ -145,6 +155,11 @@ class CFGen(TrainedModel):
             provenance=card["provenance"],
             digest=_sha256(path / CARD),
             features=features,
+            mean_log_size=table.get("mean_log_size"),
+            transfer={
+                key: Lesson(lesson["weight"], lesson["combinations"], lesson["way"])
+                for key, lesson in card.get("transfer", {}).items()
+            },
             calibration=calibration,
         )
 
@@ -158,6 +173,7 @@ class CFGen(TrainedModel):
         steps: int | None = None,
         seed: int = 0,
         device: str = "cpu",
+        unseen: str | None = None,
     ) -> "ad.AnnData":
         """Generate cells in memory; `cfgen_dist.generation.run.generate` writes any number to disk.
 
@@ -178,6 +194,8 @@ class CFGen(TrainedModel):
         seed : int
         device : {"cpu", "cuda"}
             Where the networks run; counts are drawn on the CPU. A GPU makes other cells of the same law.
+        unseen : {"transfer", "compose", "refuse"}, optional
+            How label combinations without a training cell are made, as in `cfgen_dist.generation.options.Sampling`.
 
         Returns
         -------
@@ -189,7 +207,7 @@ class CFGen(TrainedModel):
         from cfgen_dist.generation.options import Sampling
         from cfgen_dist.generation.plan import make_plan
 
-        sampling = Sampling(guidance=guidance, solver=solver, steps=steps, seed=seed, device=device)
+        sampling = Sampling(guidance=guidance, solver=solver, steps=steps, seed=seed, device=device, unseen=unseen)
         return sample_in_memory(self, make_plan(self, n, labels=labels, sampling=sampling))
 
 

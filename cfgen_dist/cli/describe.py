@@ -91,6 +91,8 @@ def _print_bundle(console: "Console", path: str, card: dict[str, Any]) -> None:
     for name, categories in card["labels"].items():
         shown = ", ".join(categories[:8]) + (", ..." if len(categories) > 8 else "")
         console.print(f"label       {name}: {len(categories)} categories ({shown})", markup=False)
+    if len(card["labels"]) > 1 and card.get("combinations"):
+        _print_combinations(console, card)
     of = f"per {law['covariate']}" if law["covariate"] else "of all cells"
     console.print(f"size factor {law['kind']} {of}", markup=False)
     for name, modalities in card.get("calibration", {}).items():
@@ -105,6 +107,24 @@ def _print_bundle(console: "Console", path: str, card: dict[str, Any]) -> None:
     for metric, value in trained.get("training", {}).items():
         console.print(f"{metric:11} {value:,.4g}{_of_which(metric, trained['training'])}", markup=False)
     _print_fields(console, {"versions": trained.get("versions", {})})
+
+
+def _print_combinations(console: "Console", card: dict[str, Any]) -> None:
+    """Which combinations of labels training cells had, and what is done for the others."""
+    from cfgen_dist.model.transfer import FEW
+
+    numbers = card["combinations"]
+    console.print(
+        f"combined    {numbers['seen']:,} of {numbers['possible']:,} possible combinations were seen, "
+        f"{numbers['rare']:,} of them in fewer than {FEW} cells"
+    )
+    for name, lesson in card.get("transfer", {}).items():
+        if name in card["labels"]:
+            console.print(
+                f"unseen      {name} by transfer with weight {lesson['weight']:g}: {lesson['combinations']} seen "
+                f"combinations, left out in turn, came {max(lesson['way'], 0):.0%} of the way",
+                markup=False,
+            )
 
 
 def _of_which(metric: str, training: dict[str, float]) -> str:

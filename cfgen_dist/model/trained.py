@@ -1,5 +1,6 @@
 """The trained model as an object: what makes cells, without knowing of files."""
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,10 +13,11 @@ from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.calibration import Calibration
 from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.size_factor import SizeFactorLaw
+from cfgen_dist.model.transfer import FEW, Lesson
 from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.workers.threads import check_device
 from data_loaders.errors import BadInput, nearest
-from data_loaders.types import Ints
+from data_loaders.types import Floats, Ints
 
 if TYPE_CHECKING:
     from data_loaders import CellBatch
@@ -48,6 +50,10 @@ class TrainedModel:
         SHA-256 over the weights and the card.
     features : dict of str to list of str
         Names of the features of each modality beside rna.
+    mean_log_size : (M,) float64 array or None
+        Mean log size factor of the training cells of each combination; None in bundles of before.
+    transfer : dict of str to Lesson
+        NAME or NAME=CATEGORY of an attribute → what leaving out seen combinations taught of changing it.
     calibration : Calibration, optional
         What is added to the decoder's outputs, by the labels of a cell; None: nothing.
     """
@@ -63,12 +69,19 @@ class TrainedModel:
     provenance: dict[str, Any]
     digest: str = ""
     features: dict[str, list[str]] = field(default_factory=dict)
+    mean_log_size: Floats | None = None
+    transfer: dict[str, Lesson] = field(default_factory=dict)
     calibration: Calibration | None = None
 
     def observed(self) -> tuple[Ints, Ints]:
         """The combinations of cells that have all labels, and their counts: copies that may be changed."""
         whole = (self.combinations >= 0).all(axis=1)
         return self.combinations[whole], self.counts[whole]
+
+    def numbers_of_combinations(self) -> tuple[int, int, int]:
+        """Label combinations that are possible, that training cells had, that fewer than `FEW` of them had."""
+        counts = self.observed()[1]
+        return math.prod(map(len, self.labels.values())), len(counts), int((counts < FEW).sum())
 
     @property
     def device(self) -> torch.device:

@@ -34,9 +34,10 @@ from cfgen_dist.training.memory import give_memory_back
 from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, sized_modalities
 from cfgen_dist.training.ranks import on_main
 from cfgen_dist.training.settings import RunSettings
+from cfgen_dist.training.transfer import learn_transfer
 from data_loaders import Atlas
 from data_loaders.errors import BadInput
-from data_loaders.types import Ints
+from data_loaders.types import Floats, Ints
 from data_loaders.vouchers import check_vouched, vouch, write_vouched
 
 log = logging.getLogger("cfgen_dist")
@@ -63,8 +64,13 @@ def run_stages(atlas: Atlas, out: Path, config: Config) -> None:
     velocity = _velocity(latents, label_categories(atlas, config), config, out / "flow")
     calibration = _calibration(atlas, config, autoencoder, out / "calibration")
     training = on_main(lambda: _on_validation_cells(atlas, latents, config, autoencoder, velocity, calibration, out))
-    origin = _provenance(atlas, training)
-    on_main(lambda: assemble(atlas, config, autoencoder, velocity, origin, calibration).save(out / "bundle"))
+
+    def bundle() -> None:
+        model = assemble(atlas, config, autoencoder, velocity, _provenance(atlas, training), calibration)
+        model.transfer = learn_transfer(autoencoder, velocity, latents, model.labels, config)
+        model.save(out / "bundle")
+
+    on_main(bundle)
     log.info("model written to %s after %.0f s", out / "bundle", time.monotonic() - started)
 
 
@@ -180,7 +186,7 @@ def assemble(
     CFGen
     """
     labels, rows = label_categories(atlas, config), fitted_rows(atlas, config.modalities, config.refit)
-    combinations, counts = _combinations(atlas, list(labels), rows)
+    combinations, counts, mean_log_size = _combinations(atlas, list(labels), rows)
     return CFGen(
         config=config,
         autoencoder=autoencoder,
@@ -190,6 +196,7 @@ def assemble(
         labels=labels,
         combinations=combinations,
         counts=counts,
+        mean_log_size=mean_log_size,
         provenance=provenance,
         features={name: list(atlas.features(name).index) for name in other_modalities(config.modalities)},
         calibration=calibration,
@@ -200,12 +207,16 @@ def _device(accelerator: str) -> str:
     return "cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
-def _combinations(atlas: Atlas, labels: Sequence[str], rows: Ints) -> tuple[Ints, Ints]:
-    """Label combinations of the cells at `rows` (M, K), -1 where a cell lacks a label, and their counts (M,)."""
+def _combinations(atlas: Atlas, labels: Sequence[str], rows: Ints) -> tuple[Ints, Ints, Floats]:
+    """Label combinations of the cells at `rows` (M, K), -1 where a cell lacks a label, their counts (M,) and sizes.
+
+    The last are their mean log size factors (M,).
+    """
     columns = [atlas.codes(name)[rows] for name in labels]
     codes = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
-    combinations, counts = np.unique(codes.astype(np.int64), axis=0, return_counts=True)
-    return combinations, counts.astype(np.int64)
+    combinations, which, counts = np.unique(codes.astype(np.int64), axis=0, return_inverse=True, return_counts=True)
+    sizes = np.log(np.maximum(atlas.size_factor[rows], 1.0).astype(np.float64))
+    return combinations, counts.astype(np.int64), np.bincount(which.reshape(-1), sizes, len(counts)) / counts
 
 
 def _size_factor_law(atlas: Atlas, config: SizeFactorConfig, sized: Sequence[str], rows: Ints) -> SizeFactorLaw:
