@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="all", metavar="NAME", help="train, val, test or all (the default)")
     add_flow(parser)
-    add_workers(parser)
+    add_workers(parser, gpus=True)
 
 
 def run(args: argparse.Namespace) -> None:

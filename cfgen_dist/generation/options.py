@@ -37,8 +37,7 @@ class Sampling:
     shard_size : int
         Cells per shard.
     device : {"cpu", "cuda"}
-        Where the networks run; counts are drawn on the CPU. A GPU makes other cells of the same law. With Ray each
-        actor takes an eighth of a GPU.
+        Where the networks run; counts are drawn on the CPU. A GPU makes other cells of the same law.
     """
 
     guidance: Mapping[str, float] | None = None

@@ -32,6 +32,7 @@ from cfgen_dist.training.memory import give_memory_back
 from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, sized_modalities
 from cfgen_dist.training.ranks import on_main
 from cfgen_dist.training.settings import RunSettings
+from cfgen_dist.training.stopping import stop_between_stages
 from data_loaders import Atlas
 from data_loaders.errors import BadInput
 from data_loaders.types import Ints
@@ -86,6 +87,7 @@ def _autoencoder(atlas: Atlas, config: Config, directory: Path) -> Autoencoder |
     )
     autoencoder = train_autoencoder(atlas, config.autoencoder, config.modalities, RunSettings.of(config), directory)
     _finish(directory, autoencoder)
+    stop_between_stages()
     return autoencoder
 
 
@@ -100,6 +102,7 @@ def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Confi
     log.info("training the flow on latents of %d dimensions", config.autoencoder.latent_dim)
     velocity = train_flow(latents, labels, config.flow, config.modalities, RunSettings.of(config), directory)
     _finish(directory, velocity)
+    stop_between_stages()
     return velocity
 
 

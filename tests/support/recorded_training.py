@@ -34,7 +34,7 @@ def recording(folder):
             time.sleep(0.04)  # steps of so small a model are over before a test can hit the one it wants
 
         trainer.SeedEveryStep.on_train_batch_start = record
-        on_ray.work_as_rank(settings)
+        return on_ray.work_as_rank(settings)
 
     return work
 

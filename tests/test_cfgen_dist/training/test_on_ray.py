@@ -153,7 +153,7 @@ def test_a_worker_that_raises_is_told_in_one_line(ray_local, tiny_atlas, tmp_pat
                 raise ZeroDivisionError("by\nzero")
 
         trainer.SeedEveryStep.on_train_batch_start = fail
-        on_ray.work_as_rank(settings)
+        return on_ray.work_as_rank(settings)
 
     monkeypatch.setattr(on_ray, "work_as_rank", failing)
     message = r"^worker 1 failed: ZeroDivisionError: by zero; the traceback is in .*errors\.log$"
