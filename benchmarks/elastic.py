@@ -21,7 +21,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
-os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # what others do with the memory of this machine is no event
+os.environ.setdefault(
+    "RAY_memory_monitor_refresh_ms", "0"
+)  # what others do with the memory of this machine is no event
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import ray
@@ -69,7 +71,9 @@ def show(row):
         cells = "exact" if row["exact"] else "WRONG"
         print(f"{row['event']}: cells of every epoch {cells}, held-out NLL {row['nll']:.2f}", flush=True)
     else:
-        print(f"| {row['event']} | {row['before']}, {row['after']} | {row['lost']} | {row['seconds']:.0f} |", flush=True)
+        print(
+            f"| {row['event']} | {row['before']}, {row['after']} | {row['lost']} | {row['seconds']:.0f} |", flush=True
+        )
 
 
 def machines(folder, atlas):
@@ -82,9 +86,7 @@ def machines(folder, atlas):
     outcome = {}
     try:
         training = threading.Thread(
-            target=lambda: outcome.update(
-                model=train_recorded(atlas, folder / "run", folder, SETTINGS, workers="1:3")
-            )
+            target=lambda: outcome.update(model=train_recorded(atlas, folder / "run", folder, SETTINGS, workers="1:3"))
         )
         training.start()
         when = []
@@ -149,11 +151,12 @@ def one_process(folder, atlas):
     whole = train(atlas, folder / "whole", few)
     threading.Timer(0, lambda: terminate_at(folder / "run" / "autoencoder" / "metrics.csv")).start()
     when = time.time()
+    stopped = None
     try:
         train(atlas, folder / "run", few)
-        raise AssertionError("it was not stopped")
-    except Interrupted as stopped:
-        assert "nothing is lost" in str(stopped), stopped
+    except Interrupted as error:
+        stopped = error
+    assert "nothing is lost" in str(stopped), stopped
     resumed = train(atlas, folder / "run", resume=True)
     same = whole.provenance["training"] == resumed.provenance["training"]
     print(f"one process, stopped and resumed in {time.time() - when:.0f} s: {'the same' if same else 'ANOTHER'} result")

@@ -160,7 +160,11 @@ def train_on_ray(
             tries = 1 if saved != before else tries + 1
             before = saved
             try:
-                n = count_room(*workers, each, labels, patience, signals.tell) if workers[0] < workers[1] else workers[0]
+                n = (
+                    count_room(*workers, each, labels, patience, signals.tell)
+                    if workers[0] < workers[1]
+                    else workers[0]
+                )
                 start = _Start(work, n, workers, each, labels, out)
                 stopped = start.follow(signals)
                 if not stopped:

@@ -45,6 +45,8 @@ class _Here:
         Its steps, and those that the last checkpoint knows of.
     interrupted : Interrupted or None
         What was raised at once; Lightning turns it into another exception.
+    out : path-like
+        The run.
     """
 
     why: str | None = None
@@ -54,6 +56,7 @@ class _Here:
     saved: int = 0
     handler: Callable[[int, FrameType | None], None] | None = None
     interrupted: Interrupted | None = None
+    out: Any = "the training"
 
 
 _here = _Here()
@@ -105,8 +108,8 @@ def stop_between_stages() -> None:
 
 
 def interrupted() -> KeyboardInterrupt:
-    """What Lightning has turned into the end of the process."""
-    return _here.interrupted or KeyboardInterrupt()
+    """What Lightning has turned into the end of the process: what was raised here, or a SIGTERM that it took alone."""
+    return _here.interrupted or Interrupted(_at_once(_here.out, signal.SIGTERM), 128 + signal.SIGTERM)
 
 
 @contextmanager
@@ -134,7 +137,7 @@ def saved_at_signals(out: Any) -> Iterator[None]:
             raise _here.interrupted
 
     with handling(handle):
-        _here.handler = handle if threading.current_thread() is threading.main_thread() else None
+        _here.handler, _here.out = handle if threading.current_thread() is threading.main_thread() else None, out
         try:
             yield
         except Stopped as stopped:

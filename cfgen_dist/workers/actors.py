@@ -24,7 +24,9 @@ TRIES = 20  # of one item, then the run ends: it may be the item that kills the 
 
 
 @contextmanager
-def open_actors(workers: int | None = None, gpus: Callable[[Mapping[str, float]], float] | None = None) -> Iterator[Pool]:
+def open_actors(
+    workers: int | None = None, gpus: Callable[[Mapping[str, float]], float] | None = None
+) -> Iterator[Pool]:
     """Actors of the cluster that is connected, for as long as the block lasts: yields map(function, items, setup).
 
     Each takes a CPU and, where `gpus` is given, that share of a GPU, a function of the cluster's resources. By default
