@@ -34,7 +34,7 @@ from data_loaders import open_atlas
 NET, PORT = "10.77.0", 6379
 CUT, GIBIT = 20, "1gbit"
 TAG = f"c{os.getpid() % 100_000}"  # in the names of all links and namespaces
-FEW = SETTINGS | {"autoencoder.max_epochs": 9, "flow.max_steps": 60, "checkpoint_every_n_steps": 20}
+FEW = SETTINGS | {"autoencoder.max_epochs": 12, "flow.max_steps": 60, "checkpoint_every_n_steps": 20}
 
 
 def main():
@@ -73,7 +73,7 @@ def drill(network, common, out):
     events = [
         ("a machine is killed", lambda: network.kill(2)),
         ("a late machine comes", lambda: network.start(3)),
-        (f"a link is cut for {CUT} s", lambda: network.cut(3, CUT)),
+        (f"a link is cut for {CUT} s", lambda: network.cut(1, CUT)),
     ]
     when = []
     for n, (_, act) in enumerate(events):

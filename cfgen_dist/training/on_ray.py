@@ -182,6 +182,11 @@ def train_on_ray(
                     ) from None
                 log.warning("lost worker %s: starting again from the last checkpoint", _ranks(error.worker_failures))
                 patience = LOST_RESOURCES
+            except ray.exceptions.RayActorError as error:  # Ray Train's own process, which watches over the workers
+                if tries == TRIES and _last_saved(out) == saved:
+                    raise WorkerError(f"Ray Train was lost {TRIES} times: {_line(error)}; {WAY_ON}") from None
+                log.warning("lost Ray Train's controller: starting again from the last checkpoint")
+                patience = LOST_RESOURCES
             except ray.train.TrainingFailedError as error:
                 if workers[0] == workers[1] or tries == TRIES:
                     raise WorkerError(f"the workers could not be started: {_line(error)}") from None
