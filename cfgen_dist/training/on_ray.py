@@ -14,7 +14,6 @@ they are asked to save first (`cfgen_dist.training.notices`).
 import logging
 import os
 import shutil
-import signal
 import socket
 import threading
 import time
@@ -23,17 +22,16 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from cfgen_dist.config import Config, load_config, to_dict
 from cfgen_dist.training.memory import ENVIRONMENT
 from cfgen_dist.training.notices import leave_word, listen, take_word_back
-from cfgen_dist.training.stopping import SIGNALS, WAY_ON, Stopped, asked, handling
+from cfgen_dist.training.stopping import WAY_ON, Stopped, WorkersStop, asked
 from cfgen_dist.workers.cluster import connect, is_local
 from cfgen_dist.workers.room import SETTLED, Claims, Labels, count_room
 from data_loaders import open_atlas
-from data_loaders.errors import BadInput, Interrupted, WorkFailed
+from data_loaders.errors import BadInput, WorkFailed
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -154,7 +152,7 @@ def train_on_ray(
         "gpus": each.get("GPU", 0),
     }
     tries, before, patience = 0, -1, SETTLED
-    with _Signals(out) as signals:
+    with WorkersStop(out) as signals:
         while True:
             saved = _last_saved(out)
             tries = 1 if saved != before else tries + 1
@@ -194,48 +192,6 @@ def train_on_ray(
                 patience = LOST_RESOURCES
 
 
-class _Signals:
-    """SIGTERM and Ctrl-C while training on Ray: the first asks the workers to save, the second ends it at once."""
-
-    def __init__(self, out: Path) -> None:
-        self.out, self.came, self.patient = out, 0, False
-
-    def __enter__(self) -> "_Signals":
-        self._handling = handling(self._handle)
-        self._handling.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._handling.__exit__(*error)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.came or not self.patient:
-            raise Interrupted(
-                f"{self.out}: stopped by {SIGNALS[signal.Signals(number)]}; what workers did since the last checkpoint "
-                f"is lost: {WAY_ON}",
-                128 + number,
-            )
-        self.came = number
-        log.warning("%s: the workers save after this step; once more to stop at once", self.why)
-
-    @property
-    def why(self) -> str:
-        """The signal's name."""
-        return SIGNALS[signal.Signals(self.came)] if self.came else ""
-
-    def tell(self) -> None:
-        """Nobody works yet, so there is nothing to save: signals end it at once."""
-        self.patient = False
-
-    def raise_if_stopped(self, at: str) -> None:
-        """Raise what came of a signal, once the workers have saved."""
-        if self.came:
-            raise Interrupted(
-                f"{self.out}: stopped by {self.why} after {at}; all steps are saved, nothing is lost: {WAY_ON}",
-                128 + self.came,
-            )
-
-
 class _Start:
     """One start of the workers, followed to its end."""
 
@@ -255,7 +211,7 @@ class _Start:
         self.began: float | None = None
         self.asked = self.granted = False
 
-    def follow(self, signals: _Signals) -> dict[str, str] | None:
+    def follow(self, signals: WorkersStop) -> dict[str, str] | None:
         """Wait for the end; returns where and why the workers stopped, None when all is done."""
         what = f"{self.n} workers with {dict(self.each)}"
         try:
@@ -269,7 +225,7 @@ class _Start:
         stopped: dict[str, str] | None = result.return_value
         return stopped
 
-    def _watch(self, started: bool, signals: _Signals) -> None:
+    def _watch(self, started: bool, signals: WorkersStop) -> None:
         """Ask the workers to stop when a signal came or there is room for more of them."""
         signals.patient = started
         if self.asked or not started:
@@ -310,9 +266,9 @@ def _trainer(
 
     gpus = each.get("GPU", 0)
     return TorchTrainer(
-        work_as_rank,
+        work_as_rank,  # type: ignore[arg-type]
         train_loop_config=work,
-        scaling_config=ScalingConfig(
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=workers,
             use_gpu=gpus > 0,
             resources_per_worker=dict(each),
@@ -323,7 +279,9 @@ def _trainer(
             name=name,
             storage_path=str(out / "ray"),
             # With a range, workers that do not come up are counted anew; else Ray waits for them.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0 if elastic else -1),
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=0, controller_failure_limit=0 if elastic else -1
+            ),
             logging_config=LoggingConfig(log_level="ERROR"),
             worker_runtime_env={"env_vars": ENVIRONMENT},
         ),

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -175,6 +176,48 @@ def handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
         for number, handler in before.items():
             with suppress(TypeError):  # a handler that Python does not know
                 signal.signal(number, handler)
+
+
+class WorkersStop:
+    """SIGTERM and Ctrl-C while training on Ray: the first asks the workers to save, the second ends it at once."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.came, self.patient = out, 0, False
+
+    def __enter__(self) -> "WorkersStop":
+        self._handling = handling(self._handle)
+        self._handling.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._handling.__exit__(*error)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.came or not self.patient:
+            raise Interrupted(
+                f"{self.out}: stopped by {SIGNALS[signal.Signals(number)]}; what workers did since the last checkpoint "
+                f"is lost: {WAY_ON}",
+                128 + number,
+            )
+        self.came = number
+        log.warning("%s: the workers save after this step; once more to stop at once", self.why)
+
+    @property
+    def why(self) -> str:
+        """The signal's name."""
+        return SIGNALS[signal.Signals(self.came)] if self.came else ""
+
+    def tell(self) -> None:
+        """Nobody works yet, so there is nothing to save: signals end it at once."""
+        self.patient = False
+
+    def raise_if_stopped(self, at: str) -> None:
+        """Raise what came of a signal, once the workers have saved."""
+        if self.came:
+            raise Interrupted(
+                f"{self.out}: stopped by {self.why} after {at}; all steps are saved, nothing is lost: {WAY_ON}",
+                128 + self.came,
+            )
 
 
 class Agreement:
