@@ -60,6 +60,7 @@ def calibrate(
     rows = fitted_rows(atlas, config.modalities, config.refit)
     size = max(PART_ROWS, -(-len(rows) // MOST_PARTS))
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    folder = place(folder)
     found, weights = Calibration(), _digest(atlas, autoencoder, rows)
     labels = config.labels or []
     autoencoder.to(device)
@@ -78,7 +79,7 @@ def calibrate(
             tables = on_main(partial(_offsets, ledger, one, parts))
             found = found.joined(label, {name: torch.from_numpy(table) for name, table in tables.items()})
     autoencoder.cpu()
-    on_main(place(folder).remove_tree)
+    on_main(folder.remove_tree)
     return found
 
 
@@ -159,7 +160,7 @@ def _offsets(ledger: Ledger, one: _Sums, parts: list[Ints]) -> dict[str, Floats]
     for part, rows in enumerate(parts):
         arrays = ledger.whole_arrays(_name(part))
         if arrays is None:
-            log.warning("part %d in %s is damaged: made again", part, ledger.folder)
+            log.warning("part %d in %s is damaged: made again", part, ledger.folder.shown)
             arrays = one.of(rows)
         for name, values in arrays.items():
             total[name] = total[name] + values if name in total else values
