@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from cfgen_dist.training.saves import POINTER, SAVED, TENSORBOARD, Saver, restore
 from data_loaders.errors import BadInput, WorkFailed
@@ -50,6 +51,10 @@ class RunFolder:
         self.path, self.remote = path, remote
         self.saver = None if remote is None else Saver(path, remote)
         self._known: dict[str, tuple[int, str]] = {}
+        self._pulling = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunFolder, (self.path, self.remote)  # Tune writes what suggests trials into its snapshots
 
     @property
     def place(self) -> Place:
@@ -91,11 +96,39 @@ class RunFolder:
             if self.remote is not None and (self.path / name).exists():
                 (self.remote / name).upload(self.path / name)
 
-    def take_up(self) -> None:
-        """Copy what an interrupted run needs from the bucket: settings, weights, metrics, and its checkpoints."""
+    def address(self, path: Path) -> str:
+        """The address of a file or folder of the run; on a disk its path."""
+        return str(path) if self.remote is None else str(self.remote / path.relative_to(self.path).as_posix())
+
+    def local(self, address: str) -> Path:
+        """Where a file or folder is here that another process knows by its address."""
+        return Path(address) if self.remote is None else self.path / address.removeprefix(f"{self.remote}/")
+
+    def fetch(self, *names: str) -> None:
+        """Copy files from the bucket; one that is not there is left out."""
+        for name in names:
+            if self.remote is not None:
+                with suppress(FileNotFoundError):
+                    (self.remote / name).download(self.path / name)
+
+    def remove(self, *names: str) -> None:
+        """Remove files and folders from the bucket."""
+        for name in names:
+            if self.remote is not None:
+                (self.remote / name).remove_tree()
+
+    def take_up(self, under: str = "") -> None:
+        """Copy what an interrupted run needs from the bucket: settings, weights, metrics, and its checkpoints.
+
+        Parameters
+        ----------
+        under : str
+            A folder of the run: that alone.
+        """
         if self.remote is None:
             return
-        names = self.remote.files()
+        folder = self.remote / under if under else self.remote
+        names = [f"{under}/{name}" if under else name for name in folder.files()]
         there = {name.rpartition("/")[0] for name in names if name.endswith(f"/{WEIGHTS}")}
         for name in names:
             steps = name.split("/")
@@ -134,19 +167,12 @@ class RunFolder:
         """Copy from the bucket what is new of the files whose names end so, if it is small."""
         if self.remote is None:
             return
-        found = _listed(self.remote)
-        wanted = {
-            name: facts for name, facts in found.items() if name.endswith(ends) and self._known.get(name) != facts
-        }
-        for name, facts in wanted.items():
-            with suppress(FileNotFoundError):
-                target = self.path / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                content = (self.remote / name).read()
-                beside = target.with_name(f"{target.name}.coming")
-                beside.write_bytes(content)
-                beside.replace(target)
-                self._known[name] = facts
+        with self._pulling:
+            for name, facts in _listed(self.remote).items():
+                if name.endswith(ends) and self._known.get(name) != facts:
+                    with suppress(FileNotFoundError):
+                        place(self.path / name).write((self.remote / name).read())
+                        self._known[name] = facts
 
     @contextmanager
     def watching(self, *ends: str) -> Iterator[None]:

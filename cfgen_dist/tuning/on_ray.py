@@ -10,55 +10,99 @@ import os
 import shutil
 import socket
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cfgen_dist.training.folder import RunFolder, open_folder
 from cfgen_dist.training.on_ray import is_lost_peer
-from cfgen_dist.tuning.records import Report, read_trial
-from cfgen_dist.tuning.trial import REPORTS, TRIAL, Send, clear, finish, read_reports, why, work
-from data_loaders.vouchers import write_sealed
+from cfgen_dist.training.saves import POINTER, SAVED
+from cfgen_dist.tuning.records import AUTOENCODER, BEST_WEIGHTS, REQUEST, Report, read_trial
+from cfgen_dist.tuning.trial import REPORTS, RESULT, TRIAL, WEIGHTS, Send, clear, finish, read_reports, why, work
+from data_loaders.storage import carry
+from data_loaders.vouchers import SUFFIX, write_sealed
 
 MOST_SILENCE = datetime.timedelta(minutes=10)  # before the workers of a trial give each other up
 SECONDS_TO_END = 30  # that the workers of a failed trial have to say why
 
 
-def run_trial(config: dict[str, Any]) -> None:
+def run_trial(config: dict[str, Any], storage: Mapping[str, str]) -> None:
     """Do one trial; errors of the training are recorded, only a lost process is Tune's business.
 
     Parameters
     ----------
     config : dict
         `run`, `stage`, `workers`, `cpus`, `gpus`; `folder` and `values` of the trial, or under population-based
-        training `folders` of all members and `values`, which Tune changes.
+        training `folders` of all members and `values`, which Tune changes. A search in a bucket is known by addresses.
+    storage : dict
+        How storage is reached, see `data_loaders.storage.carried`.
     """
     import ray
     from ray import tune
 
-    run, stage = Path(config["run"]), config["stage"]
-    folder = Path(config["folder"]) if "folder" in config else _member(config)
+    carry(storage)
+    with open_search(config["run"]) as home:
+        _run_trial(config, storage, home, ray, tune)
+
+
+@contextmanager
+def open_search(run: str) -> Iterator[RunFolder]:
+    """With this: the folder of a search as a worker needs it."""
+    with open_folder(run) as home:
+        home.fetch(REQUEST, AUTOENCODER, BEST_WEIGHTS, BEST_WEIGHTS + SUFFIX)
+        yield home
+
+
+def _run_trial(config: dict[str, Any], storage: Mapping[str, str], home: RunFolder, ray: Any, tune: Any) -> None:
+    address = config["folder"] if "folder" in config else str(_member(config))
+    folder = home.local(address)
+    name = f"{folder.parent.name}/{folder.name}"
+    home.take_up(name)
     if "folders" in config:
         _take_over(folder, config["values"], tune.get_checkpoint())
-    arguments: dict[str, Any] = {"run": run, "stage": stage, "values": config["values"], "folder": folder}
+    arguments: dict[str, Any] = {"stage": config["stage"], "values": config["values"]}
     arguments |= {"threads": config["cpus"], "save_every": config.get("interval")}
     arguments["accelerator"] = "gpu" if config["gpus"] else "cpu"
 
     def send(report: Report) -> None:
+        home.put(f"{name}/{REPORTS}")
         tune.report({key: report[key] for key in ("step", "objective")}, checkpoint=_checkpoint(folder, config))
 
     try:
-        last = _as_first_rank(arguments, send, config) if config["workers"] > 1 else work(**arguments, send=send)
+        if config["workers"] > 1:
+            last = _as_first_rank(arguments, home, folder, send, config, storage)
+        else:
+            last = work(home, folder=folder, **arguments, send=send)
     except ray.exceptions.RayActorError:  # a lost process of several: Tune starts the trial again
         raise
     except Exception as error:
         # Without `step`: neither the scheduler nor the search takes it for a value.
-        finish(folder, "failed", why=why(error))
+        finish(folder, "failed", why=why(home.in_words(error)))
+        _put(home, name)
         tune.report({"objective": float("inf")})
         return
     finish(folder, "done", **last)
+    _put(home, name)
     tune.report({"objective": last["objective"]})
 
 
-def _as_first_rank(arguments: dict[str, Any], send: Send, config: dict[str, Any]) -> dict[str, Any]:
+def _put(home: RunFolder, name: str) -> None:
+    """Put what a trial leaves into the bucket, its result last, and remove its checkpoints from there."""
+    if home.saver is not None:
+        home.saver.settle()
+    home.put(*(f"{name}/{file}" for file in (REPORTS, WEIGHTS + SUFFIX, WEIGHTS, RESULT)))
+    home.remove(f"{name}/{POINTER}", f"{name}/{SAVED}")
+
+
+def _as_first_rank(
+    arguments: dict[str, Any],
+    home: RunFolder,
+    folder: Path,
+    send: Send,
+    config: dict[str, Any],
+    storage: Mapping[str, str],
+) -> dict[str, Any]:
     """Rank 0 of a process group whose other ranks run in the other bundles of this trial's placement group."""
     import ray
     import torch.distributed as dist
@@ -77,11 +121,12 @@ def _as_first_rank(arguments: dict[str, Any], send: Send, config: dict[str, Any]
         free.bind(("", 0))
         address = ray.util.get_node_ip_address(), free.getsockname()[1]
     work_of_others = [
-        actor.work.remote(arguments, address, number, workers, config) for number, actor in enumerate(others, 1)
+        actor.work.remote(arguments | {"folder": home.address(folder)}, address, number, workers, config, storage)
+        for number, actor in enumerate(others, 1)
     ]
     try:
         _join(address, 0, workers, config)
-        last = work(**arguments, send=send)
+        last = work(home, folder=folder, **arguments, send=send)
         ray.get(work_of_others)
         return last
     except Exception as error:
@@ -121,11 +166,16 @@ class _Rank:
         number: int,
         workers: int,
         config: dict[str, Any],
+        storage: Mapping[str, str],
     ) -> None:
         """The same work, nothing reported. An error ends the process too, so that the others notice it at once."""
         try:
+            carry(storage)
             _join(address, number, workers, config)
-            work(**arguments, send=lambda report: None)
+            with open_search(config["run"]) as home:
+                folder = home.local(arguments["folder"])
+                folder.mkdir(parents=True, exist_ok=True)
+                work(home, **arguments | {"folder": folder}, send=lambda report: None)
         except BaseException:
             threading.Timer(2, os._exit, (1,)).start()  # once Ray has sent the error
             raise

@@ -10,6 +10,7 @@ from data_loaders.records import Record, Whole, parse_json, read_json, read_regu
 from data_loaders.vouchers import unsealed
 
 REQUEST, AUTOENCODER, SAMPLING = "tune.json", "best_autoencoder.json", "sampling.json"
+BEST_WEIGHTS = "best_autoencoder.safetensors"
 Time = Annotated[float, Field(ge=0, lt=1e12)]  # seconds since 1970
 
 

@@ -14,25 +14,36 @@ from typing import Any
 import yaml
 
 from cfgen_dist.config import Config, load_config, to_dict
+from cfgen_dist.training.folder import RunFolder, open_folder
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import identity
 from cfgen_dist.tuning.distributions import Choice
-from cfgen_dist.tuning.records import Request, Resources, TrialRecord, read_request
+from cfgen_dist.tuning.records import (
+    AUTOENCODER,
+    BEST_WEIGHTS,
+    REQUEST,
+    SAMPLING,
+    Request,
+    Resources,
+    TrialRecord,
+    read_request,
+)
 from cfgen_dist.tuning.space import OBJECTIVES, SCHEDULERS, Space, as_json, base_values, check_changeable, load_space
 from cfgen_dist.workers.cluster import connect, is_local
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
 from data_loaders.locks import alone
-from data_loaders.storage import is_remote
+from data_loaders.storage import carried, carry, is_remote, shown
+from data_loaders.storage.address import on_disk
 from data_loaders.types import PathLike
-from data_loaders.vouchers import check_vouched, write_sealed, write_vouched
+from data_loaders.vouchers import SUFFIX, check_vouched, write_sealed, write_vouched
 
 log = logging.getLogger("cfgen_dist")
 SPACES = {"asha": "default", "pbt": "pbt"}
 
 
-@alone(make_folder=True)
+@alone(make_folder=True, remote=True)
 def tune(
     atlas: PathLike,
     out: PathLike,
@@ -61,7 +72,8 @@ def tune(
     atlas : path-like
         An atlas store with cells in the splits train and val.
     out : path-like
-        Directory of the search: `best.yaml`, `trials.csv`, `report.html`, and a folder for every trial.
+        Directory of the search, on a disk or in a bucket: `best.yaml`, `trials.csv`, `report.html`, and a folder for
+        every trial.
     trials : int
         Trainings in all, at least 2; half of them, rounded up, of autoencoders.
     config : Config, optional
@@ -77,7 +89,8 @@ def tune(
         (`cfgen_dist.evaluation.choice`), at the guidance strength nearest to 1; the others are one distance alone, the
         lowest over the space's guidance strengths.
     ray : {"auto", "local"} or str
-        As in `cfgen_dist.workers.cluster.connect`; on a cluster `atlas` and `out` lie on a disk that all machines see.
+        As in `cfgen_dist.workers.cluster.connect`; on a cluster `atlas` and `out` lie in a bucket, or on a
+        disk that all machines see.
     concurrent : int, optional
         Trials at once; by default as many as the cluster has room for.
     workers : int
@@ -103,7 +116,12 @@ def tune(
     if importlib.util.find_spec("optuna") is None:
         raise BadInput("tune: Optuna is not installed; pip install 'cfgen-dist[ray]'")
     _check(trials, scheduler, objective, concurrent, workers, cpus_per_worker, gpus_per_worker)
-    out, source, config = Path(out).absolute(), open_atlas(atlas), copy.deepcopy(config) if config else load_config()
+    if scheduler == "pbt" and is_remote(out):
+        raise BadInput(
+            f"{shown(out)}: members of a population take checkpoints over from each other on a disk; expected a path "
+            "on a disk that all machines see, or `scheduler='asha'`"
+        )
+    source, config = open_atlas(atlas), copy.deepcopy(config) if config else load_config()
     settled = copy.deepcopy(config)
     settle(settled, source, here=False)
     given = space if space is not None else SPACES[scheduler]
@@ -115,25 +133,32 @@ def tune(
     if settled.labels and isinstance(guidance, Choice):
         weights |= {*guidance.values}
     request: Request = {
-        "atlas": identity(source) | {"path": str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())},
+        "atlas": identity(source) | {"path": str(atlas) if is_remote(atlas) else str(on_disk(atlas).absolute())},
         "base": to_dict(config), "space": as_json(searched), "trials": trials, "scheduler": scheduler,
         "objective": objective, "seed": config.seed, "workers": workers,
         "guidance": sorted(weights),
     }  # fmt: skip
     request = json.loads(json.dumps(request))
-    _check_directory(out, request, resume)
-    with connect(ray, concurrent * workers * cpus_per_worker if concurrent else None):
-        resources: Resources = {"workers": workers, "cpus": cpus_per_worker, "gpus": _gpus(settled, gpus_per_worker)}
-        room = _room(resources, is_local(ray))
-        out.mkdir(parents=True, exist_ok=True)
-        write_sealed(out / "tune.json", request, indent=1)
-        concurrent = min(concurrent or room, room) if is_local(ray) else concurrent or room
-        _search(out, settled, searched, request, resources, concurrent)
-    return load_config(out / "best.yaml")
+    with open_folder(out) as home:
+        _check_directory(home, request, resume)
+        with connect(ray, concurrent * workers * cpus_per_worker if concurrent else None):
+            resources: Resources = {
+                "workers": workers, "cpus": cpus_per_worker, "gpus": _gpus(settled, gpus_per_worker),
+            }  # fmt: skip
+            room = _room(resources, is_local(ray))
+            home.path.mkdir(parents=True, exist_ok=True)
+            write_sealed(home.path / REQUEST, request, indent=1)
+            home.put(REQUEST)
+            concurrent = min(concurrent or room, room) if is_local(ray) else concurrent or room
+            _search(home, settled, searched, request, resources, concurrent)
+        return load_config(home.path / "best.yaml")
 
 
-def _search(out: Path, settled: Config, space: Space, request: Request, resources: Resources, concurrent: int) -> None:
+def _search(
+    home: RunFolder, settled: Config, space: Space, request: Request, resources: Resources, concurrent: int
+) -> None:
     """The three searches, each skipping what is there."""
+    out, run = home.path, str(home.place)
     from cfgen_dist.tuning.guidance import described, grid_of
     from cfgen_dist.tuning.report import write_report
     from cfgen_dist.tuning.search import Stage, most_reports, search
@@ -151,7 +176,7 @@ def _search(out: Path, settled: Config, space: Space, request: Request, resource
             bests[stage] = search(
                 Stage(
                     name=stage,
-                    run=out,
+                    home=home,
                     keys=keys,
                     base=base_values(keys, settled),
                     trials=n,
@@ -164,14 +189,14 @@ def _search(out: Path, settled: Config, space: Space, request: Request, resource
                 table,
             )
             if stage == "autoencoder":
-                _on_worker(encode_best, resources, str(out), bests[stage])
+                _on_worker(encode_best, resources, run, _named(bests[stage], home))
     finally:
         table.stop()
     log.info("scoring guidance strengths and solver steps")
     grid = grid_of(space["sampling"], settled)
     if not settled.labels:
         grid["sampling.guidance"] = [settled.sampling.guidance]
-    rows, chosen = _on_worker(_score, resources, str(out), bests["flow"], grid, request["objective"])
+    rows, chosen = _on_worker(_score, resources, run, _named(bests["flow"], home), grid, request["objective"])
     values = bests["autoencoder"]["values"] | bests["flow"]["values"]
     values |= {"sampling.guidance": chosen["guidance"], "sampling.steps": chosen["steps"]}
     best = load_config(request["base"], values)
@@ -186,18 +211,30 @@ def _search(out: Path, settled: Config, space: Space, request: Request, resource
         f"guidance {chosen['guidance']:g}, {chosen['steps']} {best.sampling.solver} steps",
     ]
     text = "\n".join(about) + "\n" + yaml.safe_dump(to_dict(best), sort_keys=False)
+    home.put("trials.csv", "sampling.csv", "report.html")
     write_whole(out / "best.yaml", lambda file: file.write(text.encode()))  # last: with it the search is finished
+    home.put("best.yaml")
+
+
+def _named(record: TrialRecord, home: RunFolder) -> TrialRecord:
+    """A trial as workers on other machines find it."""
+    return record | {"folder": home.address(Path(record["folder"]))}
 
 
 def _on_worker(function: Callable[..., Any], resources: Resources, *arguments: Any) -> Any:
     """A function's result from a worker of the cluster; its error as it was there, without Ray's account of it."""
     import ray
 
-    remote = ray.remote(num_cpus=resources["cpus"], num_gpus=min(resources["gpus"], 1), max_retries=3)(function)
+    remote = ray.remote(num_cpus=resources["cpus"], num_gpus=min(resources["gpus"], 1), max_retries=3)(_carrying)
     try:
-        return ray.get(remote.remote(*arguments))
+        return ray.get(remote.remote(carried(), function, *arguments))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+
+
+def _carrying(storage: dict[str, str], function: Callable[..., Any], *arguments: Any) -> Any:
+    carry(storage)
+    return function(*arguments)
 
 
 def encode_best(run: str, best: TrialRecord) -> None:
@@ -206,7 +243,7 @@ def encode_best(run: str, best: TrialRecord) -> None:
     Parameters
     ----------
     run : str
-        The search's directory.
+        The search's directory, or its address.
     best : TrialRecord
         The best autoencoder trial.
     """
@@ -214,35 +251,55 @@ def encode_best(run: str, best: TrialRecord) -> None:
     from safetensors.torch import load_file, save
 
     from cfgen_dist.training.encode import encode
+    from cfgen_dist.tuning.on_ray import open_search
     from cfgen_dist.tuning.trial import WEIGHTS, best_autoencoder, trial_config
 
-    folder = Path(run)
-    if not (folder / "best_autoencoder.json").exists():
-        weights = Path(best["folder"]) / WEIGHTS
-        check_vouched(weights, "; remove the folder of that trial")
-        state = load_file(weights)
-        write_vouched(folder / "best_autoencoder.safetensors", save(state))
-        write_sealed(folder / "best_autoencoder.json", {"number": best["number"], "values": best["values"]})
-    atlas = open_atlas(read_request(folder)["atlas"]["path"])
-    config = trial_config(folder, "flow", {})
-    gpu = torch.cuda.is_available() and config.accelerator != "cpu"
-    encode(atlas, best_autoencoder(folder, atlas, config), folder / "latents.zarr", "cuda" if gpu else "cpu")
+    with open_search(run) as home:
+        folder = home.path
+        if not (folder / AUTOENCODER).exists():
+            weights = home.local(best["folder"]) / WEIGHTS
+            home.fetch(*_weights_of(best))
+            check_vouched(weights, "; remove the folder of that trial")
+            state = load_file(weights)
+            write_vouched(folder / BEST_WEIGHTS, save(state))
+            write_sealed(folder / AUTOENCODER, {"number": best["number"], "values": best["values"]})
+            home.put(BEST_WEIGHTS, BEST_WEIGHTS + SUFFIX, AUTOENCODER)
+        atlas = open_atlas(read_request(folder)["atlas"]["path"])
+        config = trial_config(folder, "flow", {})
+        gpu = torch.cuda.is_available() and config.accelerator != "cpu"
+        autoencoder = best_autoencoder(folder, atlas, config)
+        encode(atlas, autoencoder, home.place / "latents.zarr", "cuda" if gpu else "cpu")
+
+
+def _weights_of(record: TrialRecord) -> list[str]:
+    """The files of the weights of a trial, by their names from the search's directory."""
+    from cfgen_dist.tuning.trial import WEIGHTS
+
+    name = "/".join(record["folder"].rsplit("/", 2)[1:])
+    return [f"{name}/{file}" for file in (WEIGHTS, WEIGHTS + SUFFIX)]
 
 
 def _score(
     run: str, best: TrialRecord, grid: dict[str, list[Any]], objective: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from cfgen_dist.tuning.guidance import score_settings
+    from cfgen_dist.tuning.on_ray import open_search
 
-    return score_settings(Path(run), best, grid, objective)
+    with open_search(run) as home:
+        home.fetch(SAMPLING, *_weights_of(best))
+        found = score_settings(home.path, best | {"folder": str(home.local(best["folder"]))}, grid, objective)
+        home.put(SAMPLING)
+        return found
 
 
-def _check_directory(out: Path, request: Request, resume: bool) -> None:
+def _check_directory(home: RunFolder, request: Request, resume: bool) -> None:
     """See that there is no directory yet, or that the interrupted search in it is the same."""
-    path = out / "tune.json"
+    home.fetch(REQUEST)
+    path, out = home.path / REQUEST, home.path
     if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise BadInput(f"{out} exists and is not a search: give a directory that does not exist")
+        there = home.place
+        if there.is_file() or there.names() or (not there.is_remote and there.exists() and not there.is_folder()):
+            raise BadInput(f"{home.shown} exists and is not a search: give a directory that does not exist")
         return
     if not resume:
         raise BadInput(f"{out} holds a search already: `resume=True` continues it, or give another directory")

@@ -18,13 +18,15 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from cfgen_dist.config import Config
+from cfgen_dist.training.folder import RunFolder
 from cfgen_dist.tuning.distributions import Keys, Range, decode, to_optuna
 from cfgen_dist.tuning.on_ray import run_trial
 from cfgen_dist.tuning.records import Resources, TrialRecord
 from cfgen_dist.tuning.strategies import LOST, Halving, Population, Suggest
-from cfgen_dist.tuning.trial import REPORTS_OF_A_FLOW, RESULT, finish
-from cfgen_dist.tuning.trials import best_trial, keep_best, new_trial, read_trials, trial_folders
+from cfgen_dist.tuning.trial import REPORTS_OF_A_FLOW, RESULT, WATCHED
+from cfgen_dist.tuning.trials import best_trial, end_trial, keep_best, new_trial, read_trials, trial_folders
 from data_loaders.errors import BadInput
+from data_loaders.storage import carried
 
 if TYPE_CHECKING:
     from cfgen_dist.tuning.table import Table
@@ -41,8 +43,8 @@ class Stage:
     Attributes
     ----------
     name : {"autoencoder", "flow"}
-    run : Path
-        The search's directory; the trials are in `folder`, `run/name/NNNN`.
+    home : RunFolder
+        Of the search; the trials are in `folder`, `NAME/NNNN` of it.
     keys : dict
         Dotted key → distribution, as `load_space` gives them for the stage.
     base : dict of str to object
@@ -57,7 +59,7 @@ class Stage:
     """
 
     name: str
-    run: Path
+    home: RunFolder
     keys: Keys
     base: dict[str, Any]
     trials: int
@@ -68,7 +70,7 @@ class Stage:
     @property
     def folder(self) -> Path:
         """Where the trials are."""
-        return self.run / self.name
+        return self.home.path / self.name
 
 
 def search(stage: Stage, resources: Resources, concurrent: int, table: "Table") -> TrialRecord:
@@ -88,21 +90,23 @@ def search(stage: Stage, resources: Resources, concurrent: int, table: "Table") 
     BadInput
         No trial has succeeded; the message has the reason of the first.
     """
-    records = read_trials(stage.folder)
+    stage.home.pull(*WATCHED)
+    records, looked = read_trials(stage.folder), set[str]()
     left = [record for record in records if record["status"] == "unfinished"]
     known = [record for record in records if record["status"] != "unfinished"]
     if stage.trials > len(known):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _settle_environment()
-            keep_best(stage.folder)
-            fixed = {"run": str(stage.run), "stage": stage.name, **resources}
+            keep_best(stage.home, stage.folder, looked)
+            fixed = {"run": str(stage.home.place), "stage": stage.name, **resources}
             strategy = _population if stage.pbt else _halving
-            _run_tuner(stage, *strategy(stage, fixed, known, left), resources, concurrent, table)
+            with stage.home.watching(*WATCHED):
+                _run_tuner(stage, *strategy(stage, fixed, known, left), resources, concurrent, table)
             for folder in trial_folders(stage.folder):  # one that Tune gave up without a word to the search
                 if not (folder / RESULT).exists():
-                    finish(folder, "failed", why=f"its process was lost more than {LOST} times")
-    keep_best(stage.folder)
+                    end_trial(stage.home, folder, "failed", why=f"its process was lost more than {LOST} times")
+    keep_best(stage.home, stage.folder, looked)
     table.done(stage.name)
     best = best_trial(stage.folder)
     if best is None:
@@ -122,7 +126,7 @@ def _halving(
         reduction_factor=REDUCTION[stage.name], stop_last_trials=False,
     )  # fmt: skip
     scheduler.remember(known)
-    suggest = Suggest(stage.folder, stage.keys, stage.base, fixed, stage.seed, stage.trials, known, left)
+    suggest = Suggest(stage.home, stage.folder, stage.keys, stage.base, fixed, stage.seed, stage.trials, known, left)
     return {"search_alg": suggest, "scheduler": scheduler, "num_samples": stage.trials - len(known)}, {}
 
 
@@ -141,7 +145,7 @@ def _population(
         values = decode(study.ask(distributions).params, stage.keys)
         if number not in finished and number not in members:
             values = stage.base if number == 0 else values
-            members[number] = str(new_trial(stage.folder, number, values)), values
+            members[number] = str(new_trial(stage.folder, number, values, stage.home)), values
     ranges = {key: d for key, d in stage.keys.items() if isinstance(d, Range)}  # all: see `check_changeable`
     scheduler = Population(
         time_attr="step", metric="objective", mode="min", perturbation_interval=GRACE[stage.name],
@@ -167,14 +171,14 @@ def _run_tuner(
     bundle = {"CPU": resources["cpus"], "GPU": resources["gpus"]}
     bundles = [{kind: n for kind, n in bundle.items() if n}] * resources["workers"]
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, tune.PlacementGroupFactory(bundles)),
+        tune.with_resources(tune.with_parameters(run_trial, storage=carried()), tune.PlacementGroupFactory(bundles)),
         param_space=parameters,
         tune_config=tune.TuneConfig(
             max_concurrent_trials=None if stage.pbt else concurrent, trial_dirname_creator=_directory, **arguments
         ),
         run_config=tune.RunConfig(
             name=f"{time.time_ns()}",
-            storage_path=str(stage.run / "ray"),
+            storage_path=str(stage.home.path / "ray"),
             failure_config=tune.FailureConfig(max_failures=LOST),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS if stage.pbt else None),
             callbacks=[table],
@@ -182,7 +186,7 @@ def _run_tuner(
         ),
     )
     tuner.fit()
-    shutil.rmtree(stage.run / "ray", ignore_errors=True)
+    shutil.rmtree(stage.home.path / "ray", ignore_errors=True)
 
 
 def _settle_environment() -> None:

@@ -11,6 +11,7 @@ from cfgen_dist.config.load import MOST_BYTES, plain_yaml
 from cfgen_dist.tuning.distributions import Choice, Range, read_distribution
 from data_loaders.errors import BadInput, nearest
 from data_loaders.records import read_regular
+from data_loaders.storage import local_copy, shown
 
 SCHEDULERS = ("asha", "pbt")
 # What a flow's cells are judged by: the worst distance to the floor over all measures, or one distance alone.
@@ -118,17 +119,18 @@ def _folder() -> Traversable:
 
 
 def _read(source: str | Path) -> Any:
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml"):
+    path = shown(source)
+    if path.endswith((".yaml", ".yml")):
         try:
-            text = read_regular(path, f"search space {path}", MOST_BYTES).decode("utf-8", "replace")
+            with local_copy(source) as local:
+                text = read_regular(local, f"search space {path}", MOST_BYTES).decode("utf-8", "replace")
         except FileNotFoundError:
             raise BadInput(f"search space {path} does not exist") from None
     elif str(source) in spaces():
         text = _folder().joinpath(f"{source}.yaml").read_text(encoding="utf-8")
     else:
         raise BadInput(f"search space {str(source)!r} is neither a YAML file nor one of: {', '.join(spaces())}")
-    return plain_yaml(text, f"search space {source}") or {}
+    return plain_yaml(text, f"search space {path}") or {}
 
 
 def _distribution(key: str, given: Any, base: Config, where: str) -> Choice | Range | None:

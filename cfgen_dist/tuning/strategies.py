@@ -8,10 +8,11 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
+from cfgen_dist.training.folder import RunFolder
 from cfgen_dist.tuning.distributions import Keys, decode, encode, to_optuna
 from cfgen_dist.tuning.records import TrialRecord
-from cfgen_dist.tuning.trial import RESULT, finish, read_reports
-from cfgen_dist.tuning.trials import keep_best, new_trial, read_trials
+from cfgen_dist.tuning.trial import RESULT, WATCHED, read_reports
+from cfgen_dist.tuning.trials import end_trial, keep_best, new_trial, read_trials
 
 LOST = 3  # processes of one trial that may be lost before it counts as failed
 
@@ -21,6 +22,8 @@ class Suggest(Searcher):
 
     Parameters
     ----------
+    home : RunFolder
+        Of the search.
     folder : Path
         Of the stage.
     keys, base, fixed : dict
@@ -32,6 +35,7 @@ class Suggest(Searcher):
 
     def __init__(
         self,
+        home: RunFolder,
         folder: Path,
         keys: Keys,
         base: dict[str, Any],
@@ -50,6 +54,7 @@ class Suggest(Searcher):
             seed=seed + len(known), n_startup_trials=max(3, trials // 4), multivariate=True, constant_liar=True
         )
         self.optuna, self.study = optuna, optuna.create_study(sampler=sampler)
+        self.home, self.looked = home, set[str]()
         self.folder, self.keys, self.base, self.fixed = folder, keys, base, fixed
         self.distributions = to_optuna(keys)
         self.left = list(left)
@@ -68,23 +73,24 @@ class Suggest(Searcher):
             if self.next > 0:
                 asked = self.study.ask(self.distributions)
                 values = decode(asked.params, self.keys)
-            folder = new_trial(self.folder, self.next, values)
+            folder = new_trial(self.folder, self.next, values, self.home)
             self.next += 1
         self.running[trial_id] = folder, asked
-        return {**self.fixed, "folder": str(folder), "values": values}
+        return {**self.fixed, "folder": self.home.address(folder), "values": values}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Note how it ended, if it could not say so itself, and let the study learn from it."""
         if trial_id not in self.running:
             return
         folder, asked = self.running.pop(trial_id)
+        self.home.pull(*WATCHED)
         if not (folder / RESULT).exists():
             reports = read_reports(folder)
             if error or not reports:
-                finish(folder, "failed", why=f"its process was lost more than {LOST} times")
+                end_trial(self.home, folder, "failed", why=f"its process was lost more than {LOST} times")
             else:
-                finish(folder, "stopped", objective=reports[-1]["objective"])
-        keep_best(self.folder)
+                end_trial(self.home, folder, "stopped", objective=reports[-1]["objective"])
+        keep_best(self.home, self.folder, self.looked)
         record = next(record for record in read_trials(self.folder) if record["folder"] == str(folder))
         self._learn(record, asked)
 

@@ -30,6 +30,7 @@ from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoenc
 from cfgen_dist.training.calibration import calibrate
 from cfgen_dist.training.checkpoints import LAST
 from cfgen_dist.training.flow import train_flow
+from cfgen_dist.training.folder import RunFolder
 from cfgen_dist.training.ranks import on_main, rank
 from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.settle import settle
@@ -44,6 +45,7 @@ from data_loaders.vouchers import SUFFIX, check_vouched, write_sealed, write_vou
 
 WEIGHTS, RESULT, REPORTS, TRIAL = "weights.safetensors", "result.json", "reports.jsonl", "trial.json"
 REPORTS_OF_A_FLOW = 4  # at even shares of its steps
+WATCHED = (f"/{TRIAL}", f"/{REPORTS}", f"/{RESULT}")  # of a search in a bucket: what its driver looks at
 SPARED = (WEIGHTS, WEIGHTS + SUFFIX, RESULT, REPORTS, TRIAL)
 State = dict[str, Tensor]
 Send = Callable[[Report], None]  # gets every report
@@ -183,7 +185,7 @@ def trial_config(run: Path, stage: str, values: dict[str, Any]) -> Config:
 
 
 def work(
-    run: Path,
+    home: RunFolder,
     stage: str,
     values: dict[str, Any],
     folder: Path,
@@ -196,8 +198,10 @@ def work(
 
     Parameters
     ----------
-    run, folder : Path
-        The search's directory, and the trial's own in it.
+    home : RunFolder
+        Of the search.
+    folder : Path
+        The trial's own in it.
     stage : {"autoencoder", "flow"}
     values : dict of str to object
     send : callable
@@ -215,33 +219,34 @@ def work(
         The last report.
     """
     torch.set_num_threads(threads)
-    request = read_request(run)
-    atlas, config = open_atlas(request["atlas"]["path"]), trial_config(run, stage, values)
+    request = read_request(home.path)
+    atlas, config = open_atlas(request["atlas"]["path"]), trial_config(home.path, stage, values)
     config.accelerator = accelerator
     train = _autoencoder if stage == "autoencoder" else _flow
-    state, last = train(run, atlas, config, request, folder, send, save_every)
+    state, last = train(home, atlas, config, request, folder, send, save_every)
     if rank() == 0:
         write_vouched(folder / WEIGHTS, save(state))
     return last
 
 
 def _autoencoder(
-    run: Path, atlas: Atlas, config: Config, request: Request, folder: Path, send: Send, save_every: int | None
+    home: RunFolder, atlas: Atlas, config: Config, request: Request, folder: Path, send: Send, save_every: int | None
 ) -> tuple[State, dict[str, Any]]:
     """Train an autoencoder: its weights and its best held-out negative log-likelihood."""
     report = ReportLikelihood(send, folder, save_every)
     network = train_autoencoder(
-        atlas, config.autoencoder, config.modalities, RunSettings.of(config), folder, _callbacks(report)
+        atlas, config.autoencoder, config.modalities, RunSettings.of(config, home.saver), folder, _callbacks(report)
     )
     return network.state_dict(), {"objective": report.best}
 
 
 def _flow(
-    run: Path, atlas: Atlas, config: Config, request: Request, folder: Path, send: Send, save_every: int | None
+    home: RunFolder, atlas: Atlas, config: Config, request: Request, folder: Path, send: Send, save_every: int | None
 ) -> tuple[State, dict[str, Any]]:
     """Train a flow on the best autoencoder's latents: its weights, and on rank 0 the last score."""
-    autoencoder = best_autoencoder(run, atlas, config)
-    calibration = calibrate(atlas, autoencoder, config, folder / "calibration") if config.calibrate else None
+    autoencoder = best_autoencoder(home.path, atlas, config)
+    parts = home.address(folder / "calibration")  # that all ranks see
+    calibration = calibrate(atlas, autoencoder, config, parts) if config.calibrate else None
     cells = functools.cache(lambda: ValidationCells(atlas, config))
     if rank() == 0:
         cells()  # now: what is wrong with them is said before anything is trained
@@ -263,11 +268,11 @@ def _flow(
 
     report = ReportSamples(send, folder, score, save_every)
     network = train_flow(
-        open_atlas(run / "latents.zarr"),
+        open_atlas(str(home.place / "latents.zarr")),
         label_categories(atlas, config),
         config.flow,
         config.modalities,
-        RunSettings.of(config),
+        RunSettings.of(config, home.saver),
         folder,
         _callbacks(report),
     )

@@ -119,11 +119,11 @@ def test_members_that_end_are_not_waited_for(ray_local, tmp_path):
 def test_a_worker_of_several(ray_local, tiny_atlas, tmp_path, monkeypatch, fault):
     """What rank 1 raised is what is recorded, not that rank 0 misses it; a lost process costs no trial."""
 
-    def faulty(config):
+    def faulty(config, storage):
         from cfgen_dist.tuning import on_ray
 
         class Rank(on_ray._Rank):
-            def work(self, arguments, address, number, workers, config):
+            def work(self, arguments, address, number, workers, config, storage):
                 import os
                 import signal
                 from pathlib import Path
@@ -140,10 +140,10 @@ def test_a_worker_of_several(ray_local, tiny_atlas, tmp_path, monkeypatch, fault
                         os.kill(os.getpid(), signal.SIGKILL)
 
                 SeedEveryStep.on_train_batch_start = fail
-                on_ray._Rank.work(self, arguments, address, number, workers, config)
+                on_ray._Rank.work(self, arguments, address, number, workers, config, storage)
 
         on_ray._Rank = Rank
-        on_ray.run_trial(config)
+        on_ray.run_trial(config, storage)
 
     monkeypatch.setattr(search, "run_trial", faulty)
     arguments = {"config": load_config(overrides=TINY), "space": SPACE, "ray": "local", "workers": 2}

@@ -19,6 +19,7 @@ from conftest import TINY
 from cfgen_dist import tune
 from cfgen_dist.cli import main
 from cfgen_dist.config import load_config, to_dict
+from cfgen_dist.training.folder import RunFolder
 from cfgen_dist.tuning.distributions import Choice, Range
 from cfgen_dist.tuning.guidance import choose
 from cfgen_dist.tuning.plots import importances
@@ -259,7 +260,7 @@ def test_a_trial_works_without_ray(tiny_atlas, tmp_path):
     request = request_of({"path": str(tiny_atlas), "fingerprint": "a"}) | {"base": to_dict(config)}
     (tmp_path / "tune.json").write_text(json.dumps(request))
     folder, sent = new_trial(tmp_path / "autoencoder", 0, {}), []
-    last = work(tmp_path, "autoencoder", {"autoencoder.lr": 2e-3}, folder, sent.append)
+    last = work(RunFolder(tmp_path), "autoencoder", {"autoencoder.lr": 2e-3}, folder, sent.append)
     assert [report["step"] for report in sent] == [1, 2], "after the last epoch nothing is left to decide"
     reports = read_reports(folder)
     assert [report["step"] for report in reports] == [1, 2, 3]
@@ -348,7 +349,7 @@ def test_directories_that_are_no_search(tiny_atlas, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "tune.json").write_text(json.dumps(request_of({"fingerprint": "a", "path": "one.zarr"})))
     with pytest.raises(BadInput, match=r"searches on one\.zarr, whose cells differ from those of two\.zarr"):
-        _check_directory(tmp_path / "run", {"atlas": {"fingerprint": "b", "path": "two.zarr"}}, True)
+        _check_directory(RunFolder(tmp_path / "run"), {"atlas": {"fingerprint": "b", "path": "two.zarr"}}, True)
 
 
 def test_room_is_known_before_anything_is_written(ray_local, tiny_atlas, tmp_path):
