@@ -55,13 +55,13 @@ def draw(n_cells, n_genes, seed=0, density=0.2):
     return obs, counts
 
 
-def write_census(root, n_cells=600, n_genes=40, organisms=tuple(ORGANISMS)):
+def write_census(root, n_cells=600, n_genes=40, organisms=tuple(ORGANISMS), density=0.2):
     """Write a Census at `root`, a path or URI; {organism: (obs, counts)}."""
     root, made = str(root), {}
     with tiledbsoma.Collection.create(root) as census:
         data, info = census.add_new_collection("census_data"), census.add_new_collection("census_info")
         for number, organism in enumerate(organisms):
-            made[organism] = draw(n_cells, n_genes, seed=number)
+            made[organism] = draw(n_cells, n_genes, seed=number, density=density)
             _experiment(data, organism, *made[organism])
         _info(info, organisms, made)
         data.close()
