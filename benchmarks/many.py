@@ -32,7 +32,7 @@ def main():
     step = (6 * PARAMETERS * args.batch / gpu.flops + traffic / gpu.bandwidth) / EFFICIENCY + LAUNCH
     site, rows = Site(step=step), []
     print(f"{cells:,} cells, {args.batch} a worker and step, {step * 1e3:.1f} ms a step without exchange")
-    print("| workers | rows of a block | steps | hours | cells/s | idle | exchange | requests/s | GB/s | windows late "
+    print("| workers | rows of a block | steps | minutes | cells/s | idle | exchange | requests/s | GB/s | windows late "
           "| re-deal, s | checkpoint, s |")  # fmt: skip
     print("|" + " --- |" * 12)
     for block_rows in args.block_rows:
@@ -40,7 +40,7 @@ def main():
             found = simulate_epoch(site, Store(cells=cells, block_rows=block_rows), PARAMETERS, n, args.batch)
             rows.append({"block_rows": block_rows} | dataclasses.asdict(found))
             print(
-                f"| {n:,} | {block_rows} | {found.steps:,} | {found.seconds / 3600:.2f} | "
+                f"| {n:,} | {block_rows} | {found.steps:,} | {found.seconds / 60:.1f} | "
                 f"{found.cells_per_second:,.0f} | {found.idle:.1%} | {found.exchange:.1%} | {found.requests:,.0f} | "
                 f"{found.bytes / 1e9:.1f} | {found.waits_for_cells:.0%} | {found.redeal:.2f} | "
                 f"{found.checkpoint:.1f} |",
