@@ -3,9 +3,9 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 from safetensors import SafetensorError
@@ -19,17 +19,19 @@ from cfgen_dist.model.bundle_form import FORMAT, BundleCard, check_arrays, check
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.trained import TrainedModel
 from data_loaders.errors import BadInput
-from data_loaders.files import begin_output, finish_output, refuse_address
+from data_loaders.files import begin_output, finish_output
 from data_loaders.records import check_form, one_line, plain_json, read_regular, show
+from data_loaders.storage import Place, is_remote, place
+from data_loaders.storage.address import on_disk
 from data_loaders.types import PathLike
 
+T = TypeVar("T")
 if TYPE_CHECKING:
     import anndata as ad
 
 CARD = "card.json"
 AUTOENCODER, FLOW = "autoencoder.safetensors", "flow.safetensors"
 SIZE_FACTOR, LABELS = "size_factor.safetensors", "labels.safetensors"
-ON_DISK = "a model bundle is read from a disk; copy it there first"
 FILES = (AUTOENCODER, FLOW, SIZE_FACTOR, LABELS)  # whose checksums are in the card
 
 
@@ -78,32 +80,23 @@ class CFGen(TrainedModel):
         Parameters
         ----------
         path : path-like
-            The bundle's directory, or a run that holds one.
+            The bundle's directory, or a run that holds one; on a disk, or in a bucket, from where each file is copied
+            to a temporary one and removed.
 
         Raises
         ------
         BadInput
             Not a bundle, a file missing, truncated or changed, or written by a newer version.
         """
-        refuse_address(path, ON_DISK)
-        path = Path(path)
-        if (path / "bundle" / CARD).is_file():
-            path = path / "bundle"
-        card = read_card(path)
-        for name in FILES:
-            expected = card["sha256"].get(name)
-            if not (path / name).is_file():
-                raise BadInput(f"bundle {path}: {name} is missing")
-            if _sha256(path / name) != expected:
-                raise BadInput(f"bundle {path}: {name} is damaged, its SHA-256 is not the one in card.json")
+        folder = place(path)
+        if (folder / "bundle" / CARD).is_file():
+            folder = folder / "bundle"
+        card, digest, here = *_read_card(folder), f"bundle {folder.shown}"
         config = load_config(card["config"])
-        check_config(config, card, f"bundle {path}")
-        try:
-            arrays, table = load_arrays(path / SIZE_FACTOR), load_arrays(path / LABELS)
-            weights = load_file(path / AUTOENCODER), load_file(path / FLOW)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"bundle {path}: {one_line(error)}") from error
-        check_arrays(arrays, table, card, config, f"bundle {path}")
+        check_config(config, card, here)
+        weights = [_load(folder, name, card, load_file) for name in (AUTOENCODER, FLOW)]
+        arrays, table = (_load(folder, name, card, load_arrays) for name in (SIZE_FACTOR, LABELS))
+        check_arrays(arrays, table, card, config, here)
         labels = card["labels"]
         features = card.get("features", {})
         n_features = {"rna": len(card["genes"])} | {name: len(names) for name, names in features.items()}
@@ -113,12 +106,12 @@ class CFGen(TrainedModel):
         autoencoder = fill(
             lambda: build_autoencoder(config.autoencoder, config.modalities, n_features, n_dispersions),
             weights[0],
-            f"bundle {path}: {AUTOENCODER}",
+            f"{here}: {AUTOENCODER}",
         )
         velocity = fill(
             lambda: build_velocity(config.flow, config.autoencoder.latent_dim, n_categories, card["size_factor_range"]),
             weights[1],
-            f"bundle {path}: {FLOW}",
+            f"{here}: {FLOW}",
         )
         others = {name: arrays.pop(f"values.{name}") for name in features if f"values.{name}" in arrays}
         law = SizeFactorLaw(card["size_factor"]["kind"], card["size_factor"]["covariate"], **arrays, others=others)
@@ -132,7 +125,7 @@ class CFGen(TrainedModel):
             combinations=table["combinations"],
             counts=table["counts"],
             provenance=card["provenance"],
-            digest=_sha256(path / CARD),
+            digest=digest,
             features=features,
         )
 
@@ -183,11 +176,16 @@ class CFGen(TrainedModel):
 
 def read_card(path: PathLike) -> dict[str, Any]:
     """The card of a bundle as a dict; BadInput when `path` is not a bundle."""
-    path = Path(path)
+    return _read_card(place(path))[0]
+
+
+def _read_card(folder: Place) -> tuple[dict[str, Any], str]:
+    """The card of a bundle, and the SHA-256 of its file."""
+    path = folder.shown
     try:
-        text = read_regular(path / CARD, f"bundle {path}: {CARD}")
+        text = read_regular(str(folder / CARD), f"bundle {path}: {CARD}")
     except FileNotFoundError:
-        unfinished = (path / "config.yaml").is_file()
+        unfinished = (folder / "config.yaml").is_file()
         why = "a run that has not finished: `train(resume=True)` goes on" if unfinished else "no card.json there"
         raise BadInput(f"{path}: {why}; expected a model bundle") from None
     card = plain_json(text, f"bundle {path}: {CARD}")
@@ -201,7 +199,24 @@ def read_card(path: PathLike) -> dict[str, Any]:
     if not isinstance(sums, dict) or sums.get("card") != _digest(card):
         raise BadInput(f"{path}/card.json was changed after it was written: its SHA-256 is not the one it holds")
     check_form(card, BundleCard, f"{path}/{CARD}")
-    return dict(card)
+    return dict(card), hashlib.sha256(text).hexdigest()
+
+
+def _load(folder: Place, name: str, card: Mapping[str, Any], load: Callable[[Path], T]) -> T:
+    """What is in a file of a bundle, if it is the one that the card tells of."""
+    try:
+        with (folder / name).local() as file:
+            if not file.is_file():
+                raise FileNotFoundError
+            if _sha256(file) != card["sha256"].get(name):
+                raise BadInput(f"bundle {folder.shown}: {name} is damaged, its SHA-256 is not the one in card.json")
+            return load(file)
+    except FileNotFoundError:
+        raise BadInput(f"bundle {folder.shown}: {name} is missing") from None
+    except BadInput:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"bundle {folder.shown}: {one_line(error)}") from error
 
 
 def _digest(card: Mapping[str, Any]) -> str:
@@ -215,12 +230,11 @@ def _sha256(path: PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def for_workers(bundle: CFGen | PathLike) -> CFGen | Path:
+def for_workers(bundle: CFGen | PathLike) -> CFGen | PathLike:
     """A bundle as workers can open it, who are in folders of their own: its absolute path, or a CFGen as it is."""
-    if isinstance(bundle, CFGen):
+    if isinstance(bundle, CFGen) or is_remote(bundle):
         return bundle
-    refuse_address(bundle, ON_DISK)
-    return Path(bundle).absolute()
+    return on_disk(bundle).absolute()
 
 
 def load_model(bundle: CFGen | PathLike, device: str = "cpu") -> CFGen:

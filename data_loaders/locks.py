@@ -15,8 +15,9 @@ lock without ending, and may write on when it comes back; it says so in its log 
 rename, whole or not at all, so what the other then finds is one of two whole results. And two commands that take over
 the lock of the same dead owner from two machines whose shared disk caches for longer than `STALE` seconds may both win.
 
-A store of objects can hold the lock too: `Place` asks for no more than conditional writes, "put if none is there"
-(`If-None-Match: *`) and "put if it is still that version" (`If-Match`).
+The lock of an address is an object beside it, `.OUT.lock` too. It is put there under conditions, "if none is there"
+(`If-None-Match: *`) and "if it is still that version" (`If-Match`), so the bucket decides who of several has it; a sign
+of life is the same content put again, and its age is counted by the clock of the bucket.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from data_loaders.errors import BadInput
 from data_loaders.files import refuse_address
+from data_loaders.storage.address import is_remote, on_disk
 
 if TYPE_CHECKING:
+    from data_loaders.storage.bucket import BucketPlace
     from data_loaders.types import PathLike
 
 SYSTEM = platform.system()
@@ -63,7 +66,7 @@ class Found(NamedTuple):
     age: float  # seconds since the last sign of life, by the clock of the place
 
 
-class Place(Protocol):
+class Keeper(Protocol):
     """Where a lock is kept."""
 
     def put_new(self, content: bytes) -> bool:
@@ -83,7 +86,7 @@ class Place(Protocol):
 
 
 class FileLock:
-    """A lock that is a file, on a local or a shared disk; a `Place`.
+    """A lock that is a file, on a local or a shared disk; a `Keeper`.
 
     Parameters
     ----------
@@ -174,6 +177,66 @@ class FileLock:
         return True
 
 
+class BucketLock:
+    """A lock that is an object in a bucket; a `Keeper`.
+
+    Parameters
+    ----------
+    place : BucketPlace
+        Of the lock.
+    """
+
+    def __init__(self, place: BucketPlace) -> None:
+        self.place = place
+        self._mine = ("", "")  # content and version of what was put last
+
+    def put_new(self, content: bytes) -> bool:
+        """Put the lock if none is there."""
+        return self._put(content, "create")
+
+    def find(self) -> Found | None:
+        """The lock that is there."""
+        found = self.place.read_versioned()
+        if found is None:
+            return None
+        text = found.content.decode("utf-8", "replace")
+        return Found(found.content, text, 0.0 if text == self._mine[0] else self._now() - found.modified)
+
+    def put_over(self, content: bytes, version: str) -> bool:
+        """Put the lock over a dead owner's."""
+        found = self.place.read_versioned()
+        if found is None:
+            return self.put_new(content)
+        return found.content.decode("utf-8", "replace") == version and self._put(content, found.version)
+
+    def touch(self) -> None:
+        """Put the same content again."""
+        content, version = self._mine
+        self._put(content.encode(), version)
+
+    def remove(self, version: str) -> None:
+        """Remove the object."""
+        found = self.place.read_versioned()
+        if found is not None and found.content.decode("utf-8", "replace") == version:
+            self.place.remove()
+
+    def _put(self, content: bytes, version: str) -> bool:
+        done = self.place.put(content, version)
+        if done is not None:
+            self._mine = (content.decode(), done)
+        return done is not None
+
+    def _now(self) -> float:
+        """The time by the clock of the bucket."""
+        beside = self.place.beside(f"{self.place.name}.{secrets.token_hex(8)}.clock")
+        beside.write(b"")
+        try:
+            found = beside.read_versioned()
+        finally:
+            beside.remove()
+        return time.time() if found is None else found.modified
+
+
 @contextmanager
 def one_at_a_time(out: PathLike, make_folder: bool = False) -> Iterator[None]:
     """Hold the lock of an output for as long as the block lasts.
@@ -188,11 +251,13 @@ def one_at_a_time(out: PathLike, make_folder: bool = False) -> Iterator[None]:
     Raises
     ------
     BadInput
-        Another command that lives holds it: the message says on which host, which process, and since when. Or it is
-        the address of an object store.
+        Another command that lives holds it: the message says on which host, which process, and since when.
     """
-    refuse_address(out)
-    out = Path(out).absolute()
+    if is_remote(out):
+        with _held(out):
+            yield
+        return
+    out = on_disk(out).absolute()
     made = [folder for folder in out.parents if not folder.exists()] if make_folder else []
     if make_folder:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -208,8 +273,19 @@ def one_at_a_time(out: PathLike, make_folder: bool = False) -> Iterator[None]:
                 folder.rmdir()
 
 
-def alone(argument: str = "out", make_folder: bool = False) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Make a function hold the lock of the output that its argument names; without an output there is no lock."""
+def alone(
+    argument: str = "out", make_folder: bool = False, remote: bool = False
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make a function hold the lock of the output that its argument names; without an output there is no lock.
+
+    Parameters
+    ----------
+    argument : str
+    make_folder : bool
+        See `one_at_a_time`.
+    remote : bool
+        Whether the function can write to an address; it is refused otherwise.
+    """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(function)
@@ -222,6 +298,8 @@ def alone(argument: str = "out", make_folder: bool = False) -> Callable[[Callabl
                 out = None
             if not isinstance(out, str | os.PathLike):
                 return function(*args, **options)
+            if not remote:
+                refuse_address(out)
             with one_at_a_time(out, make_folder):
                 return function(*args, **options)
 
@@ -231,19 +309,19 @@ def alone(argument: str = "out", make_folder: bool = False) -> Callable[[Callabl
 
 
 @contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Hold the lock of an output whose folder is there."""
+def _held(out: PathLike) -> Iterator[None]:
+    """Hold the lock of an output whose folder is there, or of an address."""
+    keeper, name = _keeper(out)
     try:
-        place = FileLock(out.with_name(f".{out.name}.lock"))
-        content = hold(place, out)
+        content = hold(keeper, name)
     except OSError as error:
         if error.errno not in FORBIDDEN:
             raise
-        log.warning("%s: no lock can be kept beside it (%s): let no other command write there", out, error.strerror)
+        log.warning("%s: no lock can be kept beside it (%s): let no other command write there", name, error.strerror)
         yield
         return
     owner, ended = os.getpid(), threading.Event()
-    heart = threading.Thread(target=_beat, args=(place, content, ended, out), daemon=True)
+    heart = threading.Thread(target=_beat, args=(keeper, content, ended, name), daemon=True)
     heart.start()
     try:
         yield
@@ -251,11 +329,22 @@ def _held(out: Path) -> Iterator[None]:
         ended.set()
         if os.getpid() == owner:  # a forked copy of this process owns nothing
             heart.join()
-            with contextlib.suppress(OSError):
-                place.remove(content.decode())
+            with contextlib.suppress(OSError, BadInput):
+                keeper.remove(content.decode())
 
 
-def hold(place: Place, out: Path) -> bytes:
+def _keeper(out: PathLike) -> tuple[Keeper, str]:
+    """Where the lock of an output is kept, and what messages call the output."""
+    if not is_remote(out):
+        path = Path(out)
+        return FileLock(path.with_name(f".{path.name}.lock")), str(path)
+    from data_loaders.storage.bucket import BucketPlace
+
+    place = BucketPlace.at(out)
+    return BucketLock(place.beside(f".{place.name}.lock")), place.shown
+
+
+def hold(place: Keeper, out: object) -> bytes:
     """Put a lock of this process there, over one whose owner is dead if need be; returns what was put."""
     content = json.dumps(_about_this_process()).encode()
     for _ in range(50):
@@ -346,7 +435,7 @@ def _start_of(pid: int) -> str | None:
     return None
 
 
-def _beat(place: Place, content: bytes, ended: threading.Event, out: Path) -> None:
+def _beat(place: Keeper, content: bytes, ended: threading.Event, out: object) -> None:
     """Give signs of life until the end, or until the lock is another's."""
     while not ended.wait(BEAT):
         try:

@@ -2,8 +2,6 @@
 
 import hashlib
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,7 +57,7 @@ def encode(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, path: Path
         if world_size() > 1:
             dist.barrier()
         on_main(lambda: _put_together(atlas, autoencoder, ledger, path, device))
-    on_main(lambda: shutil.rmtree(ledger.folder, ignore_errors=True))
+    on_main(ledger.folder.remove_tree)
     return open_atlas(path)
 
 
@@ -96,10 +94,9 @@ def _work(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder) -> str:
 
 def _missing(atlas: Atlas, ledger: Ledger) -> list[int]:
     """Parts that are not there, by listing the folder: to look for a file on a shared disk may hide it later."""
-    ledger.folder.mkdir(exist_ok=True)
-    there = set(os.listdir(ledger.folder))
+    there = ledger.recorded()
     parts = range(-(-atlas.n_cells // PART_ROWS))
-    return [part for part in parts if f"{_name(part)}.json" not in there or ledger.record(_name(part)) is None]
+    return [part for part in parts if _name(part) not in there or ledger.record(_name(part)) is None]
 
 
 def _write_part(
@@ -122,7 +119,7 @@ def _put_together(
         for part in range(-(-atlas.n_cells // PART_ROWS)):
             arrays = ledger.whole_arrays(_name(part))
             if arrays is None:
-                log.warning("part %d in %s is damaged: made again", part, ledger.folder)
+                log.warning("part %d in %s is damaged: made again", part, ledger.folder.shown)
                 autoencoder.to(device)
                 with torch.inference_mode():
                     _write_part(atlas, autoencoder, part, ledger, device, lambda n: None)

@@ -19,8 +19,8 @@ from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.locks import alone
-from data_loaders.reading.remote import is_remote
 from data_loaders.records import Record, Sha256, Whole, read_json
+from data_loaders.storage import is_remote
 from data_loaders.types import PathLike
 from data_loaders.vouchers import sealed, unsealed
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,13 @@ from data_loaders.types import Ints, PathLike
 
 
 def verify_shards(
-    store: Path, run: PathLike, n: int, seed: int, workers: int | None
+    store: PathLike, run: PathLike, n: int, seed: int, workers: int | None
 ) -> tuple[list[int], int, list[str]]:
     """Make random shards of a generated store again.
 
     Parameters
     ----------
-    store : Path
+    store : path-like
     run : path-like
         The bundle that it was made with, or the run that holds it.
     n : int

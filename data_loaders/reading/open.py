@@ -15,14 +15,14 @@ from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.filtered_store import FilteredStore
 from data_loaders.reading.joined_store import JoinedStore
 from data_loaders.reading.mixed_store import genes_alone
-from data_loaders.reading.remote import is_remote, open_remote
-from data_loaders.reading.soma_census import is_remote_soma
+from data_loaders.reading.remote import open_remote
 from data_loaders.reading.soma_store import SomaStore, is_soma
 from data_loaders.reading.source_store import open_mudata, open_one_source
 from data_loaders.reading.store import Store
 from data_loaders.sources import mudata
 from data_loaders.sources.open import FORMATS
 from data_loaders.sources.source import Options
+from data_loaders.storage import is_remote
 from data_loaders.types import PathLike
 
 ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata")
@@ -73,7 +73,7 @@ def open_store(
 def _stores_at(path: PathLike, how: How, var_names: str | None) -> Sequence[Store]:
     """The stores at a path: one, or those of a folder of stores."""
     options, name, place = how.options, str(path), Path(path)
-    if is_soma(path) or (how.soma and is_remote(path)):
+    if (how.soma and is_remote(path)) or is_soma(path):
         soma = dict(how.soma or {}, obs_filter=how.obs_filter, var_names=var_names)
         soma["config"] = dict(how.storage or {}) | dict(soma.get("config") or {})
         return [SomaStore(path, layer=options.layer, raw=options.raw, **soma)]
@@ -82,12 +82,7 @@ def _stores_at(path: PathLike, how: How, var_names: str | None) -> Sequence[Stor
     if mudata.recognises(name):
         return [open_one_source(name, options, var_names)]
     if is_remote(path):
-        try:
-            root, remote = open_remote(name, how.storage)
-        except BadInput:
-            if is_remote_soma(name, how.storage):
-                return _stores_at(path, how._replace(soma={"organism": None}), var_names)
-            raise
+        root, remote = open_remote(name, how.storage)
         return _in_zarr(root, remote, remote.name, options, var_names)  # the address without what signs it
     if not place.exists():
         if any(known.recognises(name) for known in FORMATS):  # FILE.h5:GENOME, a sample of several in a folder

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from data_loaders.errors import BadInput
-from data_loaders.types import PathLike
+from data_loaders.storage.opened import answered, open_bucket, spot_of
+from data_loaders.storage.place import place
 
 if TYPE_CHECKING:
     import zarr
     from obstore.store import ObjectStore as Bucket
 
     from data_loaders.manifest import Manifest
-
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # what obstore takes an endpoint from
-RETRY: Any = {
-    "max_retries": 8,
-    "retry_timeout": timedelta(minutes=3),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
-}
-
-
-def is_remote(path: PathLike) -> bool:
-    """Whether a path names an object store."""
-    return "://" in str(path) and not str(path).startswith("file://")
 
 
 def open_remote(url: str, options: dict[str, Any] | None = None) -> tuple[zarr.Group, RemoteBytes]:
@@ -50,28 +37,13 @@ def open_remote(url: str, options: dict[str, Any] | None = None) -> tuple[zarr.G
     BadInput
         When obstore is not installed, or there is no store.
     """
-    try:
-        from obstore.store import from_url
-    except ImportError as error:
-        raise BadInput(
-            f"{url.partition('?')[0]}: object storage is read by obstore: install the extra `remote`"
-        ) from error
     from data_loaders.reading.anndata_store import open_zarr
-    from data_loaders.reading.object_store import ToldStore, address, told
 
-    options = dict(options or {})
-    endpoint = options.get("endpoint") or next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
-    plain = any(str(each).startswith("http://") for each in (url, endpoint))
-    client = {"allow_http": True} if plain else {}
-    try:
-        bucket: Any = from_url(url, config=options, client_options=client, retry_config=RETRY)  # type: ignore[call-overload]
-    except Exception as error:  # obstore has one class for each service
-        raise BadInput(f"{address(url)}: cannot be opened ({told(error)})") from None
-    name = address(url)
-    store = ToldStore(bucket, read_only=True)
-    store.name = name
-    source = RemoteBytes(bucket, name)  # before: what it saw of the store is what is opened
-    return open_zarr(name, store), source
+    spot = spot_of(url)
+    bucket = open_bucket(spot.base, spot.service, spot.key, options)
+    found = place(url, options)
+    source = RemoteBytes(bucket, found.shown)  # before: what it saw of the store is what is opened
+    return open_zarr(found.shown, found.zarr_store()), source
 
 
 class RemoteBytes:
@@ -106,15 +78,11 @@ class RemoteBytes:
         if stop <= start:
             return b""
         options: Any = {"range": (start, stop), "if_match": about["e_tag"]}
-        try:
-            return bytes(obstore.get(self._store, key, options=options).bytes())
-        except obstore.exceptions.PreconditionError as error:
-            raise BadInput(f"{self.name}/{key}: changed after the store was opened; open it again") from error
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            tries = RETRY["max_retries"]
-            raise BadInput(f"{self.name}/{key}: cannot be read after {tries} tries ({_told(error)})") from None
+        with answered(f"{self.name}/{key}"):
+            try:
+                return bytes(obstore.get(self._store, key, options=options).bytes())
+            except obstore.exceptions.PreconditionError as error:
+                raise BadInput(f"{self.name}/{key}: changed after the store was opened; open it again") from error
 
     def expect(self, key: str, start: int, stop: int) -> None:
         """Nothing can be fetched ahead."""
@@ -137,16 +105,6 @@ class RemoteBytes:
         import obstore
 
         if key not in self._seen:
-            try:
+            with answered(f"{self.name}/{key}"):
                 self._seen[key] = obstore.head(self._store, key)
-            except FileNotFoundError:
-                raise
-            except Exception as error:
-                raise BadInput(f"{self.name}/{key}: cannot be read ({_told(error)})") from None
         return self._seen[key]
-
-
-def _told(error: BaseException) -> str:
-    from data_loaders.reading.object_store import told  # imports obstore
-
-    return told(error)

@@ -5,11 +5,13 @@ Its form is docs/cellxgene_census_schema.md of chanzuckerberg/cellxgene-census, 
 datasets hold is primary in one of them (`is_primary_data`) and a copy in the others.
 """
 
-import os
+from collections.abc import Mapping
 from typing import Any
 
 from data_loaders.errors import BadInput, nearest
 from data_loaders.reading.soma_words import of_object
+from data_loaders.storage.tiledb import tiledb_config
+from data_loaders.types import PathLike
 
 DATA, INFO = "census_data", "census_info"
 PRIMARY = "is_primary_data"
@@ -48,20 +50,6 @@ def open_experiment(uri: str, organism: str | None, context: Any) -> Any:
     return experiment
 
 
-def is_remote_soma(uri: str, storage: dict[str, Any] | None = None) -> bool:
-    """Whether a SOMA collection is in a bucket at an address; False where that cannot be told."""
-    if not uri.startswith("s3://"):
-        return False
-    try:
-        import tiledbsoma
-
-        settings: dict[str, str | float] = {**tiledb_config(uri, storage)}
-        context = tiledbsoma.SOMATileDBContext(tiledb_config=settings)
-        return bool(tiledbsoma.Collection.exists(uri, context) or tiledbsoma.Experiment.exists(uri, context))
-    except Exception:  # whoever reads the store says what is wrong
-        return False
-
-
 def release(uri: str, context: Any) -> str:
     """What the root of a Census says of itself, such as " (Census of 2025-11-08, schema 2.4.0)"; empty elsewhere."""
     import tiledbsoma
@@ -84,43 +72,29 @@ def note(uri: str, n_copies: int, context: Any) -> str:
     )
 
 
-def tiledb_config(uri: str, storage: dict[str, Any] | None = None) -> dict[str, str]:
-    """TileDB's settings for a bucket: those given, else the environment variables that other stores are read by.
+def is_public(uri: PathLike) -> bool:
+    """Whether an address is in a public bucket of the Census, which is read without an account and not listed."""
+    bucket, _, key = str(uri).removeprefix("s3://").partition("/")
+    return str(uri).startswith("s3://") and bucket in REGIONS and "soma" in key.split("/")
+
+
+def settings(uri: PathLike, given: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """TileDB's settings for a URI: those given, else what other stores are reached by, or those of a public bucket.
 
     Parameters
     ----------
-    uri : str
-    storage : dict, optional
-        `endpoint`, `region`, `access_key_id`, `secret_access_key`, `session_token`, `skip_signature`, as for other
-        stores; keys with a dot are TileDB's own and are passed on.
+    uri : path-like
+    given : dict, optional
+        TileDB's own settings, whose names have a dot, and options as of other stores (`region`, `endpoint`,
+        `skip_signature`, ...).
     """
-    given = dict(storage or {})
-    config = {key: str(given.pop(key)) for key in list(given) if "." in key}
-    if not uri.startswith("s3://"):
-        return config
-
-    def setting(name: str, *variables: str) -> str:
-        known = given.get(name, given.get(f"aws_{name}"))
-        return str(known) if known is not None else next((os.environ[v] for v in variables if os.environ.get(v)), "")
-
-    endpoint = setting("endpoint", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    home = "" if endpoint else REGIONS.get(uri.removeprefix("s3://").partition("/")[0], "")
-    region = setting("region") or home or setting("region", "AWS_REGION", "AWS_DEFAULT_REGION")
-    found = {"vfs.s3.region": region}
-    if endpoint:
-        scheme, _, host = endpoint.rpartition("://")
-        found |= {
-            "vfs.s3.endpoint_override": host.rstrip("/"),
-            "vfs.s3.scheme": scheme or "https",
-            "vfs.s3.use_virtual_addressing": "false",
-        }
-    names = {"access_key_id": "aws_access_key_id", "secret_access_key": "aws_secret_access_key"}
-    names["session_token"] = "aws_session_token"
-    found |= {f"vfs.s3.{theirs}": setting(ours, theirs.upper()) for ours, theirs in names.items()}
-    unsigned = setting("skip_signature", "AWS_SKIP_SIGNATURE").casefold() in ("true", "1", "yes")
-    if unsigned or home:
-        found = {key: value for key, value in found.items() if "aws_" not in key} | {"vfs.s3.no_sign_request": "true"}
-    return {key: value for key, value in found.items() if value} | config
+    own = {key: str(value) for key, value in (given or {}).items() if "." in key}
+    config = tiledb_config(uri, {key: value for key, value in (given or {}).items() if "." not in key})
+    if is_public(uri) and "vfs.s3.endpoint_override" not in config | own:
+        region = REGIONS[str(uri).removeprefix("s3://").partition("/")[0]]
+        config = {key: value for key, value in config.items() if ".aws_" not in key}
+        config |= {"vfs.s3.region": region, "vfs.s3.no_sign_request": "true"}
+    return config | own
 
 
 def _member(uri: str, organism: str | None, context: Any) -> str | None:

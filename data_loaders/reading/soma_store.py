@@ -22,12 +22,15 @@ from data_loaders.reading.soma_words import one_line
 from data_loaders.reading.store import Column
 from data_loaders.reading.value_checks import Naming, check_first
 from data_loaders.sources.which import in_words
+from data_loaders.storage import is_remote, place, shown
+from data_loaders.storage.opened import spot_of
 from data_loaders.types import Array, Ints, PathLike
 
 CONFIG: dict[str, str | float] = {
     "soma.init_buffer_bytes": 1 << 25,  # a column of a result: 2,048 rows of 2,048 counts; more comes in several tables
     "sm.mem.total_budget": 300_000_000,  # of one query; a tenth of TileDB's own limit, at the same speed
 }
+GROUP = {"__group", "__tiledb_group.tdb"}  # in the folder of one
 SHOWN_PARTS = 8  # of obs, whose values a message may name
 
 _opened: "weakref.WeakSet[SomaStore]" = weakref.WeakSet()
@@ -50,8 +53,18 @@ if hasattr(os, "register_at_fork"):
 
 
 def is_soma(path: PathLike) -> bool:
-    """Whether a local folder is a TileDB group."""
+    """Whether a local folder, or an address that can be listed, is a TileDB group."""
+    if is_remote(path):
+        return census.is_public(path) or _is_remote_group(path)
     return Path(str(path)).is_dir() and (Path(str(path)) / "__group").is_dir()
+
+
+def _is_remote_group(path: PathLike) -> bool:
+    try:
+        found = place(path)
+    except BadInput:  # tiledb://
+        return True
+    return bool(GROUP & set(found.names())) if spot_of(path).service != "http" else False
 
 
 @contextmanager
@@ -131,6 +144,7 @@ class SomaStore:
         round_counts: bool = False,
     ) -> None:
         self.name, self._var_names = str(uri), var_names
+        uri = shown(uri)
         self.notes: list[str] = []
         if raw and measurement not in (None, RAW):
             raise BadInput(f"{uri}: `measurement={measurement!r}` and `raw=True` together; expected one of them")
@@ -139,7 +153,7 @@ class SomaStore:
             import tiledbsoma
         except ImportError as error:
             raise BadInput(f"{uri}: reading SOMA needs tiledbsoma; install the extra `soma`") from error
-        settings = CONFIG | census.tiledb_config(self.name, config)
+        settings: dict[str, str | float] = {**CONFIG, **census.settings(self.name, config)}
         context = tiledbsoma.SOMATileDBContext(tiledb_config=settings)
         self._experiment, self._context = census.open_experiment(self.name, organism, context), context
         _opened.add(self)

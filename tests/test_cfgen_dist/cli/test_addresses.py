@@ -7,7 +7,7 @@ from data_loaders import open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import refuse_address
 
-OUT = "s3://bucket/out"
+OUT = "OUT"
 WITHOUT_OUTPUT = {"describe", "plan", "verify"}
 LINES = {
     "demo": ["--out", OUT],
@@ -32,18 +32,18 @@ def test_every_command_is_here():
 
 
 @pytest.mark.parametrize("command", LINES)
-def test_an_address_is_no_output(command, tiny_run, tiny_atlas, tmp_path, monkeypatch, capsys):
+def test_an_address_is_no_output(command, bucket, tiny_run, tiny_atlas, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names = {"ATLAS": str(tiny_atlas), "RUN": str(tiny_run)}
+    names = {"ATLAS": str(tiny_atlas), "RUN": str(tiny_run), "OUT": f"{bucket.url}/out"}
     words = [names.get(word, word) for word in LINES[command]]
     words = [word.replace("DONOR", open_atlas(tiny_atlas).categories("donor")[0]) for word in words]
     assert main([command, *words]) == 2
     error = capsys.readouterr().err.strip()
     assert error == (
-        "error: s3://bucket/out: outputs are written to a disk, and object storage is only read; expected a path on a "
-        "disk, to copy from"
+        f"error: {bucket.url}/out: outputs are written to a disk, and object storage is only read; expected a path on "
+        "a disk, to copy from"
     )
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == bucket.keys() == []
 
 
 @pytest.mark.parametrize("out", ["s3://b/a", "gs://b/a", "az://b/a", "https://host/a", "file:///tmp/a", "s3:/b/a"])

@@ -159,7 +159,7 @@ def test_an_interrupted_translation_is_finished(translated, model, tiny_run, tin
     parts = open_parts(out, {"plan": plan.to_dict(), "kind": "translation"}, False)
     for shard in (0, 3):
         write_part(model, shard, plan, Ledger(parts, plan.digest), partial(translate_shard, atlas=str(tiny_atlas)))
-    file = next(parts.glob("shard-000003.npz"))
+    file = Path(parts / "shard-000003.npz")
     file.write_bytes(file.read_bytes()[:-100] + bytes(100))
     with pytest.raises(BadInput, match=r"holds an interrupted generation: `resume=True` finishes it"):
         translate(tiny_run, tiny_atlas, out, {"donor": donor}, shard_size=130, seed=2)

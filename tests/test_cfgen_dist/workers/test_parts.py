@@ -1,12 +1,14 @@
 """The ledger of finished parts: what counts as done, and what does not."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cfgen_dist.workers.parts import Ledger, open_parts
 from data_loaders.errors import BadInput
+from data_loaders.storage import place
 
 
 @pytest.fixture
@@ -19,53 +21,53 @@ def test_a_part_that_was_committed_is_there(ledger):
     assert ledger.record("a") == ledger.whole_record("a") == record
     assert (record["part"], record["work"], record["cells"]) == ("a", "work", 3)
     np.testing.assert_array_equal(ledger.whole_arrays("a")["x"], np.arange(3))
-    first = ledger.arrays_path("a").read_bytes()
+    first = Path(ledger.arrays_path("a")).read_bytes()
     assert ledger.commit("a", {"x": np.arange(3)}, cells=3) == record, "twice is harmless"
-    assert ledger.arrays_path("a").read_bytes() == first
+    assert Path(ledger.arrays_path("a")).read_bytes() == first
     ledger.remove(["a", "never there"])
-    assert not list(ledger.folder.iterdir())
+    assert not ledger.folder.names()
 
 
 def test_facts_alone_are_a_part(ledger):
     ledger.commit("facts", values={"w2": 1.5})
     assert ledger.whole_record("facts")["values"] == {"w2": 1.5}
-    assert not ledger.arrays_path("facts").exists()
+    assert not Path(ledger.arrays_path("facts")).exists()
 
 
 def test_parts_of_other_work_or_another_name_do_not_count(ledger):
     ledger.commit("a", {"x": np.arange(3)})
     assert Ledger(ledger.folder, "other work").record("a") is None
-    ledger.record_path("a").rename(ledger.record_path("b"))
-    ledger.arrays_path("a").rename(ledger.arrays_path("b"))
+    Path(ledger.record_path("a")).rename(Path(ledger.record_path("b")))
+    Path(ledger.arrays_path("a")).rename(Path(ledger.arrays_path("b")))
     assert ledger.record("b") is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"part": "a"}', '{"part": "a", "work": "work", "bytes": 5}'])
 def test_records_that_cannot_be_read_do_not_count(ledger, text):
     ledger.commit("a", {"x": np.arange(3)})
-    ledger.record_path("a").write_text(text)
+    Path(ledger.record_path("a")).write_text(text)
     assert ledger.record("a") is None
     assert ledger.whole_arrays("a") is None
 
 
 def test_damage_is_seen(ledger):
     ledger.commit("a", {"x": np.arange(300)})
-    whole = ledger.arrays_path("a").read_bytes()
-    ledger.arrays_path("a").write_bytes(whole[:-1])
+    whole = Path(ledger.arrays_path("a")).read_bytes()
+    Path(ledger.arrays_path("a")).write_bytes(whole[:-1])
     assert ledger.record("a") is None, "its size tells"
-    ledger.arrays_path("a").write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
+    Path(ledger.arrays_path("a")).write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
     assert ledger.record("a") is not None
     assert ledger.whole_record("a") is None, "only its bytes tell"
     assert ledger.whole_arrays("a") is None
-    ledger.arrays_path("a").unlink()
+    Path(ledger.arrays_path("a")).unlink()
     assert ledger.record("a") is None
 
 
 def test_a_folder_belongs_to_one_piece_of_work(tmp_path):
     out = tmp_path / "cells.zarr"
     folder = open_parts(out, {"seed": 1}, resume=False)
-    assert folder == tmp_path / "cells.zarr.parts"
-    assert json.loads((folder / "note.json").read_text()) == {"seed": 1}
+    assert folder == place(tmp_path / "cells.zarr.parts")
+    assert json.loads((folder / "note.json").read()) == {"seed": 1}
     with pytest.raises(BadInput, match=r"parts holds an interrupted generation: `resume=True` finishes it"):
         open_parts(out, {"seed": 1}, resume=False)
     assert open_parts(out, {"seed": 1}, resume=True) == folder

@@ -122,7 +122,7 @@ def test_what_is_not_there(server, bucket):
     for url in ("s3://cells/nothing.zarr", "s3://nobody/atlas.zarr"):
         with pytest.raises(BadInput, match=f"{url}: not a Zarr store"):
             open_remote(server, url)
-    with pytest.raises(BadInput, match="nonsense://x: cannot be opened"):
+    with pytest.raises(BadInput, match="nonsense://x: addresses with nonsense:// are not known"):
         open_atlas("nonsense://x")
 
 

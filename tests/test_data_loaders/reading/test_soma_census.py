@@ -10,7 +10,7 @@ from census_data import write_census
 
 from cfgen_dist.cli import main
 from data_loaders import BadInput, CellStream, ingest, open_atlas
-from data_loaders.reading.soma_census import tiledb_config
+from data_loaders.reading.soma_census import is_public, settings
 
 pytestmark = pytest.mark.heavy
 LUNG = "tissue_general == 'lung' and is_primary_data == True"
@@ -136,12 +136,15 @@ def test_settings_of_buckets(monkeypatch):
             monkeypatch.delenv(name)
     public = "s3://cellxgene-census-public-us-west-2/cell-census/2025-11-08/soma/"
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
-    assert tiledb_config(public) == {"vfs.s3.region": "us-west-2", "vfs.s3.no_sign_request": "true"}
-    assert tiledb_config("s3://mine/soma") == {"vfs.s3.region": "eu-central-1", "vfs.s3.aws_access_key_id": "mine"}
+    assert settings(public) == {"vfs.s3.region": "us-west-2", "vfs.s3.no_sign_request": "true"}
     given = {"endpoint": "http://127.0.0.1:9000", "skip_signature": True, "vfs.s3.max_parallel_ops": "4"}
-    assert tiledb_config("s3://mine/soma", given) == {
-        "vfs.s3.region": "eu-central-1", "vfs.s3.endpoint_override": "127.0.0.1:9000", "vfs.s3.scheme": "http",
-        "vfs.s3.use_virtual_addressing": "false", "vfs.s3.no_sign_request": "true", "vfs.s3.max_parallel_ops": "4",
-    }  # fmt: skip
-    assert tiledb_config("/data/soma") == {}
+    found = settings("s3://mine/soma", given)
+    assert found["vfs.s3.endpoint_override"] == "127.0.0.1:9000"
+    assert found["vfs.s3.scheme"] == "http"
+    assert found["vfs.s3.no_sign_request"] == "true"
+    assert found["vfs.s3.max_parallel_ops"] == "4"
+    assert settings(public, given)["vfs.s3.endpoint_override"] == "127.0.0.1:9000", "a mirror"
+    assert settings("/data/soma") == {}
+    assert is_public(public)
+    assert not is_public("s3://cellxgene-census-public-us-west-2/cell-census/2025-11-08/h5ads/a.h5ad")
+    assert not is_public("s3://mine/soma")
