@@ -32,7 +32,7 @@ def main():
     step = (6 * PARAMETERS * args.batch / gpu.flops + traffic / gpu.bandwidth) / EFFICIENCY + LAUNCH
     site, rows = Site(step=step), []
     print(f"{cells:,} cells, {args.batch} a worker and step, {step * 1e3:.1f} ms a step without exchange")
-    print("| workers | rows of a block | steps | minutes | cells/s | idle | exchange | requests/s | GB/s | windows late "
+    print("| workers | rows of a block | steps | minutes | cells/s | idle | exchange | requests/s | GB/s | late "
           "| re-deal, s | checkpoint, s |")  # fmt: skip
     print("|" + " --- |" * 12)
     for block_rows in args.block_rows:

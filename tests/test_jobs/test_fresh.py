@@ -23,6 +23,7 @@ from conftest import TINY
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 SETTINGS = [word for key, value in TINY.items() for word in (f"--{key}", str(value).strip("[]").replace(" ", ""))]
+BUCKET = "cells"
 HEADING = "## A job, line by line"
 
 
@@ -52,16 +53,19 @@ def lines_of_the_page():
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    """(folder of the app, environment variables) as the Dockerfile leaves them."""
-    root = tmp_path_factory.mktemp("image")
+    """(folder of the app, environment variables) as the Dockerfile leaves them; CFGEN_TEST_IMAGE: one to use again."""
+    kept_image = os.environ.get("CFGEN_TEST_IMAGE")
+    root = Path(kept_image) if kept_image else tmp_path_factory.mktemp("image")
     app, home = root / "app", root / "home"
-    app.mkdir()
-    home.mkdir()
-    subprocess.run([sys.executable, "-m", "venv", root / "venv"], check=True)
+    made = (app / "jobs").is_dir()
+    if not made:
+        app.mkdir(parents=True)
+        home.mkdir()
+        subprocess.run([sys.executable, "-m", "venv", root / "venv"], check=True)
     kept = {key: value for key, value in os.environ.items() if key.startswith(("PIP_", "SSL_", "REQUESTS_", "HTTP"))}
     kept |= {key: os.environ[key] for key in ("LANG", "TMPDIR") if key in os.environ}
     environment = kept | {"HOME": str(home), "PATH": f"{root / 'venv' / 'bin'}:/usr/local/bin:/usr/bin:/bin"}
-    for name, words in steps((ROOT / "Dockerfile").read_text()):
+    for name, words in [] if made else steps((ROOT / "Dockerfile").read_text()):
         if name == "COPY":
             *sources, target = words.split()
             for source in sources:
@@ -109,15 +113,34 @@ def test_the_image_copies_what_is_there_and_runs_as_a_user_of_its_own():
 
 
 @pytest.fixture
-def where(image, tiny_atlas, tmp_path):
-    """The address that stands for s3://BUCKET, with an atlas, and the variables to reach it."""
-    shutil.copytree(tiny_atlas, tmp_path / "atlas.zarr")
-    return str(tmp_path), {}
+def bucket(tiny_atlas, monkeypatch):
+    """(variables that reach a bucket, its objects): `s3://BUCKET` with an atlas in it."""
+    import boto3
+    import moto.server
+
+    access = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    for name, value in access.items():
+        monkeypatch.setenv(name, value)
+    server = moto.server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    client.create_bucket(Bucket=BUCKET)
+    for path in tiny_atlas.rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), BUCKET, f"atlas.zarr/{path.relative_to(tiny_atlas)}")
+
+    def objects(prefix):
+        found = client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+        return {entry["Key"] for entry in found}
+
+    yield access | {"AWS_ENDPOINT_URL": endpoint}, objects
+    server.stop()
 
 
-def test_the_lines_of_the_page(image, where):
+def test_the_lines_of_the_page(image, bucket):
     """Head, token, submit, follow, stop: as they are printed, but for ports, cores and the names of a machine."""
-    address, variables = where
+    variables, objects = bucket
     gcs, dashboard, agent = free_ports(3)
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # paths of sockets are short
     here = (
@@ -125,7 +148,7 @@ def test_the_lines_of_the_page(image, where):
         f"--node-ip-address=127.0.0.1 --num-cpus=2 --object-store-memory={128 << 20}"
     )
     lines = [
-        line.replace("--port=6379", here).replace("8265", str(dashboard)).replace("s3://BUCKET", address)
+        line.replace("--port=6379", here).replace("8265", str(dashboard)).replace("s3://BUCKET", f"s3://{BUCKET}")
         for line in lines_of_the_page()
     ]
     lines = [f"{line} {shlex.join(SETTINGS)}" if "jobs/train.py" in line else line for line in lines]
@@ -149,5 +172,7 @@ def test_the_lines_of_the_page(image, where):
     assert "runs/first/bundle" in output
     assert "SUCCEEDED" in output
     assert "STOPPED" in output
+    assert "runs/first/bundle/card.json" in objects("runs/first/bundle/"), "the run is in the bucket"
+    assert not list(app.glob("s3:*")), "and nothing of it in the folder"
     token = Path(environment["HOME"]) / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o077 == 0, "nobody else reads the token"
