@@ -341,6 +341,9 @@ def _keeper(out: PathLike) -> tuple[Keeper, str]:
     from data_loaders.storage.bucket import BucketPlace
 
     place = BucketPlace.at(out)
+    place.check_writable()
+    if not place.key:
+        raise BadInput(f"{place.shown}: a whole bucket; expected a name in it, as {place.shown}/NAME")
     return BucketLock(place.beside(f".{place.name}.lock")), place.shown
 
 

@@ -69,6 +69,13 @@ def cores() -> int:
 CORES = cores()
 
 
+def pool_of(purpose: str, threads: int) -> ThreadPoolExecutor:
+    """The threads of a purpose, the same each time."""
+    if (purpose, threads) not in _pools:
+        _pools[purpose, threads] = ThreadPoolExecutor(threads, f"data-loaders-{purpose}")
+    return _pools[purpose, threads]
+
+
 def run_all(
     function: Callable[..., object], tasks: Sequence[tuple[Any, ...]], threads: int, purpose: str = "read"
 ) -> None:
@@ -80,9 +87,7 @@ def run_all(
         for task in tasks:
             function(*task)
         return
-    if (purpose, threads) not in _pools:
-        _pools[purpose, threads] = ThreadPoolExecutor(threads, f"data-loaders-{purpose}")
-    futures = [_pools[purpose, threads].submit(function, *task) for task in tasks]
+    futures = [pool_of(purpose, threads).submit(function, *task) for task in tasks]
     errors = [future.exception() for future in futures]
     for error in errors:
         if error is not None:

