@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
@@ -20,6 +21,7 @@ from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.trained import TrainedModel
 from data_loaders.errors import BadInput
 from data_loaders.files import begin_output, finish_output
+from data_loaders.locks import one_at_a_time
 from data_loaders.records import check_form, one_line, plain_json, read_regular, show
 from data_loaders.storage import Place, is_remote, place
 from data_loaders.storage.address import on_disk
@@ -39,39 +41,53 @@ class CFGen(TrainedModel):
     """A trained model that loads, saves and generates; see `TrainedModel` for its attributes."""
 
     def save(self, path: PathLike) -> None:
-        """Write the bundle to a directory that appears whole or not at all.
+        """Write the bundle to a directory, or an address in a bucket, where it appears whole or not at all.
+
+        In a bucket the card is put last, where none is: without it nothing opens the rest.
 
         Raises
         ------
         BadInput
-            The directory exists.
+            Something is there; of an address, no bundle that was not finished.
         """
-        built = begin_output(path)
+        if is_remote(path):
+            with one_at_a_time(path), TemporaryDirectory(prefix="cfgen-bundle-") as folder:
+                _check_free(place(path))
+                self._build(Path(folder))
+                digest = _sha256(Path(folder) / CARD)
+                _put(Path(folder), place(path))
+            self.digest = digest
+            return
+        built = begin_output(on_disk(path))
         try:
-            # safetensors refuses tensors that share memory or are not contiguous
-            save_file({k: v.contiguous() for k, v in self.autoencoder.state_dict().items()}, built / AUTOENCODER)
-            save_file({k: v.contiguous() for k, v in self.velocity.state_dict().items()}, built / FLOW)
-            save_arrays(self.size_factor.arrays(), built / SIZE_FACTOR)
-            save_arrays({"combinations": self.combinations, "counts": self.counts}, built / LABELS)
-            card: dict[str, Any] = {
-                "format": FORMAT,
-                "model": "CFGen",
-                "labels": self.labels,
-                "size_factor": {"kind": self.size_factor.kind, "covariate": self.size_factor.covariate},
-                "size_factor_range": self.velocity.size_factor_range,
-                "config": to_dict(self.config),
-                "provenance": self.provenance,
-                "genes": list(self.genes),
-                **({"features": self.features} if self.features else {}),
-                "sha256": {name: _sha256(built / name) for name in FILES},
-            }
-            card["sha256"]["card"] = _digest(card)
-            (built / CARD).write_text(json.dumps(card, indent=1))
-            finish_output(built, path)
+            self._build(built)
+            finish_output(built, on_disk(path))
         except BaseException:
             shutil.rmtree(built, ignore_errors=True)
             raise
-        self.digest = _sha256(Path(path) / CARD)
+        self.digest = _sha256(on_disk(path) / CARD)
+
+    def _build(self, built: Path) -> None:
+        """Write the files of the bundle to a folder."""
+        # safetensors refuses tensors that share memory or are not contiguous
+        save_file({k: v.contiguous() for k, v in self.autoencoder.state_dict().items()}, built / AUTOENCODER)
+        save_file({k: v.contiguous() for k, v in self.velocity.state_dict().items()}, built / FLOW)
+        save_arrays(self.size_factor.arrays(), built / SIZE_FACTOR)
+        save_arrays({"combinations": self.combinations, "counts": self.counts}, built / LABELS)
+        card: dict[str, Any] = {
+            "format": FORMAT,
+            "model": "CFGen",
+            "labels": self.labels,
+            "size_factor": {"kind": self.size_factor.kind, "covariate": self.size_factor.covariate},
+            "size_factor_range": self.velocity.size_factor_range,
+            "config": to_dict(self.config),
+            "provenance": self.provenance,
+            "genes": list(self.genes),
+            **({"features": self.features} if self.features else {}),
+            "sha256": {name: _sha256(built / name) for name in FILES},
+        }
+        card["sha256"]["card"] = _digest(card)
+        (built / CARD).write_text(json.dumps(card, indent=1))
 
     @classmethod
     def load(cls, path: PathLike) -> "CFGen":
@@ -200,6 +216,20 @@ def _read_card(folder: Place) -> tuple[dict[str, Any], str]:
         raise BadInput(f"{path}/card.json was changed after it was written: its SHA-256 is not the one it holds")
     check_form(card, BundleCard, f"{path}/{CARD}")
     return dict(card), hashlib.sha256(text).hexdigest()
+
+
+def _check_free(target: Place) -> None:
+    """Raise `BadInput` when something is at an address that is no leftover of a bundle."""
+    if target.is_file() or set(target.names()) - set(FILES):
+        raise BadInput(f"{target.shown}: exists already; expected an address where nothing is")
+
+
+def _put(built: Path, target: Place) -> None:
+    """Put the files of a bundle into a bucket, its card last."""
+    for name in FILES:
+        (target / name).upload(built / name)
+    if not (target / CARD).write_new((built / CARD).read_bytes()):
+        raise BadInput(f"{target.shown}: exists already; another command has made it meanwhile")
 
 
 def _load(folder: Place, name: str, card: Mapping[str, Any], load: Callable[[Path], T]) -> T:

@@ -27,6 +27,7 @@ from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
 from cfgen_dist.training.encode import encode
 from cfgen_dist.training.flow import train_flow, untrained_velocity
+from cfgen_dist.training.folder import METRICS, WEIGHTS, RunFolder
 from cfgen_dist.training.held_out import validation_loss, validation_nll
 from cfgen_dist.training.memory import give_memory_back
 from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, sized_modalities
@@ -38,30 +39,31 @@ from data_loaders.types import Ints
 from data_loaders.vouchers import check_vouched, vouch, write_vouched
 
 log = logging.getLogger("cfgen_dist")
-WEIGHTS, METRICS = "weights.safetensors", "metrics.csv"
 DONE_AGAIN = "; without that file the stage is done again"
 
 
-def run_stages(atlas: Atlas, out: Path, config: Config) -> None:
+def run_stages(atlas: Atlas, folder: RunFolder, config: Config) -> None:
     """Do what is left of a run.
 
     Parameters
     ----------
     atlas : Atlas
-    out : Path
-        Run directory with `config.yaml`.
+    folder : RunFolder
+        Of a run with `config.yaml`.
     config : Config
         Settled: nothing in it depends on the atlas any more.
     """
     started = time.monotonic()
-    autoencoder = _autoencoder(atlas, config, out / "autoencoder")
+    bundle = folder.place / "bundle"
+    on_main(folder.take_up)
+    autoencoder = _autoencoder(atlas, config, folder)
     give_memory_back()
-    latents = encode(atlas, autoencoder, out / "latents.zarr", _device(config.accelerator))
+    latents = encode(atlas, autoencoder, folder.place / "latents.zarr", _device(config.accelerator))
     give_memory_back()
-    velocity = _velocity(latents, label_categories(atlas, config), config, out / "flow")
-    training = on_main(lambda: _on_validation_cells(atlas, latents, config, autoencoder, velocity, out))
-    on_main(lambda: assemble(atlas, config, autoencoder, velocity, _provenance(atlas, training)).save(out / "bundle"))
-    log.info("model written to %s after %.0f s", out / "bundle", time.monotonic() - started)
+    velocity = _velocity(latents, label_categories(atlas, config), config, folder)
+    training = on_main(lambda: _on_validation_cells(atlas, latents, config, autoencoder, velocity, folder.path))
+    on_main(lambda: assemble(atlas, config, autoencoder, velocity, _provenance(atlas, training)).save(str(bundle)))
+    log.info("model written to %s after %.0f s", bundle.shown, time.monotonic() - started)
 
 
 def label_categories(atlas: Atlas, config: Config) -> dict[str, list[str]]:
@@ -74,8 +76,9 @@ def identity(atlas: Atlas) -> dict[str, Any]:
     return {"path": str(atlas.name), "fingerprint": atlas_card(atlas).get("fingerprint"), "n_cells": atlas.n_cells}
 
 
-def _autoencoder(atlas: Atlas, config: Config, directory: Path) -> Autoencoder | JointAutoencoder:
+def _autoencoder(atlas: Atlas, config: Config, folder: RunFolder) -> Autoencoder | JointAutoencoder:
     """The trained autoencoder, from its weights file if the stage is finished."""
+    directory = folder.path / "autoencoder"
     state = _finished(directory)
     if state is not None:
         autoencoder = untrained_autoencoder(atlas, config.autoencoder, config.modalities)
@@ -84,13 +87,15 @@ def _autoencoder(atlas: Atlas, config: Config, directory: Path) -> Autoencoder |
     log.info(
         "training the autoencoder on %s cells x %s genes", f"{len(atlas.rows(split='train')):,}", f"{atlas.n_genes:,}"
     )
-    autoencoder = train_autoencoder(atlas, config.autoencoder, config.modalities, RunSettings.of(config), directory)
-    _finish(directory, autoencoder)
+    settings = RunSettings.of(config, folder.saver)
+    autoencoder = train_autoencoder(atlas, config.autoencoder, config.modalities, settings, directory)
+    _finish(folder, directory, autoencoder)
     return autoencoder
 
 
-def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Config, directory: Path) -> Velocity:
+def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Config, folder: RunFolder) -> Velocity:
     """The trained velocity network, from its weights file if the stage is finished."""
+    directory = folder.path / "flow"
     state = _finished(directory)
     if state is not None:
         rows = fitted_rows(latents, config.modalities, config.refit)
@@ -98,8 +103,9 @@ def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Confi
         _fill(velocity, state, directory)
         return velocity.eval()
     log.info("training the flow on latents of %d dimensions", config.autoencoder.latent_dim)
-    velocity = train_flow(latents, labels, config.flow, config.modalities, RunSettings.of(config), directory)
-    _finish(directory, velocity)
+    settings = RunSettings.of(config, folder.saver)
+    velocity = train_flow(latents, labels, config.flow, config.modalities, settings, directory)
+    _finish(folder, directory, velocity)
     return velocity
 
 
@@ -122,7 +128,7 @@ def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], directory: Path
     network.load_state_dict(dict(state))
 
 
-def _finish(directory: Path, network: nn.Module) -> None:
+def _finish(folder: RunFolder, directory: Path, network: nn.Module) -> None:
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise BadInput(f"the training of the {directory.name} diverged: its weights are not finite; lower its lr")
 
@@ -130,6 +136,7 @@ def _finish(directory: Path, network: nn.Module) -> None:
         if (directory / METRICS).exists():
             vouch(directory / METRICS)
         write_vouched(directory / WEIGHTS, save(network.state_dict()))
+        folder.finish_stage(directory.name)
 
     on_main(write)
 
