@@ -180,7 +180,8 @@ def plan(
     autoencoder, _, n_features = networks(source, config)
     parameters = sum(p.numel() for p in autoencoder.parameters())
     host, on_gpu = memory(config, gpus, n_cells, n_features, parameters)
-    together = each if workers == gpus == 1 else measure(source, config, workers, device, alone=workers == 1)
+    apart = workers == 1 or device != "cpu"  # several share one GPU badly: their exchange is not measured
+    together = each if workers == gpus == 1 else measure(source, config, workers, device, alone=apart)
     return Forecast(
         config=config,
         cells=n_cells,
