@@ -141,6 +141,7 @@ def bucket(tiny_atlas, monkeypatch):
 def test_the_lines_of_the_page(image, bucket):
     """Head, token, submit, follow, stop: as they are printed, but for ports, cores and the names of a machine."""
     variables, objects = bucket
+    variables |= {"RAY_raylet_start_wait_time_s": "600"}  # a busy machine takes longer than Ray waits
     gcs, dashboard, agent = free_ports(3)
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # paths of sockets are short
     here = (
