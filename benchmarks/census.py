@@ -1,6 +1,6 @@
 """Streams from a store in the form of the CELLxGENE Census, in place, and from what `ingest` makes of it.
 
-    python benchmarks/census.py [--cells 30000] [--genes 20000] [--density 0.08] [--json FILE] [--quick]
+    python benchmarks/census.py [--cells 30000] [--genes 20000] [--json FILE] [--quick]
 
 Nothing is downloaded: the store is made by tests/support/census_data.py, with the names, types and tiles of schema
 2.4.0. A tenth of its cells or more is asked for by a filter, as one asks the Census for lung. Cells a second are of one

@@ -115,7 +115,7 @@ def _at_address(path: str, how: How, var_names: str | None) -> Sequence[Store]:
             if not is_soma(path, how.storage):
                 raise
     elif not is_soma(path, how.storage):
-        given = ", ".join(f"`{name}`" for name in how.soma)
+        given = ", ".join(f"`{name}`" for name in how.soma or ())
         raise BadInput(f"{shown(path)}: {given} given, but it is no SOMA experiment")
     soma = dict(how.soma or {}, obs_filter=how.obs_filter, var_names=var_names)
     soma["config"] = dict(how.storage or {}) | dict(soma.get("config") or {})
