@@ -87,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
             for key in shown
         ]
         parts += [f"<CommonPrefixes><Prefix>{escape(one)}</Prefix></CommonPrefixes>" for one in sorted(folders)]
-        body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(parts if delimiter else parts)}"
+        body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(parts)}"
         self.send_answer(200, f"{body}</ListBucketResult>".encode())
 
     def send_answer(self, code, body):

@@ -135,7 +135,9 @@ class RunFolder:
         if self.remote is None:
             return
         found = _listed(self.remote)
-        wanted = {name: facts for name, facts in found.items() if name.endswith(ends) and self._known.get(name) != facts}
+        wanted = {
+            name: facts for name, facts in found.items() if name.endswith(ends) and self._known.get(name) != facts
+        }
         for name, facts in wanted.items():
             with suppress(FileNotFoundError):
                 target = self.path / name

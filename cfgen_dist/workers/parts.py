@@ -184,8 +184,7 @@ class Ledger:
 
     def recorded(self) -> set[str]:
         """Names of the parts that have a record, whatever is in it: one listing of the folder."""
-        names = self.folder.names()
-        return {name.removesuffix(".json") for name in names if name.endswith(".json") and name != NOTE}
+        return set(_recorded(self.folder.names()))
 
     def each(self, function: Callable[[str], Result], parts: Iterable[str]) -> Iterator[Result]:
         """`function` of the names of some parts, in their order; in a bucket, which takes a while, at once."""
@@ -197,8 +196,8 @@ class Ledger:
 
     def records(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """The name of every part that is recorded, and what `record` gives of it."""
-        sizes = self.folder.sizes()
-        parts = [name.removesuffix(".json") for name in sizes if name.endswith(".json") and name != NOTE]
+        sizes = self.folder.sizes() if self.folder.is_remote else None
+        parts = _recorded(self.folder.names() if sizes is None else sizes)
         yield from zip(parts, self.each(lambda part: self._record(part, sizes), parts), strict=True)
 
     def record(self, part: str) -> dict[str, Any] | None:
@@ -289,6 +288,11 @@ def write_file(path: Place, write: Callable[[BinaryIO], object], then: Callable[
             write(file)
         path.upload(local)
         return then(local)
+
+
+def _recorded(names: Iterable[str]) -> list[str]:
+    """The parts whose records are among some names."""
+    return [name.removesuffix(".json") for name in names if name.endswith(".json") and name != NOTE]
 
 
 def _facts(file: Path) -> dict[str, Any]:

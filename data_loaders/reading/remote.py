@@ -84,7 +84,7 @@ class RemoteBytes:
         self._fetching_bytes, self._lock = 0, threading.Lock()
 
     def size(self, key: str) -> int:
-        """Bytes in an object; FileNotFoundError when there is none, which of an expected one is told when it is read."""
+        """Bytes in an object; FileNotFoundError when there is none, of an expected one as late as it is read."""
         if key not in self._seen and self.manifest is not None and key in self.manifest and key != ROOT:
             return self.manifest.files[key][0]
         return int(self._about(key)["size"])

@@ -44,9 +44,9 @@ def change(out, **facts):
 def test_a_lock_is_there_while_it_is_held(out, bucket):
     with one_at_a_time(out):
         assert bucket.keys("") == ["runs/.out.lock"]
-        with pytest.raises(BadInput, match=f"{out}: another command is at work on it, process {os.getpid()}"):
-            with one_at_a_time(out):
-                pass
+        message = f"{out}: another command is at work on it, process {os.getpid()}"
+        with pytest.raises(BadInput, match=message), one_at_a_time(out):
+            pass
         with one_at_a_time(f"{out}2"):
             pass
     assert bucket.keys("") == []
