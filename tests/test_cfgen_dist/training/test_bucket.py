@@ -151,6 +151,7 @@ def drill(bucket, atlas, tiny_run, tmp_path, contains, number):
     assert not [name for name in bucket.keys("") if name.endswith((".lock", ".partial")) or ".parts" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_killed_while_a_checkpoint_goes_up(atlas, bucket, tiny_run, tmp_path):
     drill(bucket, atlas, tiny_run, tmp_path, "run/flow/saved.json", 3)
@@ -274,3 +275,21 @@ def test_a_bucket_that_is_away_ends_no_training(bucket, tmp_path):
     saver.take(tmp_path / "flow", 4)
     saver.wait()
     assert restore(remote / "flow", tmp_path / "copy") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.heavy
+def test_workers_of_ray_share_no_folder(ray_local, atlas, bucket, tiny_run, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    out = f"{bucket.url}/run"
+    with caplog.at_level("INFO", logger="cfgen_dist"):
+        train(atlas, out, load_config(overrides=TINY | OFTEN), ray="auto", workers=2)
+    assert "2 workers started" in caplog.text and "model written to s3://" in caplog.text
+    assert CFGen.load(out).genes == CFGen.load(tiny_run).genes
+    assert b"2 workers started" in bucket.read("run/train.log")
+    assert list(tmp_path.iterdir()) == [], "nothing here"
+    assert not [name for name in bucket.keys("") if name.endswith((".lock", ".partial")) or ".parts" in name]
+    bucket.client.delete_object(Bucket=bucket.name, Key="run/bundle/card.json")
+    bucket.client.delete_object(Bucket=bucket.name, Key="run/flow/weights.safetensors")
+    train(atlas, out, resume=True, ray="auto", workers=1)
+    assert CFGen.load(out).genes == CFGen.load(tiny_run).genes
