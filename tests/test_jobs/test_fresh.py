@@ -169,10 +169,10 @@ def test_the_lines_of_the_page(image, bucket):
         time.sleep(2)
         shutil.rmtree(folder, ignore_errors=True)
     assert process.returncode == 0, output
-    assert "2 workers started" in output
-    assert "runs/first/bundle" in output
-    assert "SUCCEEDED" in output
-    assert "STOPPED" in output
+    assert "2 workers started" in output, output
+    assert "runs/first/bundle" in output, output
+    assert "SUCCEEDED" in output, output
+    assert "STOPPED" in output, output
     assert "runs/first/bundle/card.json" in objects("runs/first/bundle/"), "the run is in the bucket"
     assert not list(app.glob("s3:*")), "and nothing of it in the folder"
     token = Path(environment["HOME"]) / ".ray" / "auth_token"
