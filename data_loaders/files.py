@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from data_loaders.types import PathLike  # imports numpy, which `--help` must not wait for
 
 
-WRITTEN = "outputs are written to a disk, and object storage is only read; expected a path on a disk, to copy from"
+WRITTEN = "this output is written to a disk alone; expected a path on a disk, to copy from"
 
 
 def refuse_address(path: PathLike, why: str = WRITTEN) -> None:

@@ -158,7 +158,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         return on_main(read)
 
 
-def save_last(trainer: L.Trainer, path: PathLike, wait: bool = False) -> None:
+def save_last(trainer: L.Trainer, path: str | Path, wait: bool = False) -> None:
     """Save the checkpoint to resume from; all ranks call this together.
 
     Parameters

@@ -75,8 +75,9 @@ def _plan(atlas: Atlas, model: CFGen, run: PathLike) -> Plan:
     """The plan in the store, if it is one for this model."""
     note: dict[str, Any] = parse_json(str(atlas.uns("generation")), Record, f"{atlas.name}: uns/generation")
     values = note.get("plan")
-    fields = {each.name for each in dataclasses.fields(Plan)}
-    if not isinstance(values, dict) or set(values) != fields:
+    fields = {each.name: each.default is dataclasses.MISSING for each in dataclasses.fields(Plan)}  # whether it must be
+    required = {name for name, must in fields.items() if must}
+    if not isinstance(values, dict) or not required <= set(values) <= set(fields):
         kind = note.get("kind", "other cells")
         raise BadInput(f"{atlas.name}: its plan is of a {kind}; expected one of `generate()` or `augment()`")
     if values["bundle"] != model.digest:

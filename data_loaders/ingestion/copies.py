@@ -175,9 +175,5 @@ def is_web(path: PathLike) -> bool:
 
 
 def _is_foreign(path: PathLike) -> bool:
-    """Whether an address is of a kind that only TileDB may know, as tiledb://."""
-    try:
-        as_address(path)
-    except BadInput:
-        return True
-    return False
+    """Whether an address is of a kind that only TileDB knows."""
+    return str(path).startswith("tiledb:/")

@@ -62,8 +62,8 @@ def is_soma(path: PathLike, storage: Mapping[str, Any] | None = None) -> bool:
 def _is_remote_group(path: PathLike, storage: Mapping[str, Any] | None) -> bool:
     try:
         found = place(path, storage)
-    except BadInput:  # tiledb://
-        return True
+    except BadInput:
+        return str(path).startswith("tiledb:/")
     return bool(GROUP & set(found.names())) if spot_of(path).service != "http" else False
 
 

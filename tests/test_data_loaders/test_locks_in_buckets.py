@@ -12,7 +12,8 @@ import pytest
 from buckets import Line
 
 from data_loaders import BadInput, locks
-from data_loaders.locks import BucketLock, hold, one_at_a_time
+from data_loaders.lock_keepers import BucketLock
+from data_loaders.locks import hold, one_at_a_time
 from data_loaders.storage import place
 
 HOLD = """

@@ -1,4 +1,4 @@
-"""An address of object storage as the output of a command is refused in one line, and nothing is made here."""
+"""Where a command cannot write to an address, it is refused in one line, and nothing is made here."""
 
 import pytest
 
@@ -10,11 +10,11 @@ from data_loaders.files import refuse_address
 OUT = "OUT"
 WITHOUT_OUTPUT = {"describe", "plan", "verify"}
 INTO_BUCKETS = {
-    "simulate", "ingest", "export", "generate", "augment", "guide", "translate", "classify", "evaluate", "audit"
+    "simulate", "ingest", "export", "generate", "augment", "guide", "translate", "classify", "evaluate", "audit",
+    "train",
 }  # fmt: skip
 LINES = {
     "demo": ["--out", OUT],
-    "train": ["ATLAS", "--out", OUT],
     "tune": ["ATLAS", "--out", OUT],
 }
 
@@ -33,15 +33,14 @@ def test_an_address_is_no_output(command, bucket, tiny_run, tiny_atlas, tmp_path
     assert main([command, *words]) == 2
     error = capsys.readouterr().err.strip()
     assert error == (
-        f"error: {bucket.url}/out: outputs are written to a disk, and object storage is only read; expected a path on "
-        "a disk, to copy from"
+        f"error: {bucket.url}/out: this output is written to a disk alone; expected a path on a disk, to copy from"
     )
     assert list(tmp_path.iterdir()) == bucket.keys() == []
 
 
 @pytest.mark.parametrize("out", ["s3://b/a", "gs://b/a", "az://b/a", "https://host/a", "file:///tmp/a", "s3:/b/a"])
 def test_addresses_of_all_kinds(out):
-    with pytest.raises(BadInput, match="outputs are written to a disk"):
+    with pytest.raises(BadInput, match="this output is written to a disk alone"):
         refuse_address(out)
 
 
