@@ -93,10 +93,10 @@ def test_names_that_python_examples_import_are_there(page):
 def test_commands_of_the_tutorials_parse(name):
     """Every option of every command is one, whole lines as they would be typed."""
     found = 0
-    for block in re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / name).read_text(), re.MULTILINE | re.DOTALL):
-        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-            words = shlex.split(re.sub(r"\s{2,}.*", "", line), comments=True)
-            if words[:1] == ["cfgen-dist"]:
+    for block in re.findall(r"^```\w*\n(.*?)^```$", (ROOT / "docs" / name).read_text(), re.MULTILINE | re.DOTALL):
+        for line in re.sub(r"\s*\\\n\s*", " ", block).splitlines():
+            if line.startswith("cfgen-dist "):
+                words = shlex.split(re.sub(r"\s{2,}.*", "", line), comments=True)
                 parser = Parser(prog=words[1], allow_abbrev=False)
                 importlib.import_module(f"cfgen_dist.cli.{words[1]}").configure(parser)
                 _, unknown = parser.parse_known_intermixed_args(words[2:])
