@@ -171,8 +171,8 @@ def test_the_lines_of_the_page(image, bucket):
     assert process.returncode == 0, output
     assert "2 workers started" in output, output
     assert "runs/first/bundle" in output, output
-    assert "SUCCEEDED" in output, output
-    assert "STOPPED" in output, output
+    assert "Job 'first' succeeded" in output, output
+    assert "Job 'second' was stopped" in output, output
     assert "runs/first/bundle/card.json" in objects("runs/first/bundle/"), "the run is in the bucket"
     assert not list(app.glob("s3:*")), "and nothing of it in the folder"
     token = Path(environment["HOME"]) / ".ray" / "auth_token"
