@@ -79,7 +79,7 @@ def open_atlas(
         Texts that are no label, such as "nan" and "unknown", whatever their case. Missing values and empty text are
         none anyway: their code is -1.
     **soma
-        Of a SOMA experiment: `measurement`, `obs_columns`, `config`, see
+        Of a SOMA experiment: `organism` (of a CELLxGENE Census), `measurement`, `obs_columns`, `config`, see
         `data_loaders.reading.soma_store.SomaStore`.
 
     Returns
