@@ -24,6 +24,7 @@ from cfgen_dist.training.memory import ENVIRONMENT
 from cfgen_dist.workers.cluster import connect, is_local
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, WorkFailed
+from data_loaders.identity import which
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -81,7 +82,12 @@ def connect_workers(
 
 
 def train_on_ray(
-    atlas: str, contents: str | None, out: Path, config: Config, workers: int, each: Mapping[str, float]
+    atlas: str,
+    known: tuple[str | None, str | None],
+    out: Path,
+    config: Config,
+    workers: int,
+    each: Mapping[str, float],
 ) -> None:
     """Run the stages of a run on workers of the cluster that is connected, replacing those that are lost.
 
@@ -89,8 +95,8 @@ def train_on_ray(
     ----------
     atlas, out : str, Path
         Absolute, on a disk that all machines see.
-    contents : str or None
-        `Atlas.contents`: workers refuse any other store.
+    known : (str or None, str or None)
+        `Atlas.contents` and `Atlas.identity`: workers refuse other contents, and say whether it is another store.
     config : Config
         Settled.
     workers : int
@@ -109,7 +115,8 @@ def train_on_ray(
 
     work = {
         "atlas": atlas,
-        "contents": contents,
+        "contents": known[0],
+        "id": known[1],
         "out": str(out),
         "config": to_dict(config),
         "cpus": each["CPU"],
@@ -180,7 +187,8 @@ def work_as_rank(work: dict[str, Any]) -> None:
             log.info("%d workers started", world_size())
         atlas = open_atlas(work["atlas"])
         if atlas.contents != work["contents"]:
-            raise BadInput(f"{atlas.name}: another store than when the training was started; start it again")
+            told = which(atlas.identity, work["id"]) or "another store"
+            raise BadInput(f"{atlas.name}: not what it was when the training was started, {told}; start it again")
         run_stages(atlas, out, config)
     except Exception as error:
         # The other ranks fail next, for want of this one: the time tells cause from consequence.

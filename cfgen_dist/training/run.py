@@ -18,6 +18,7 @@ from cfgen_dist.training.stages import identity, run_stages
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
+from data_loaders.identity import StoreId, which
 from data_loaders.locks import alone
 from data_loaders.reading.remote import is_remote
 from data_loaders.records import Record, Sha256, Whole, read_json
@@ -36,6 +37,7 @@ class TrainedOn(Record):
     fingerprint: str
     n_cells: Whole = 0
     contents: Sha256 | None = None
+    id: StoreId | None = None
     config: Sha256 | None = None
     checksum: Sha256 | None = None
 
@@ -122,13 +124,13 @@ def train(
             if is_new:
                 _begin_run(out, config, source)
             place = str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())
-            train_on_ray(place, source.contents, out, config, workers, each)
+            train_on_ray(place, (source.contents, source.identity), out, config, workers, each)
     return CFGen.load(out / "bundle")
 
 
 def _begin_run(out: Path, config: Config, atlas: Atlas) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    facts = identity(atlas) | {"contents": atlas.contents, "config": _digest(config)}
+    facts = identity(atlas) | {"contents": atlas.contents, "id": atlas.identity, "config": _digest(config)}
     write_whole(out / "atlas.json", lambda file: file.write(json.dumps(sealed(facts)).encode()))
     save_config(config, out / "config.yaml")  # last: with it the run exists
 
@@ -144,10 +146,16 @@ def _resumed_config(out: Path, config: Config | None, atlas: Atlas, resume: bool
     if not resume:
         raise BadInput(f"{out} holds a run already: `resume=True` continues it, or give another directory")
     saved, trained_on = read_run(out)
+    told = which(atlas.identity, trained_on["id"])
+    way = f": {told}" if told else ""
     if trained_on["fingerprint"] != identity(atlas)["fingerprint"]:
-        raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}")
+        raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}{way}")
     if None not in (atlas.contents, trained_on["contents"]) and atlas.contents != trained_on["contents"]:
-        raise BadInput(f"{out} was trained on {trained_on['path']}, whose counts or columns differ from {atlas.name}")
+        raise BadInput(
+            f"{out} was trained on {trained_on['path']}, whose counts or columns differ from {atlas.name}{way}"
+        )
+    if None not in (atlas.identity, trained_on["id"]) and atlas.identity != trained_on["id"]:
+        log.info("%s is another store than the run was started on, made anew with the same contents", atlas.name)
     atlas.check_files()
     if config is not None:
         config = copy.deepcopy(config)
@@ -170,7 +178,7 @@ def read_run(out: Path) -> tuple[Config, dict[str, Any]]:
         raise BadInput(f"{out}/config.yaml is damaged: keys are missing; give another directory")
     try:
         trained_on = read_json(out / "atlas.json", TrainedOn)
-        trained_on = {"contents": None, "config": None} | unsealed(trained_on, "it", "restore it")
+        trained_on = {"contents": None, "id": None, "config": None} | unsealed(trained_on, "it", "restore it")
     except FileNotFoundError:
         raise BadInput(f"{out}/atlas.json is missing; give another directory") from None
     except BadInput as error:
