@@ -70,7 +70,7 @@ def find_genes(path: str, folder: Path, lists: Sequence[str], given: PathLike | 
         if found:
             return _genes(str(found[0]), _table(found[0]), names)
     raise BadInput(
-        f"{path}: no table of genes beside it, Parquet, CSV or TSV with a column {TOKEN_NAMES[0]!r} and names of genes; "
+        f"{path}: no table of genes beside it (Parquet, CSV, TSV) with a column {TOKEN_NAMES[0]!r} and their names; "
         "expected `genes_table=PATH`"
     )
 

@@ -1,4 +1,4 @@
-"""Columns that the folders of Parquet parts stand for: `donor=A/part-0.parquet`, as Spark, Hive and pyarrow write them."""
+"""Columns that the folders of Parquet parts stand for: `donor=A/part-0.parquet`, as Spark, Hive and pyarrow do."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +61,9 @@ def add_partitions(path: str, obs: pd.DataFrame, files: Sequence[Path], n_cells:
     for name in columns:
         lacking = [str(file) for file, facts in zip(files, of_files, strict=True) if name not in facts]
         if lacking:
-            raise BadInput(f"{lacking[0]}: in no folder {name}=VALUE, as other parts of {path} are; expected like parts")
+            raise BadInput(
+                f"{lacking[0]}: in no folder {name}=VALUE, as other parts of {path} are; expected like parts"
+            )
         values = pd.Series(np.repeat(np.array([facts[name] for facts in of_files], dtype=object), n_cells))
         if name in obs:
             same = (obs[name].astype(object).astype(str).to_numpy() == values.astype(str).to_numpy()) | (

@@ -1,8 +1,9 @@
 """Parquet with one row a cell as a source: a list of gene tokens, a list of values, and columns about the cell.
 
 Tahoe-100M (`genes`, `expressions`) and X-Atlas/Orion (`gene_token_id`, `gene_expression`) are published so. A file, a
-folder of parts (in folders `COLUMN=VALUE` too, see `sources.hive`) and a pattern of them are one source. Which gene a token is says the table of
-`sources.gene_tokens`. Columns about the cell are obs; lists are read later, a few rows of a row group at a time.
+folder of parts and a pattern of them are one source; folders `COLUMN=VALUE` around the parts are columns too
+(`sources.hive`). Which gene a token is says the table of `sources.gene_tokens`. Columns about the cell are obs; lists
+are read later, a few rows of a row group at a time.
 """
 
 import glob

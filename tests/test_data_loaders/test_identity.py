@@ -43,7 +43,7 @@ def test_what_arguments_make_has_their_id(tmp_path):
     assert ids[0] == ids[1] != ids[2]
 
 
-@pytest.mark.parametrize("seed, told", [(0, "another store"), (1, "another store"), (None, "the same store")])
+@pytest.mark.parametrize(("seed", "told"), [(0, "another store"), (1, "another store"), (None, "the same store")])
 def test_message_says_which_store_is_there_now(tmp_path, seed, told):
     path = made(tmp_path, "a.zarr")
     atlas = open_atlas(path)
