@@ -118,8 +118,13 @@ def write_store(
     with open_pool(who, plan.device) as pool:
         ledger = Ledger(open_parts(out, work.note, resume), plan.digest, ShardRecord)
         kept = make_parts(work, ledger, pool)
-    of_plan = {"modalities": feature_tables(model), "identity": id_of(json.dumps(work.note, sort_keys=True))}
-    with AtlasWriter(out, content.genes, labels=list(content.labels), **of_plan) as writer:
+    with AtlasWriter(
+        out,
+        content.genes,
+        labels=list(content.labels),
+        modalities=feature_tables(model),
+        identity=id_of(json.dumps(work.note, sort_keys=True)),
+    ) as writer:
         content.before(writer)
         total = append_parts(writer, model, work, ledger, kept, content.dress)
         uns = {"generation": provenance(model, work.note | {"sha256": total.sha256.hexdigest()})}

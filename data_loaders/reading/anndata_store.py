@@ -133,7 +133,8 @@ class AnnDataStore:
             if not is_unknown(root["obsm"], key) and root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
                 self._add_modality(str(key))
         facts = {} if card is None else parse_card(card, name)
-        if None not in (self.identity, told := facts.get("id")) and told != self.identity:
+        told = facts.get("id")
+        if self.identity is not None and told is not None and told != self.identity:
             raise BadInput(f"{name}: its card is of another store (id {told[:8]}, expected {self.identity[:8]})")
         self.is_shuffled = facts.get("options", {}).get("in_order") is False
         self._check_lengths()

@@ -17,7 +17,7 @@ from zarr.core.sync import sync
 from data_loaders.parallel import ordered_map
 from data_loaders.types import Array
 
-BLOSC = {"cname": "lz4hc", "clevel": 5, "shuffle": Blosc.SHUFFLE}
+BLOSC: dict[str, Any] = {"cname": "lz4hc", "clevel": 5, "shuffle": Blosc.SHUFFLE}
 NONE = 2**64 - 1  # in the index, for a chunk that is not there
 
 
