@@ -345,6 +345,12 @@ class Atlas:
         contents: str | None = getattr(self._store, "contents", None)
         return contents
 
+    @property
+    def identity(self) -> str | None:
+        """The id of the store, drawn once when it was begun, or that of its plan; None for stores without one."""
+        identity: str | None = getattr(self._store, "identity", None)
+        return identity
+
     def check_files(self) -> None:
         """Look at size and end of every file of a local store that has a manifest.
 
