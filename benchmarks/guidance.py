@@ -27,6 +27,7 @@ from cfgen_dist.evaluation.metrics.distances import mmd_linear, wasserstein
 from cfgen_dist.evaluation.spaces.log_normalised import Space
 from cfgen_dist.generation.options import Sampling
 from cfgen_dist.generation.shard import stacked
+from cfgen_dist.generation.weights import acting_codes
 from cfgen_dist.model.multimodal import branches
 from cfgen_dist.translation.shard import plan_translation, source_and_target, translate_latents
 from data_loaders import ingest, open_atlas
@@ -63,7 +64,9 @@ def translated(model, atlas, rows, to, seed):
     rng = np.random.default_rng(seed)
     seeds = rng.integers(0, 2**64, len(rows), dtype=np.uint64)
     network = branches(model.autoencoder)["rna"]
-    return stacked([network.draw(z, total, np.zeros(len(rows), np.int64), seeds, rng)], model.autoencoder.n_genes)
+    shift = model.shifts(acting_codes(model, plan.weights, after)).get("rna")
+    drawn = network.draw(z, total, np.zeros(len(rows), np.int64), seeds, rng, shift)
+    return stacked([drawn], model.autoencoder.n_genes)
 
 
 def score_combination(args, seed):

@@ -86,14 +86,10 @@ def _floor(atlas, reference, labels, wanted):
 
 @torch.inference_mode()
 def _held_out_nll(model, atlas):
-    """Nats per test cell under the autoencoder, with each cell's own size factor."""
+    """Nats per test cell under the calibrated autoencoder, with each cell's own size factor."""
     total = cells = 0
-    covariate = model.config.autoencoder.theta_covariate
     for batch in CellStream(atlas, 512, split="test", labels=list(model.labels), shuffle=False):
-        batch = batch.to("cpu")
-        category = batch.labels[covariate] if covariate else None
-        loss = model.autoencoder(batch.counts["rna"].to_dense(), batch.size_factor, category)
-        total, cells = total + loss.item() * len(batch), cells + len(batch)
+        total, cells = total + model.nll(batch).item() * len(batch), cells + len(batch)
     return total / cells
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,15 @@ from safetensors.torch import load_file, save_file
 
 from cfgen_dist.config import load_config, to_dict
 from cfgen_dist.model.build import build_autoencoder, build_velocity
-from cfgen_dist.model.bundle_form import FORMAT, BundleCard, check_arrays, check_config, fill
+from cfgen_dist.model.bundle_form import FORMATS, BundleCard, check_arrays, check_config, check_state, fill
+from cfgen_dist.model.calibration import Calibration, empty_state
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.trained import TrainedModel
+from cfgen_dist.model.transfer import Lesson
 from data_loaders.errors import BadInput
 from data_loaders.files import begin_output, finish_output, refuse_address
 from data_loaders.records import check_form, one_line, plain_json, read_regular, show
-from data_loaders.types import PathLike
+from data_loaders.types import Array, PathLike
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -30,7 +33,8 @@ CARD = "card.json"
 AUTOENCODER, FLOW = "autoencoder.safetensors", "flow.safetensors"
 SIZE_FACTOR, LABELS = "size_factor.safetensors", "labels.safetensors"
 ON_DISK = "a model bundle is read from a disk; copy it there first"
-FILES = (AUTOENCODER, FLOW, SIZE_FACTOR, LABELS)  # whose checksums are in the card
+CALIBRATION = "calibration.safetensors"
+FILES = (AUTOENCODER, FLOW, SIZE_FACTOR, LABELS)  # of every bundle
 
 
 class CFGen(TrainedModel):
@@ -50,19 +54,30 @@ class CFGen(TrainedModel):
             save_file({k: v.contiguous() for k, v in self.autoencoder.state_dict().items()}, built / AUTOENCODER)
             save_file({k: v.contiguous() for k, v in self.velocity.state_dict().items()}, built / FLOW)
             save_arrays(self.size_factor.arrays(), built / SIZE_FACTOR)
-            save_arrays({"combinations": self.combinations, "counts": self.counts}, built / LABELS)
+            table: dict[str, Array] = {"combinations": self.combinations, "counts": self.counts}
+            table |= {} if self.mean_log_size is None else {"mean_log_size": self.mean_log_size}
+            save_arrays(table, built / LABELS)
+            if self.calibration is not None:
+                save_file(self.calibration.to("cpu").state(), built / CALIBRATION)
             card: dict[str, Any] = {
-                "format": FORMAT,
+                "format": FORMATS[0] if self.calibration is None else FORMATS[1],
                 "model": "CFGen",
                 "labels": self.labels,
                 "size_factor": {"kind": self.size_factor.kind, "covariate": self.size_factor.covariate},
                 "size_factor_range": self.velocity.size_factor_range,
                 "config": to_dict(self.config),
                 "provenance": self.provenance,
+                "combinations": dict(zip(("possible", "seen", "rare"), self.numbers_of_combinations(), strict=True)),
                 "genes": list(self.genes),
                 **({"features": self.features} if self.features else {}),
-                "sha256": {name: _sha256(built / name) for name in FILES},
+                **(
+                    {"transfer": {key: asdict(lesson) for key, lesson in self.transfer.items()}}
+                    if self.transfer
+                    else {}
+                ),
+                **({"calibration": self.calibration.spread()} if self.calibration is not None else {}),
             }
+            card["sha256"] = {name: _sha256(built / name) for name in files_of(card)}
             card["sha256"]["card"] = _digest(card)
             (built / CARD).write_text(json.dumps(card, indent=1))
             finish_output(built, path)
@@ -90,7 +105,7 @@ class CFGen(TrainedModel):
         if (path / "bundle" / CARD).is_file():
             path = path / "bundle"
         card = read_card(path)
-        for name in FILES:
+        for name in files_of(card):
             expected = card["sha256"].get(name)
             if not (path / name).is_file():
                 raise BadInput(f"bundle {path}: {name} is missing")
@@ -101,6 +116,7 @@ class CFGen(TrainedModel):
         try:
             arrays, table = load_arrays(path / SIZE_FACTOR), load_arrays(path / LABELS)
             weights = load_file(path / AUTOENCODER), load_file(path / FLOW)
+            offsets = load_file(path / CALIBRATION) if is_calibrated(card) else None
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise BadInput(f"bundle {path}: {one_line(error)}") from error
         check_arrays(arrays, table, card, config, f"bundle {path}")
@@ -120,6 +136,11 @@ class CFGen(TrainedModel):
             weights[1],
             f"bundle {path}: {FLOW}",
         )
+        calibration = None
+        if offsets is not None:
+            sizes = {name: len(categories) for name, categories in labels.items()}
+            check_state(empty_state(sizes, n_features), offsets, f"bundle {path}: {CALIBRATION}")
+            calibration = Calibration.filled(offsets, sizes, n_features)
         others = {name: arrays.pop(f"values.{name}") for name in features if f"values.{name}" in arrays}
         law = SizeFactorLaw(card["size_factor"]["kind"], card["size_factor"]["covariate"], **arrays, others=others)
         return cls(
@@ -134,6 +155,12 @@ class CFGen(TrainedModel):
             provenance=card["provenance"],
             digest=_sha256(path / CARD),
             features=features,
+            mean_log_size=table.get("mean_log_size"),
+            transfer={
+                key: Lesson(lesson["weight"], lesson["combinations"], lesson["way"])
+                for key, lesson in card.get("transfer", {}).items()
+            },
+            calibration=calibration,
         )
 
     def generate(
@@ -146,6 +173,7 @@ class CFGen(TrainedModel):
         steps: int | None = None,
         seed: int = 0,
         device: str = "cpu",
+        unseen: str | None = None,
     ) -> "ad.AnnData":
         """Generate cells in memory; `cfgen_dist.generation.run.generate` writes any number to disk.
 
@@ -166,6 +194,8 @@ class CFGen(TrainedModel):
         seed : int
         device : {"cpu", "cuda"}
             Where the networks run; counts are drawn on the CPU. A GPU makes other cells of the same law.
+        unseen : {"transfer", "compose", "refuse"}, optional
+            How label combinations without a training cell are made, as in `cfgen_dist.generation.options.Sampling`.
 
         Returns
         -------
@@ -177,7 +207,7 @@ class CFGen(TrainedModel):
         from cfgen_dist.generation.options import Sampling
         from cfgen_dist.generation.plan import make_plan
 
-        sampling = Sampling(guidance=guidance, solver=solver, steps=steps, seed=seed, device=device)
+        sampling = Sampling(guidance=guidance, solver=solver, steps=steps, seed=seed, device=device, unseen=unseen)
         return sample_in_memory(self, make_plan(self, n, labels=labels, sampling=sampling))
 
 
@@ -191,17 +221,28 @@ def read_card(path: PathLike) -> dict[str, Any]:
         why = "a run that has not finished: `train(resume=True)` goes on" if unfinished else "no card.json there"
         raise BadInput(f"{path}: {why}; expected a model bundle") from None
     card = plain_json(text, f"bundle {path}: {CARD}")
-    known = isinstance(card, dict) and card.get("model") == "CFGen" and card.get("format") == FORMAT
+    formats = [str(each) for each in FORMATS]
+    known = isinstance(card, dict) and card.get("model") == "CFGen" and str(card.get("format")) in formats
     if not known:
         found = "no keys"
         if isinstance(card, dict):
             found = f"format {show(card.get('format'))} of {show(card.get('model'))}"
-        raise BadInput(f"{path}/card.json: {found}, expected format {FORMAT} of 'CFGen'")
+        raise BadInput(f"{path}/card.json: {found}, expected format {' or '.join(formats)} of 'CFGen'")
     sums = card.get("sha256")
     if not isinstance(sums, dict) or sums.get("card") != _digest(card):
         raise BadInput(f"{path}/card.json was changed after it was written: its SHA-256 is not the one it holds")
     check_form(card, BundleCard, f"{path}/{CARD}")
     return dict(card)
+
+
+def is_calibrated(card: Mapping[str, Any]) -> bool:
+    """Whether a bundle with this card has a calibration."""
+    return bool(card["format"] == FORMATS[1])
+
+
+def files_of(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the files of a bundle with this card, whose checksums are in it."""
+    return (*FILES, CALIBRATION) if is_calibrated(card) else FILES
 
 
 def _digest(card: Mapping[str, Any]) -> str:

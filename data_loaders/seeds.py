@@ -55,6 +55,7 @@ class Training(IntEnum):
     AUTOENCODER = 0
     REFIT = 1  # the autoencoder on training and validation cells
     FLOW = 2
+    TRANSFER = 3  # which cells of combinations left out are compared, and the noise they are made of
 
 
 @unique
@@ -67,6 +68,7 @@ class Generation(IntEnum):
     TRANSLATION = 3  # the cells of a translated shard, then the number of the shard; alone: which cells are scored
     GUIDANCE = 4  # which real cells guided ones are compared with; then 1: the distances, 2: floor sets
     VERIFICATION = 5  # which shards are made again
+    TRANSFER = 6  # which pair lends its change to each cell of a combination never seen; the shard's number follows
 
 
 @unique
@@ -80,6 +82,7 @@ class Evaluation(IntEnum):
     CONTROL = 3  # cells of independent genes
     CLASSIFY = 4
     GROUPS = 5  # cells of the groups of other labels; a number of the labels' names follows
+    CEILING = 6  # cells of a perfect model that knows as many cells
 
 
 @unique

@@ -91,8 +91,13 @@ def _print_bundle(console: "Console", path: str, card: dict[str, Any]) -> None:
     for name, categories in card["labels"].items():
         shown = ", ".join(categories[:8]) + (", ..." if len(categories) > 8 else "")
         console.print(f"label       {name}: {len(categories)} categories ({shown})", markup=False)
+    if len(card["labels"]) > 1 and card.get("combinations"):
+        _print_combinations(console, card)
     of = f"per {law['covariate']}" if law["covariate"] else "of all cells"
     console.print(f"size factor {law['kind']} {of}", markup=False)
+    for name, modalities in card.get("calibration", {}).items():
+        sizes = ", ".join(f"{value:.3f} in {modality}" for modality, value in modalities.items())
+        console.print(f"calibrated  by {name}: offsets of {sizes} (root mean square of logs)", markup=False)
     console.print(f"sampling    {config['sampling']['solver']}, {config['sampling']['steps']} steps")
     atlas = trained.get("atlas", {})
     console.print(
@@ -104,8 +109,28 @@ def _print_bundle(console: "Console", path: str, card: dict[str, Any]) -> None:
     _print_fields(console, {"versions": trained.get("versions", {})})
 
 
+def _print_combinations(console: "Console", card: dict[str, Any]) -> None:
+    """Which combinations of labels training cells had, and what is done for the others."""
+    from cfgen_dist.model.transfer import FEW
+
+    numbers = card["combinations"]
+    console.print(
+        f"combined    {numbers['seen']:,} of {numbers['possible']:,} possible combinations were seen, "
+        f"{numbers['rare']:,} of them in fewer than {FEW} cells"
+    )
+    for name, lesson in card.get("transfer", {}).items():
+        if name in card["labels"]:
+            console.print(
+                f"unseen      {name} by transfer with weight {lesson['weight']:g}: {lesson['combinations']} seen "
+                f"combinations, left out in turn, came {max(lesson['way'], 0):.0%} of the way",
+                markup=False,
+            )
+
+
 def _of_which(metric: str, training: dict[str, float]) -> str:
     """What a value of validation cells is of, where the refit trained on them; nothing to say otherwise."""
+    if metric == "val_nll_uncalibrated":
+        return " (the same without the calibration)"
     if "val_nll_before_refit" not in training:
         return ""
     return {

@@ -30,6 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--control", action="store_true", help="also score cells whose genes were drawn independently inside each type"
     )
     parser.add_argument(
+        "--no-ceiling", dest="ceiling", action="store_false",
+        help="do not score what a perfect model that knows as many training cells would make",
+    )  # fmt: skip
+    parser.add_argument(
         "--embedding", choices=("umap", "pca"), default="umap", help="figure of the cells (default umap)"
     )
     parser.add_argument("--run", metavar="RUN", help="a training run, to show its training curves")
@@ -51,10 +55,11 @@ def run(args: argparse.Namespace) -> None:
     options = {"shard_size": args.shard_size} if args.shard_size is not None else {}
     result = evaluate(
         args.real, args.generated, args.out, label=args.label, protocol=args.protocol, sets=args.sets,
-        floor_sets=args.floor_sets, control=args.control, embedding=args.embedding, run=args.run, audit=args.audit,
-        seed=args.seed,
+        floor_sets=args.floor_sets, control=args.control, ceiling=args.ceiling, embedding=args.embedding, run=args.run,
+        audit=args.audit, seed=args.seed,
         markers=args.markers, resume=args.resume, ray=args.ray, workers=args.workers, **options,
     )  # fmt: skip
-    for sentence in (*result.get("protocol_says", ()), *result["warnings"], *result["verdict"]):
-        print(sentence)
+    for key in ("protocol_says", "warnings", "verdict", "ceiling_says"):
+        for sentence in result.get(key, ()):
+            print(sentence)
     print(f"Report: {Path(args.out) / 'report.html'}")

@@ -2,6 +2,7 @@
 
 import argparse
 
+from cfgen_dist.cli.values import pairs
 from data_loaders.errors import BadInput
 
 SHOWN = 20  # sources and notes that are printed
@@ -46,7 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test-fraction", type=float, default=0.2, metavar="F", help="share of test cells (default 0.2)"
     )
-    parser.add_argument("--holdout", metavar="COLUMN=F", help="test on whole donors: a column and the share held out")
+    parser.add_argument(
+        "--holdout",
+        metavar="COLUMN=F|NAME=VALUE[,...]",
+        help="test on whole donors: a column and the share held out; or on one combination of labels",
+    )
     parser.add_argument(
         "--val-fraction",
         type=float,
@@ -179,9 +184,17 @@ def _sources(paths: list[str], modalities: list[str] | None) -> list[str] | dict
     return named
 
 
-def _parse_holdout(text: str) -> tuple[str, float]:
+def _parse_holdout(text: str) -> tuple[str, float] | dict[str, str]:
+    """COLUMN=SHARE as a pair, NAME=VALUE,... as a dict."""
     column, _, share = text.partition("=")
     try:
         return column, float(share)
     except ValueError:
-        raise BadInput(f"--holdout {text}: expected COLUMN=SHARE, such as donor=0.2") from None
+        pass
+    try:
+        return pairs(text, "--holdout")
+    except BadInput:
+        raise BadInput(
+            f"--holdout {text}: expected COLUMN=SHARE, such as donor=0.2, or a combination of labels, such as "
+            "cell_type=B cells,condition=stim"
+        ) from None

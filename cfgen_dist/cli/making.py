@@ -6,7 +6,7 @@ from typing import Any
 from cfgen_dist.cli.values import weights
 from cfgen_dist.config import SOLVERS
 
-SAMPLING = ("guidance", "size_factor", "solver", "steps", "seed", "shard_size", "device")
+SAMPLING = ("guidance", "size_factor", "solver", "steps", "seed", "shard_size", "device", "unseen")
 WORKERS = ("ray", "workers", "resume")
 
 
@@ -22,6 +22,12 @@ def add_flow(parser: argparse.ArgumentParser) -> None:
     add_solver(parser)
     parser.add_argument("--seed", type=int, metavar="S", help="start of all random numbers (default 0)")
     parser.add_argument("--device", help="where the networks run: cpu (default) or cuda; part of the plan")
+    parser.add_argument(
+        "--unseen",
+        metavar="transfer|compose|refuse",
+        help="label combinations without a training cell: by what a label changes in other cells (default where the "
+        "model can), by guidance alone, or not at all",
+    )
     parser.add_argument("--shard-size", type=int, metavar="N", help="cells per shard")
 
 

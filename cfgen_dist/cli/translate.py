@@ -23,6 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--label", metavar="NAME", help="label that must be kept, for the scores (default: cell_type, or another one)"
     )
     parser.add_argument("--split", default="all", metavar="NAME", help="train, val, test or all (the default)")
+    parser.add_argument(
+        "--where", metavar="NAME=VALUE[,...]", help="which cells: those with these labels, such as condition=ctrl"
+    )
     add_flow(parser)
     add_workers(parser)
 
@@ -37,7 +40,14 @@ def run(args: argparse.Namespace) -> None:
     split = None if args.split == "all" else args.split
     options = making_options(args)
     summary = translate(
-        args.bundle, args.atlas, args.out, pairs(args.to, "--to"), label=args.label, split=split, **options
+        args.bundle,
+        args.atlas,
+        args.out,
+        pairs(args.to, "--to"),
+        label=args.label,
+        split=split,
+        where=pairs(args.where, "--where"),
+        **options,
     )
     scores = summary["scores"]
     title = f"{scores['batch']}, keeping {scores['label'] or 'no label'}"

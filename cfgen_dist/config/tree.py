@@ -219,6 +219,11 @@ class Config(Group):
         description="once validation cells have chosen the number of epochs, train again with them among the training "
         "cells",
     )
+    calibrate: bool = Field(
+        default=True,
+        description="once all is trained, compare the decoder's means with those of the training cells, feature by "
+        "feature in each category of every label, and add what is missing to its outputs",
+    )
     compile: bool = Field(default=False, description="use torch.compile: a minute at the start, less memory of the GPU")
     all_reduce: Literal["float32", "bfloat16"] = Field(
         default="float32", description="numbers in which workers exchange gradients"

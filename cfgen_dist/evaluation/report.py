@@ -112,6 +112,7 @@ def render(result: Mapping[str, Any], images: Mapping[str, str], embedding: str)
         of_groups=group_metrics(), limits=attributes, modalities=modalities,
         images=images, captions=CAPTIONS, arrows=ARROWS, verdicts=VERDICTS,
         paper=result["protocol"] == "paper", control=bool(result["n_sets"]["control"]), sources=_sources(result),
+        ceiling=bool(result.get("n_ceiling")),
         embedding=embedding, spread="sd_types" if result["protocol"] == "paper" else "sd",
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )  # fmt: skip

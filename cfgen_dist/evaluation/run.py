@@ -20,6 +20,7 @@ from cfgen_dist.evaluation import stages
 from cfgen_dist.evaluation.attributes import choose_groupings
 from cfgen_dist.evaluation.audited import read_audit
 from cfgen_dist.evaluation.by_attribute import score_attributes
+from cfgen_dist.evaluation.ceiling import ceiling_in_words, ceiling_sets, write_ceiling
 from cfgen_dist.evaluation.control import write_control
 from cfgen_dist.evaluation.copies import find_copies, sentences_on
 from cfgen_dist.evaluation.groups import Running, score_apart
@@ -60,8 +61,9 @@ class ResultForm(Record):
 @alone()
 def evaluate(
     real: Source, generated: Source | Sequence[Source], out: PathLike | None = None, *, label: str | None = None,
-    protocol: str = "centred", sets: int = 3, floor_sets: int = 5, control: bool = False, embedding: str = "umap",
-    run: PathLike | None = None, audit: PathLike | None = None, seed: int = 0, markers: PathLike | None = None,
+    protocol: str = "centred", sets: int = 3, floor_sets: int = 5, control: bool = False, ceiling: bool = True,
+    embedding: str = "umap", run: PathLike | None = None, audit: PathLike | None = None, seed: int = 0,
+    markers: PathLike | None = None,
     shard_size: int = stages.SHARD_SIZE, resume: bool = False, ray: str | None = None, workers: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare generated cells with the test cells of a real atlas.
@@ -96,6 +98,9 @@ def evaluate(
         Generated sets to split one store into; sets of training cells for the floor.
     control : bool
         Also score cells whose genes were drawn independently inside each type (see `independent_genes`).
+    ceiling : bool
+        Also score what a perfect model would make that knows as many training cells (see `evaluation.ceiling`): three
+        sets, or one where a set has more than 5,000 cells.
     embedding : {"umap", "pca"}
         For the figure of the cells.
     run : path-like, optional
@@ -120,14 +125,14 @@ def evaluate(
     Returns
     -------
     dict
-        What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control": {"mean", "sd", "sd_types"},
-        "real", "verdict", "title", "meaning"}}, `protocol_says` (sentences: how the figures of the protocol differ from
-        the default's), `types` (one dict per type, see `summary.summarise_types`), `lacking` (see
-        `selection.Lacking`), `attributes` (one dict per label and combination, see `score_attributes`), `sets` (the
-        values of every set), `audit` (see `audited.read_audit`), `warnings` (sentences: what is said before any score),
-        `copies` (of each source, see `copies.Copies`), `verdict` (sentences), `notes`, `protocol`, `label`, `seed`,
-        `settings`, `provenance`, and `modalities` (see `compare_modalities`) of cells that have several, or with
-        `markers`.
+        What `metrics.json` holds: `metrics` {name: {"generated", "floor", "control", "ceiling": {"mean", "sd",
+        "sd_types"}, "real", "verdict", "title", "meaning"}}, `protocol_says` (sentences: how the figures of the
+        protocol differ from the default's), `ceiling_says` (sentences: the ceiling of some measures; `n_ceiling` sets),
+        `types` (one dict per type, see `summary.summarise_types`), `lacking` (see `selection.Lacking`), `attributes`
+        (one dict per label and combination, see `score_attributes`), `sets` (the values of every set), `audit` (see
+        `audited.read_audit`), `warnings` (sentences: what is said before any score), `copies` (of each source, see
+        `copies.Copies`), `verdict` (sentences), `notes`, `protocol`, `label`, `seed`, `settings`, `provenance`, and
+        `modalities` (see `compare_modalities`) of cells that have several, or with `markers`.
 
     Raises
     ------
@@ -160,11 +165,12 @@ def evaluate(
         raise BadInput(f"{cells.name}: {len(test)} test cells found, expected at least 2")
     chosen = select(cells, sources, test, train, sets=sets, floor_sets=floor_sets, control=control, seed=seed)
     groupings, unseen = choose_groupings(inputs, test, train, n_sets=chosen.n_sets, seed=seed)
-    n_sets, rows, source_of = chosen.n_sets, dict(chosen.rows), dict(chosen.source_of)
+    n_sets, n_ceiling = chosen.n_sets, ceiling_sets(chosen.wanted, ceiling)
+    rows, source_of = dict(chosen.rows), dict(chosen.source_of)
     settings: dict[str, Any] = {
         "catalogue": catalogue.digest(), "protocol": protocol, "label": cells.label, "seed": seed,
         "shard_size": shard_size, "n_sets": n_sets, "cells": [source.identity for source in (cells, *sources)],
-        "rows": chosen.digest(), "attributes": [grouping.digest() for grouping in groupings],
+        "ceiling": n_ceiling, "rows": chosen.digest(), "attributes": [grouping.digest() for grouping in groupings],
     }  # fmt: skip
     if audited is not None:
         settings["audit"] = hashlib.sha256(json.dumps(audited).encode()).hexdigest()
@@ -186,14 +192,16 @@ def evaluate(
     types, wanted = scored_cells[0].types, {0: sum(chosen.wanted.values())} if inputs.pooled else chosen.wanted
 
     with open_pool(Workers(ray, workers)) as pool, parts_of(out, settings, resume, "evaluation") as folder:
-        for draw in range(n_sets["control"]):
-            path = folder / f"control-{draw}.zarr"
-            if not path.exists():
-                write_control(path, cells, train, chosen.wanted, seed, draw)
-            drawn = open_cells(path, cells.label)
-            scored_cells.append(drawn.without_types() if inputs.pooled else drawn.with_types_of(cells))
-            origins.append(path)
-            rows[f"control-{draw}"], source_of[f"control-{draw}"] = np.arange(len(drawn)), len(origins) - 1
+        made_here = (("control", write_control, n_sets["control"]), ("ceiling", write_ceiling, n_ceiling))
+        for kind, write, n in made_here:
+            for draw in range(n):
+                path = folder / f"{kind}-{draw}.zarr"
+                if not path.exists():
+                    write(path, cells, train, chosen.wanted, seed, draw)
+                drawn = open_cells(path, cells.label)
+                scored_cells.append(drawn.without_types() if inputs.pooled else drawn.with_types_of(cells))
+                origins.append(path)
+                rows[path.stem], source_of[path.stem] = np.arange(len(drawn)), len(origins) - 1
         plan = {
             "sets": source_of, "protocol": protocol, "seed": seed, "n_types": len(types),
             "n_genes": len(cells.genes), "settings": digest, "pooled": inputs.pooled,
@@ -203,7 +211,10 @@ def evaluate(
         stages.fit(work, pool, setup, shard_size)
         stages.scan(work, pool, setup, shard_size)
         scored = stages.score(work, pool, setup, types, measured)
-        scores = {kind: [scored[f"{kind}-{draw}"] for draw in range(n)] for kind, n in n_sets.items()}
+        scores = {
+            kind: [scored[f"{kind}-{draw}"] for draw in range(n)]
+            for kind, n in (n_sets | {"ceiling": n_ceiling}).items()
+        }
         reference = work.matched() or work.cell_set("test")
         metrics = summarise_metrics(scores, reference, measured, chosen.lacking)
         name_figures(metrics, protocol)
@@ -214,6 +225,8 @@ def evaluate(
         result = {
             "format": FORMAT, "kind": "cfgen-dist evaluation", "protocol": protocol, "label": cells.label, "seed": seed,
             "protocol_says": said(protocol),
+            "n_ceiling": n_ceiling,
+            "ceiling_says": ceiling_in_words(metrics, len(train)),
             "n_sets": n_sets,
             "warnings": inputs.warnings + warnings,
             "copies": [asdict(found) for found in copies],

@@ -14,7 +14,7 @@ from cfgen_dist.evaluation.selection import Lacking
 from cfgen_dist.evaluation.verdict import VERDICTS, judge, sees_absence
 from data_loaders.types import Array
 
-# `generated`, `floor`, `control` → what `score.collect` gave of each set
+# `generated`, `floor`, `control`, `ceiling` → what `score.collect` gave of each set
 Scores = Mapping[str, Sequence[tuple[Values, pd.DataFrame]]]
 
 
@@ -38,7 +38,7 @@ def summarise(scores: Sequence[Values]) -> dict[str, dict[str, float]]:
 def summarise_metrics(
     scores: Scores, real: CellSet, metrics: Sequence[Metric], lacking: Lacking
 ) -> dict[str, dict[str, Any]]:
-    """The summary of each metric: generated, floor and control, the real value where there is one, the verdict.
+    """The summary of each metric: generated, floor, control, ceiling, the real value where there is one, the verdict.
 
     A metric that a type's absence makes wrong (`verdict.sees_absence`) is off when generated sets lack one; `lacks`
     says so.
@@ -79,7 +79,8 @@ def summarise_types(
     -------
     list of dict
         `type`, `cells_test`, `cells_set` (wanted in each set), `state` (`compared`, `missing`, `thin`, `no floor`), and
-        `generated`, `floor`, `control`: the mean over sets of each metric of types, None where a set has no cells.
+        `generated`, `floor`, `control`, `ceiling`: the mean over sets of each metric of types, None where a set has no
+        cells.
     """
     means = _means_by_type(scores)
     states = dict.fromkeys(lacking.missing, "missing") | dict.fromkeys(lacking.thin, "thin")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
+from cfgen_dist.generation.unseen import check_way
 from cfgen_dist.generation.weights import guidance_weights
 from cfgen_dist.model.solvers import ADAPTIVE, SOLVERS
 from cfgen_dist.workers.options import WorkersOptions
@@ -39,6 +40,10 @@ class Sampling:
     device : {"cpu", "cuda"}
         Where the networks run; counts are drawn on the CPU. A GPU makes other cells of the same law. With Ray each
         actor takes an eighth of a GPU.
+    unseen : {"transfer", "compose", "refuse"}, optional
+        How label combinations that no training cell had are made: from the nearest one that was seen by what a label
+        changes in other cells, as `cfgen_dist.model.transfer` says (a model with joint conditioning), or by guidance as
+        if they had been seen. By default the first where that is possible, else the second.
     """
 
     guidance: Mapping[str, float] | None = None
@@ -48,6 +53,7 @@ class Sampling:
     seed: int = 0
     shard_size: int = SHARD_SIZE
     device: str = "cpu"
+    unseen: str | None = None
 
 
 DEFAULTS = Sampling()
@@ -61,6 +67,7 @@ class FlowOptions(TypedDict, total=False):
     steps: int | None
     seed: int
     device: str
+    unseen: str | None
 
 
 class ShardOptions(FlowOptions, total=False):
@@ -115,6 +122,7 @@ def settle(sampling: Sampling, model: "TrainedModel") -> Settled:
         seed=sampling.seed,
         device=sampling.device,
     )
+    check_way(sampling.unseen)
     check_settings(settled.solver, settled.steps, settled.size_factor, settled.shard_size, settled.seed, settled.device)
     return settled
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from cfgen_dist.generation.options import DEFAULTS, Sampling, check_settings, settle
 from cfgen_dist.generation.request import MOST_CELLS, combinations_of
+from cfgen_dist.generation.unseen import choose_way
 from cfgen_dist.generation.weights import MOST_GUIDANCE, is_joint, refuse_unseen, warn_of_dropped
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
@@ -89,6 +90,8 @@ class Plan(Sharded):
     seed : int
     device : {"cpu", "cuda"}
         Where the networks run. Part of the plan because a GPU rounds differently.
+    unseen : {"compose", "transfer"}
+        How combinations without a training cell are made; see `cfgen_dist.generation.unseen`.
     """
 
     bundle: str
@@ -102,6 +105,12 @@ class Plan(Sharded):
     shard_size: int
     seed: int
     device: str = "cpu"
+    unseen: str = "compose"  # also of plans made before there was another way
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values; without `unseen` where every combination was seen, as plans were before."""
+        values = super().to_dict()
+        return values if self.unseen == "transfer" else {key: v for key, v in values.items() if key != "unseen"}
 
     @cached_property
     def n_cells(self) -> int:
@@ -157,7 +166,8 @@ def make_plan(
     if not isinstance(labels, pd.DataFrame):
         warn_of_dropped(model, labels, settled.weights)
     refuse_unseen(model, codes, settled.weights)
-    plan = Plan(bundle=model.digest, codes=codes.tolist(), counts=counts.tolist(), **settled._asdict())
+    way = choose_way(model, codes, counts, sampling.unseen)
+    plan = Plan(bundle=model.digest, codes=codes.tolist(), counts=counts.tolist(), unseen=way, **settled._asdict())
     _check_shards(plan)
     return plan
 
@@ -238,6 +248,7 @@ def _wrong_entry(plan: Plan, model: TrainedModel) -> str | None:
         "solver": _is_word(plan.solver),
         "size_factor": _is_word(plan.size_factor),
         "device": _is_word(plan.device),
+        "unseen": plan.unseen in ("compose", "transfer"),
         "codes": isinstance(plan.codes, list) and all(map(is_combination, plan.codes)),
         "counts": isinstance(plan.counts, list) and all(type(n) is int and n >= 0 for n in plan.counts),
         "weights": isinstance(plan.weights, list) and all(type(w) in (int, float) for w in plan.weights),

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from cfgen_dist.generation.weights import guided_field
+from cfgen_dist.generation.unseen import Borrowed, Lender, carry
+from cfgen_dist.generation.weights import acting_codes
 from cfgen_dist.model.likelihoods.likelihood import LARGEST_COUNT
 from cfgen_dist.model.multimodal import branches
-from cfgen_dist.model.solvers import integrate
 from data_loaders.errors import BadInput
 from data_loaders.seeds import Generation, generator
 from data_loaders.types import Array, Floats, Ints
@@ -50,17 +50,24 @@ def sample_shard(model: TrainedModel, shard: int, plan: Plan) -> tuple[dict[str,
     z0 = rng.standard_normal((n, model.config.autoencoder.latent_dim), dtype=np.float32)
     law = dataclasses.replace(model.size_factor, kind=plan.size_factor)
     size_factor = law.draw(_category(model, law.covariate, codes), rng)
+    lent = None
+    if plan.unseen == "transfer":
+        lent = Lender(model).borrow(codes, generator(plan.seed, Generation.TRANSFER, shard).random(n))
+        size_factor *= np.exp(lent.log_scale)
     networks = branches(model.autoencoder)
     seeds = {name: rng.integers(0, 2**64, n, dtype=np.uint64) for name in networks}
     sizes = law.draw_others(size_factor, _category(model, law.covariate, codes), rng) | {"rna": size_factor}
     theta_category = _category(model, model.config.autoencoder.theta_covariate, codes)
+    acting = acting_codes(model, plan.weights, codes)
     blocks: dict[str, list[Rows]] = {name: [] for name in networks}
     for start in range(0, n, plan.batch_size):
         rows = slice(start, start + plan.batch_size)
-        z = generate_latents(model, plan, z0[rows], codes[rows], size_factor[rows])
+        z = generate_latents(model, plan, z0[rows], codes[rows], size_factor[rows], lent and lent.take(rows))
+        shifts = model.shifts(acting[rows])
         for name, network in networks.items():
             size = sizes[name][rows] if name in sizes else None
-            blocks[name].append(network.draw(z, size, theta_category[rows], seeds[name][rows], rng))
+            drawn = network.draw(z, size, theta_category[rows], seeds[name][rows], rng, shifts.get(name))
+            blocks[name].append(drawn)
     return {name: stacked(blocks[name], networks[name].n_genes) for name in networks}, codes
 
 
@@ -76,12 +83,31 @@ def stacked(blocks: list[Rows], n_features: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((values, np.concatenate(indices), starts), shape=(len(lengths), n_features))
 
 
-def generate_latents(model: TrainedModel, plan: Plan, z0: Floats, codes: Ints, size_factor: Floats) -> torch.Tensor:
-    """Latents (B, D) tensor, of noise z0 (B, D), labels (B, K) and size factors (B,)."""
-    logs = torch.from_numpy(np.log(size_factor).astype(np.float32)).to(model.device)
-    field = guided_field(model, plan.weights, torch.from_numpy(codes).to(model.device), logs)
+def generate_latents(
+    model: TrainedModel, plan: Plan, z0: Floats, codes: Ints, size_factor: Floats, lent: Borrowed | None
+) -> torch.Tensor:
+    """Latents of cells.
+
+    Parameters
+    ----------
+    model : TrainedModel
+    plan : Plan
+    z0 : (B, D) float32 array
+        Noise.
+    codes : (B, K) int64 array
+        Labels.
+    size_factor : (B,) float64 array
+    lent : Borrowed, optional
+        What cells of combinations never seen borrow: these follow a field of their own.
+
+    Returns
+    -------
+    (B, D) tensor
+    """
     noise = torch.from_numpy(z0).to(model.device)
-    return model.velocity.restore(integrate(field, noise, solver=plan.solver, steps=plan.steps))
+    logs = torch.from_numpy(np.log(size_factor).astype(np.float32)).to(model.device)
+    z = carry(model, plan.weights, codes, logs, lent, noise, solver=plan.solver, steps=plan.steps)
+    return model.velocity.restore(z)
 
 
 def _category(model: TrainedModel, covariate: str | None, codes: Ints) -> Ints:

@@ -57,6 +57,15 @@ def weight_of_each(model: TrainedModel, weights: Sequence[float]) -> dict[str, f
     return dict(zip(model.labels, list(weights) * len(model.labels) if is_joint(model) else weights, strict=True))
 
 
+def acting_codes(model: TrainedModel, weights: Sequence[float], codes: Ints) -> Ints:
+    """Labels (N, K) as the decoder may know them: -1 where an attribute's guidance weight is 0 or less.
+
+    Such cells bear the label and are not made by it, so the offsets of its categories are not theirs.
+    """
+    acting = np.array([weight > 0 for weight in weight_of_each(model, weights).values()], bool)
+    return np.where(acting, codes, -1)
+
+
 def guided_field(
     model: TrainedModel, weights: Sequence[float], codes: torch.Tensor, log_size_factor: torch.Tensor
 ) -> Callable[[torch.Tensor, float], torch.Tensor]:

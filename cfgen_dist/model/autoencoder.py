@@ -159,9 +159,15 @@ class Autoencoder(nn.Module):
         """What latents z (B, D) stand for, (B, G): log gene proportions; of a Bernoulli modality, logits."""
         return self.likelihood.decode(self._outputs(z))
 
-    def _outputs(self, z: Tensor) -> Tensor:
-        """The decoder's outputs in float32, also where it computes in less."""
+    def expected(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Expected counts (B, G) of latents z (B, D), see `Likelihood.expected`; `shift` as in `nll`."""
+        return self.likelihood.expected(self._outputs(z, shift))
+
+    def _outputs(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
+        """The decoder's outputs in float32, also where it computes in less, with the offsets of a calibration."""
         outputs: Tensor = self.decoder(z).float()
+        if shift is not None:
+            outputs[:, : self.n_genes] += shift
         return outputs
 
     def dispersion(self, category: Tensor | None = None) -> Tensor | None:
@@ -175,7 +181,13 @@ class Autoencoder(nn.Module):
             raise ValueError("one theta per gene and category: the category of each cell is needed")
         return log_theta[category]
 
-    def forward(self, counts: Tensor, size_factor: Tensor, category: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        counts: Tensor,
+        size_factor: Tensor,
+        category: Tensor | None = None,
+        shifts: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """The loss: mean over cells of the negative log-likelihood summed over genes.
 
         Parameters
@@ -183,6 +195,8 @@ class Autoencoder(nn.Module):
         counts : (B, G) float tensor
         size_factor : (B,) float tensor
         category : (B,) int64 tensor, optional
+        shifts : dict of str to (B, G) tensor, optional
+            As `cfgen_dist.model.calibration.Calibration.shifts` gives them; that of `rna` is taken.
 
         Returns
         -------
@@ -191,7 +205,7 @@ class Autoencoder(nn.Module):
         z = self.encode(counts, size_factor)
         if self.training and self.latent_noise > 0:
             z = z + self.latent_noise * torch.randn_like(z)
-        return self.nll(z, counts, size_factor, category).mean()
+        return self.nll(z, counts, size_factor, category, (shifts or {}).get("rna")).mean()
 
     @property
     def has_one_pass(self) -> bool:
@@ -249,11 +263,29 @@ class Autoencoder(nn.Module):
             hidden, self._last_layer, log_theta, self.likelihood, lines, size_factor, counts, self.n_genes, half
         )
 
-    def nll(self, z: Tensor, counts: Tensor, size_factor: Tensor, category: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood (B,) of dense counts (B, G) under latents z (B, D), summed over genes."""
-        return self.likelihood.nll(self._outputs(z), counts, size_factor, self.dispersion(category))
+    def nll(
+        self,
+        z: Tensor,
+        counts: Tensor,
+        size_factor: Tensor,
+        category: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
+        """Negative log-likelihood (B,) of dense counts (B, G) under latents z (B, D), summed over genes.
 
-    def draw(self, z: Tensor, size_factor: Floats | None, category: Ints, seeds: Ints, rng: np.random.Generator) -> Csr:
+        `shift` (B, G) is what a calibration adds to the decoder's outputs.
+        """
+        return self.likelihood.nll(self._outputs(z, shift), counts, size_factor, self.dispersion(category))
+
+    def draw(
+        self,
+        z: Tensor,
+        size_factor: Floats | None,
+        category: Ints,
+        seeds: Ints,
+        rng: np.random.Generator,
+        shift: Tensor | None = None,
+    ) -> Csr:
         """Draw counts of latents z (B, D) straight into CSR; of a Bernoulli modality, zeros and ones.
 
         Parameters
@@ -265,13 +297,15 @@ class Autoencoder(nn.Module):
             Whose theta; zeros when there is one a gene.
         seeds, rng
             As in `cfgen_dist.model.likelihoods.likelihood.Likelihood.draw`.
+        shift : (B, G) tensor, optional
+            What a calibration adds to the decoder's outputs.
 
         Returns
         -------
         data, indices, indptr : arrays
         """
         log_theta = self.dispersion(torch.from_numpy(category).to(z.device))
-        return self.likelihood.draw(self._outputs(z), size_factor, log_theta, seeds, rng)
+        return self.likelihood.draw(self._outputs(z, shift), size_factor, log_theta, seeds, rng)
 
     def gene_penalty(self) -> Tensor:
         """Group lasso on the decoder's last weights, one group a gene: the sum over genes of the norm of its row.

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     Check = Callable[[Array], bool]
 
-FORMAT = 1
+FORMATS = (1, 2)  # 2: with a calibration, which older programs would leave out without a word
 MOST_BLOCKS = 10_000  # of the velocity network
+MOST_WEIGHT = 100.0  # of a change that is lent to combinations never seen
 Names = Annotated[list[str], Field(min_length=1)]
 
 
@@ -50,6 +51,22 @@ class Provenance(Record):
     versions: dict[str, str] = Field(default={})
 
 
+class LearnedChange(Record):
+    """What leaving out combinations taught of an attribute; see `cfgen_dist.model.transfer.Lesson`."""
+
+    weight: Annotated[float, Field(ge=-MOST_WEIGHT, le=MOST_WEIGHT)]
+    combinations: Whole
+    way: float
+
+
+class Combinations(Record):
+    """How many combinations of labels are possible, how many were seen, and in few cells."""
+
+    possible: Whole
+    seen: Whole
+    rare: Whole
+
+
 class BundleCard(Record):
     """The form of `card.json`."""
 
@@ -62,6 +79,9 @@ class BundleCard(Record):
     provenance: Provenance
     genes: Names
     features: dict[str, Names] = Field(default={})
+    combinations: Combinations | None = None
+    transfer: dict[str, LearnedChange] = Field(default={})
+    calibration: dict[str, dict[str, float]] = Field(default={})
     sha256: dict[str, Sha256]
 
     @model_validator(mode="after")
@@ -173,9 +193,10 @@ def check_arrays(
     n = len(card["labels"][covariate]) if covariate is not None else 1
     sized = [each for each in card.get("features", {}) if _is_sized(config, each)]
     length = len(arrays["values"]) if getattr(arrays.get("values"), "ndim", 0) else 0
+    finite: Check = lambda values: bool(np.isfinite(values).all())  # noqa: E731
     positive: Check = lambda values: bool(np.isfinite(values).all() and (values > 0).all())  # noqa: E731
     rules: dict[str, tuple[str, tuple[int, ...], Check]] = {
-        "mean": ("float64", (n,), lambda values: bool(np.isfinite(values).all())),
+        "mean": ("float64", (n,), finite),
         "std": ("float64", (n,), lambda values: bool(np.isfinite(values).all() and (values >= 0).all())),
         "values": ("float64", (max(length, 1),), positive),
         "offsets": ("int64", (n + 1,), lambda values: _are_offsets(values, length)),
@@ -192,6 +213,7 @@ def check_arrays(
                 lambda codes: bool(((codes >= -1) & (codes < np.array(sizes, np.int64))).all()),  # -1: no label
             ),
             "counts": ("int64", (m,), lambda counts: bool((counts > 0).all() and counts.max() < 1 << 53)),
+            **({"mean_log_size": ("float64", (m,), finite)} if "mean_log_size" in table else {}),
         },
         f"{name}: label combinations",
     )  # fmt: skip

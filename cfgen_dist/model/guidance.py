@@ -36,8 +36,12 @@ def guided(
     -------
     callable (z (B, D), t float) -> (B, D) tensor
     """
-    n = len(codes)
-    terms: list[tuple[float, Tensor]] = []  # (weight, codes seen)
+    return combined(velocity, guided_terms(codes, weights, joint), log_size_factor)
+
+
+def guided_terms(codes: Tensor, weights: Sequence[float] | float, joint: bool = False) -> list[tuple[float, Tensor]]:
+    """The terms of the guided field, as (weight, labels that the network sees); see `guided`."""
+    terms: list[tuple[float, Tensor]] = []
     if joint:
         terms.append((float(cast(float, weights)), codes))
     else:
@@ -49,14 +53,40 @@ def guided(
     unconditional = 1.0 - sum(weight for weight, _ in terms)
     if abs(unconditional) > 1e-12 or not terms:
         terms.append((unconditional, torch.full_like(codes, ABSENT)))
+    return terms
+
+
+def combined(
+    velocity: "Velocity | PreparedVelocity",
+    terms: Sequence[tuple[float | Tensor, Tensor]],
+    log_size_factor: Tensor | None,
+) -> Callable[[Tensor, float], Tensor]:
+    """The weighted sum of velocities under several labels, all of them one batch of the network.
+
+    Parameters
+    ----------
+    velocity : Velocity or PreparedVelocity
+    terms : sequence of (float or (B,) tensor, (B, K) int64 tensor)
+        Weight, of all cells or one a cell, and the labels that the network sees.
+    log_size_factor : (B,) tensor, optional
+
+    Returns
+    -------
+    callable (z (B, D), t float) -> (B, D) tensor
+    """
+    n = len(terms[0][1])
     seen = torch.cat([seen for _, seen in terms])
-    factors = torch.tensor([weight for weight, _ in terms], device=codes.device)
+    of_each = any(isinstance(weight, Tensor) for weight, _ in terms)
+    if of_each:
+        factors = torch.stack([torch.as_tensor(weight, device=seen.device).expand(n) for weight, _ in terms])
+    else:
+        factors = torch.tensor([weight for weight, _ in terms], device=seen.device)
     sizes = None if log_size_factor is None else log_size_factor.repeat(len(terms))
 
     def field(z: Tensor, t: float) -> Tensor:
         time = torch.full((n * len(terms),), t, device=z.device)
         v = velocity(z.repeat(len(terms), 1), time, seen, sizes)
-        return torch.einsum("w,wbd->bd", factors, v.view(len(terms), n, -1))
+        return torch.einsum("wb,wbd->bd" if of_each else "w,wbd->bd", factors, v.view(len(terms), n, -1))
 
     return field
 

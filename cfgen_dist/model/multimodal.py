@@ -69,7 +69,13 @@ class JointAutoencoder(nn.Module):
         latents: Tensor = self.join(torch.cat(codes, dim=1))
         return latents
 
-    def forward(self, counts: Mapping[str, Tensor], size_factor: Tensor, category: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        counts: Mapping[str, Tensor],
+        size_factor: Tensor,
+        category: Tensor | None = None,
+        shifts: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """The loss: mean over cells of the negative log-likelihood, summed over features and modalities.
 
         Parameters
@@ -77,6 +83,8 @@ class JointAutoencoder(nn.Module):
         counts, size_factor
             As `encode` takes them.
         category : (B,) int64 tensor, optional
+        shifts : dict of str to (B, features) tensor, optional
+            Modality → what a calibration adds to its decoder's outputs.
 
         Returns
         -------
@@ -88,7 +96,7 @@ class JointAutoencoder(nn.Module):
         sizes = self._sizes(counts, size_factor)
         total = torch.zeros((), device=z.device)
         for name, branch in self._named():
-            nll = branch.nll(z, counts[name], sizes[name], category)
+            nll = branch.nll(z, counts[name], sizes[name], category, (shifts or {}).get(name))
             total = total + torch.where(sizes[name] > 0, nll, 0.0)
         return total.mean()
 

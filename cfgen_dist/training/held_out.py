@@ -11,6 +11,7 @@ import torch
 
 from cfgen_dist.config import Config
 from cfgen_dist.model.autoencoder import Autoencoder
+from cfgen_dist.model.calibration import Calibration
 from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.training.flow import FlowTask
@@ -22,7 +23,13 @@ from data_loaders.types import Ints
 MOST_CELLS = 50_000  # of them, evenly over the atlas: what is enough for four digits
 
 
-def validation_nll(autoencoder: Autoencoder | JointAutoencoder, atlas: Atlas, config: Config, device: str) -> float:
+def validation_nll(
+    autoencoder: Autoencoder | JointAutoencoder,
+    atlas: Atlas,
+    config: Config,
+    device: str,
+    calibration: Calibration | None = None,
+) -> float:
     """Negative log-likelihood of validation cells, nats per cell.
 
     Parameters
@@ -34,16 +41,20 @@ def validation_nll(autoencoder: Autoencoder | JointAutoencoder, atlas: Atlas, co
         Settled.
     device : str
         Where it runs.
+    calibration : Calibration, optional
+        What is added to the decoder's outputs.
     """
     covariate = config.autoencoder.theta_covariate
+    offsets = Calibration() if calibration is None else calibration.to(device)
 
     def loss(batch: CellBatch, number: int) -> torch.Tensor:
         category = batch.labels[covariate] if covariate else None
-        found: torch.Tensor = autoencoder(autoencoder.dense(batch.counts, device), batch.size_factor, category)
+        dense, shifts = autoencoder.dense(batch.counts, device), offsets.shifts(batch.labels)
+        found: torch.Tensor = autoencoder(dense, batch.size_factor, category, shifts)
         return found
 
     autoencoder.to(device)
-    labels = [covariate] if covariate else []
+    labels = (config.labels or []) if calibration else [covariate] if covariate else []
     value = _mean(atlas, atlas.rows(split="val"), config.autoencoder.batch_size, labels, device, loss)
     autoencoder.cpu()
     return value

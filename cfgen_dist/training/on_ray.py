@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cfgen_dist")
 TRIES = 3  # starts in a row that end with lost workers before any of them has saved anything new
 LOG, ERRORS = "train.log", "errors.log"  # in the run directory: rank 0's progress lines; tracebacks
-SAVED = ("last.ckpt", "weights.safetensors", "part-*.npy")
+SAVED = ("last.ckpt", "weights.safetensors", "part-*.npz")
 SECONDS_OF_SILENCE = (8, 60)  # before it is said that workers are waited for; before that is repeated
 FAILED_AT = "failed_at"  # attribute of an error: when it was raised
 

@@ -128,7 +128,7 @@ def train(
 
 def _begin_run(out: Path, config: Config, atlas: Atlas) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    facts = identity(atlas) | {"contents": atlas.contents, "config": _digest(config)}
+    facts = identity(atlas) | {"contents": atlas.contents, "config": _digest(to_dict(config))}
     write_whole(out / "atlas.json", lambda file: file.write(json.dumps(sealed(facts)).encode()))
     save_config(config, out / "config.yaml")  # last: with it the run exists
 
@@ -175,16 +175,17 @@ def read_run(out: Path) -> tuple[Config, dict[str, Any]]:
         raise BadInput(f"{out}/atlas.json is missing; give another directory") from None
     except BadInput as error:
         raise BadInput(f"{out}/atlas.json is damaged ({error}); give another directory") from error
-    if trained_on["config"] not in (None, _digest(saved)):
+    # of the keys that are there: a run of an older version was started without the others
+    if trained_on["config"] not in (None, _digest(saved.model_dump(exclude_unset=True))):
         raise BadInput(
             f"{out}/config.yaml was changed after the run was started; restore it, or give another directory"
         )
     return saved, trained_on
 
 
-def _digest(config: Config) -> str:
+def _digest(settings: Mapping[str, Any]) -> str:
     """SHA-256 of the settings, however they are written down."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

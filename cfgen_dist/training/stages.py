@@ -1,4 +1,4 @@
-"""The stages of a run, one after the other, on every rank: autoencoder, latents, flow, bundle.
+"""The stages of a run, one after the other, on every rank: autoencoder, latents, flow, calibration, bundle.
 
 Each stage leaves its result in the run directory, written by rank 0; a run that is started again skips what is there.
 """
@@ -21,10 +21,12 @@ from cfgen_dist.bundle import CFGen
 from cfgen_dist.config import Config, SizeFactorConfig
 from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.bundle_form import check_state
-from cfgen_dist.model.multimodal import JointAutoencoder
+from cfgen_dist.model.calibration import Calibration, empty_state
+from cfgen_dist.model.multimodal import JointAutoencoder, branches
 from cfgen_dist.model.size_factor import SizeFactorLaw
 from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
+from cfgen_dist.training.calibration import calibrate
 from cfgen_dist.training.encode import encode
 from cfgen_dist.training.flow import train_flow, untrained_velocity
 from cfgen_dist.training.held_out import validation_loss, validation_nll
@@ -32,9 +34,10 @@ from cfgen_dist.training.memory import give_memory_back
 from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, sized_modalities
 from cfgen_dist.training.ranks import on_main
 from cfgen_dist.training.settings import RunSettings
+from cfgen_dist.training.transfer import learn_transfer
 from data_loaders import Atlas
 from data_loaders.errors import BadInput
-from data_loaders.types import Ints
+from data_loaders.types import Floats, Ints
 from data_loaders.vouchers import check_vouched, vouch, write_vouched
 
 log = logging.getLogger("cfgen_dist")
@@ -59,8 +62,15 @@ def run_stages(atlas: Atlas, out: Path, config: Config) -> None:
     latents = encode(atlas, autoencoder, out / "latents.zarr", _device(config.accelerator))
     give_memory_back()
     velocity = _velocity(latents, label_categories(atlas, config), config, out / "flow")
-    training = on_main(lambda: _on_validation_cells(atlas, latents, config, autoencoder, velocity, out))
-    on_main(lambda: assemble(atlas, config, autoencoder, velocity, _provenance(atlas, training)).save(out / "bundle"))
+    calibration = _calibration(atlas, config, autoencoder, out / "calibration")
+    training = on_main(lambda: _on_validation_cells(atlas, latents, config, autoencoder, velocity, calibration, out))
+
+    def bundle() -> None:
+        model = assemble(atlas, config, autoencoder, velocity, _provenance(atlas, training), calibration)
+        model.transfer = learn_transfer(autoencoder, velocity, latents, model.labels, config)
+        model.save(out / "bundle")
+
+    on_main(bundle)
     log.info("model written to %s after %.0f s", out / "bundle", time.monotonic() - started)
 
 
@@ -103,6 +113,23 @@ def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Confi
     return velocity
 
 
+def _calibration(
+    atlas: Atlas, config: Config, autoencoder: Autoencoder | JointAutoencoder, directory: Path
+) -> Calibration | None:
+    """The calibration, from its file if the stage is finished; None where none is wanted."""
+    if not config.calibrate or not config.labels:
+        return None
+    sizes = {name: len(categories) for name, categories in label_categories(atlas, config).items()}
+    features = {name: network.n_genes for name, network in branches(autoencoder).items()}
+    state = _finished(directory)
+    if state is not None:
+        check_state(empty_state(sizes, features), state, f"{directory / WEIGHTS} is damaged", DONE_AGAIN)
+        return Calibration.filled(state, sizes, features)
+    calibration = calibrate(atlas, autoencoder, config, directory / "parts", _device(config.accelerator))
+    on_main(lambda: write_vouched(directory / WEIGHTS, save(calibration.state())))
+    return calibration
+
+
 def _finished(directory: Path) -> dict[str, torch.Tensor] | None:
     """The weights of a finished stage, else None."""
     path = directory / WEIGHTS
@@ -140,6 +167,7 @@ def assemble(
     autoencoder: Autoencoder | JointAutoencoder,
     velocity: Velocity,
     provenance: dict[str, Any],
+    calibration: Calibration | None = None,
 ) -> CFGen:
     """The model that two trained networks make, with what generation needs to know of the atlas.
 
@@ -151,13 +179,14 @@ def assemble(
     autoencoder : Autoencoder or JointAutoencoder
     velocity : Velocity
     provenance : dict
+    calibration : Calibration, optional
 
     Returns
     -------
     CFGen
     """
     labels, rows = label_categories(atlas, config), fitted_rows(atlas, config.modalities, config.refit)
-    combinations, counts = _combinations(atlas, list(labels), rows)
+    combinations, counts, mean_log_size = _combinations(atlas, list(labels), rows)
     return CFGen(
         config=config,
         autoencoder=autoencoder,
@@ -167,8 +196,10 @@ def assemble(
         labels=labels,
         combinations=combinations,
         counts=counts,
+        mean_log_size=mean_log_size,
         provenance=provenance,
         features={name: list(atlas.features(name).index) for name in other_modalities(config.modalities)},
+        calibration=calibration,
     )
 
 
@@ -176,12 +207,16 @@ def _device(accelerator: str) -> str:
     return "cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
-def _combinations(atlas: Atlas, labels: Sequence[str], rows: Ints) -> tuple[Ints, Ints]:
-    """Label combinations of the cells at `rows` (M, K), -1 where a cell lacks a label, and their counts (M,)."""
+def _combinations(atlas: Atlas, labels: Sequence[str], rows: Ints) -> tuple[Ints, Ints, Floats]:
+    """Label combinations of the cells at `rows` (M, K), -1 where a cell lacks a label, their counts (M,) and sizes.
+
+    The last are their mean log size factors (M,).
+    """
     columns = [atlas.codes(name)[rows] for name in labels]
     codes = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
-    combinations, counts = np.unique(codes.astype(np.int64), axis=0, return_counts=True)
-    return combinations, counts.astype(np.int64)
+    combinations, which, counts = np.unique(codes.astype(np.int64), axis=0, return_inverse=True, return_counts=True)
+    sizes = np.log(np.maximum(atlas.size_factor[rows], 1.0).astype(np.float64))
+    return combinations, counts.astype(np.int64), np.bincount(which.reshape(-1), sizes, len(counts)) / counts
 
 
 def _size_factor_law(atlas: Atlas, config: SizeFactorConfig, sized: Sequence[str], rows: Ints) -> SizeFactorLaw:
@@ -208,16 +243,19 @@ def _on_validation_cells(
     config: Config,
     autoencoder: Autoencoder | JointAutoencoder,
     velocity: Velocity,
+    calibration: Calibration | None,
     out: Path,
 ) -> dict[str, float]:
     """How the shipped weights do on validation cells.
 
-    `val_nll` and `val_loss` are of the shipped weights. With `refit` these were trained on the validation cells too:
-    then there is no `val_loss`, and `val_nll_before_refit` is what cells held out cost under the weights whose epoch
-    the refit stopped at.
+    `val_nll` and `val_loss` are of what is shipped, `val_nll_uncalibrated` is without the calibration. With `refit`
+    these were trained on the validation cells too: then there is no `val_loss`, and `val_nll_before_refit` is what
+    cells held out cost under the weights whose epoch the refit stopped at.
     """
     device = _device(config.accelerator)
-    found = {"val_nll": validation_nll(autoencoder, atlas, config, device)}
+    found = {"val_nll": validation_nll(autoencoder, atlas, config, device, calibration)}
+    if calibration is not None:
+        found["val_nll_uncalibrated"] = validation_nll(autoencoder, atlas, config, device)
     if not config.refit:
         return found | {"val_loss": validation_loss(velocity, latents, config, device)}
     path = out / "autoencoder" / METRICS

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from cfgen_dist.bundle import CFGen, for_workers, load_model
 from cfgen_dist.evaluation.metrics.distances import mmd_linear, wasserstein
@@ -35,6 +36,7 @@ def translate(
     *,
     label: str | None = None,
     split: str | None = None,
+    where: Mapping[str, str] | None = None,
     resume: bool = False,
     **options: Unpack[TranslationOptions],
 ) -> dict[str, Any]:
@@ -60,6 +62,8 @@ def translate(
         Label column that must be kept, for the scores; by default `cell_type`, or the first other label there is.
     split : {"train", "val", "test"}, optional
         Which cells; all by default.
+    where : dict of str to str, optional
+        Obs column → category of the cells to translate, as `{"condition": "ctrl"}`.
     resume : bool
         Finish an interrupted translation of the same cells; a finished one is left as it is.
     **options
@@ -82,7 +86,7 @@ def translate(
     model = load_model(bundle)
     path = str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())
     source = open_atlas(path)
-    plan = plan_translation(model, source, to, split=split, sampling=build(Sampling, options))
+    plan = plan_translation(model, source, to, split=split, where=where, sampling=build(Sampling, options))
     label = _kept_label(source, to, label)
     note = {"plan": plan.to_dict(), "kind": "translation"}
     sample = partial(translate_shard, atlas=source.name)
@@ -96,7 +100,7 @@ def translate(
 
 def _content(model: CFGen, source: Atlas, plan: TranslationPlan) -> Content:
     """What the store holds beside the counts: the label columns of the source, and what was changed in them."""
-    rows = source_rows(source, plan.split)
+    rows = source_rows(source, plan.split, plan.where)
     columns = [*source.labels, *(name for name in [*model.labels, *plan.to] if name not in source.labels)]
     columns = list(dict.fromkeys(name for name in columns if name in plan.to or name in source.obs_columns))
     return Content(
@@ -146,22 +150,27 @@ def score_translation(
     dict
         `before` and `after`, each with the scores of `cfgen_dist.translation.scores`, the batch of a cell being what it
         was before in the columns of `plan.to`, and `target_w2` and `target_mmd`: mean over labels of the distances
-        between the cells that were not of the target and real cells that are (of the same split), where both are at
-        least 10.
+        between the cells that were not of the target and real cells that are, where both are at least 10: those
+        among the cells to translate, or where there are none those of the whole atlas that agree with `where`
+        otherwise.
         `cells` scored, `batch` and `label` column. All in 30 principal components of the real cells, both those to
         translate and those of the target. None where a score does not exist.
     """
     rng = generator(plan.seed, Generation.TRANSLATION)
-    rows = source_rows(source, plan.split)
+    rows = source_rows(source, plan.split, plan.where)
     known = np.flatnonzero(source.small_codes(label)[rows] >= 0) if label else np.arange(len(rows))
     chosen = np.sort(rng.choice(known, min(SCORED_CELLS, len(known)), replace=False))
     names = [name for name in plan.to if name in source.obs_columns]
     batch = _joined(source, names, rows[chosen])
     kinds = _joined(source, [label] if label else [], rows[chosen])
     counts = {"before": source.read(rows[chosen]).to_scipy(), "after": translated.read(chosen).to_scipy()}
-    space = Space.fit(counts["before"])
     is_target = batch == " / ".join(plan.to[name] for name in names)
-    real = {kind: space.project(counts["before"][is_target & (kinds == kind)]) for kind in np.unique(kinds)}
+    target, target_kinds = counts["before"][is_target], kinds[is_target]
+    if not is_target.any() and len(names) == len(plan.to):
+        elsewhere = _target_rows(source, plan, rng)
+        target, target_kinds = source.read(elsewhere).to_scipy(), _joined(source, [label] if label else [], elsewhere)
+    space = Space.fit(sparse.vstack([counts["before"], target[: 0 if is_target.any() else None]], format="csr"))
+    real = {kind: space.project(target[target_kinds == kind]) for kind in np.unique(target_kinds)}
     scores: dict[str, Any] = {"cells": len(chosen), "batch": " / ".join(plan.to), "label": label}
     for name, matrix in counts.items():
         cells = space.project(matrix)
@@ -170,6 +179,15 @@ def score_translation(
         values |= _target_distance(cells[~is_target], kinds[~is_target], real, rng)
         scores[name] = {key: float(value) if np.isfinite(value) else None for key, value in values.items()}
     return scores
+
+
+def _target_rows(source: Atlas, plan: TranslationPlan, rng: np.random.Generator) -> Ints:
+    """Rows of at most 3,000 cells of the whole atlas that have the labels wanted, and those of `where` otherwise."""
+    wanted = {**plan.where, **plan.to}
+    if any(category not in source.categories(name) for name, category in wanted.items()):
+        return np.arange(0)
+    rows = source.rows(**wanted)
+    return np.sort(rng.choice(rows, min(SCORED_CELLS, len(rows)), replace=False))
 
 
 def _target_distance(

@@ -7,7 +7,7 @@ t = 1 by the field of the labels wanted. What the labels do not explain of a cel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,9 @@ from cfgen_dist.generation.labels import check_attribute, check_genes, model_cod
 from cfgen_dist.generation.options import DEFAULTS, Sampling, settle
 from cfgen_dist.generation.plan import Sharded
 from cfgen_dist.generation.shard import Rows, stacked
-from cfgen_dist.generation.weights import guided_field, refuse_unseen, weight_of_each
+from cfgen_dist.generation.unseen import Borrowed, Lender, carry, choose_way
+from cfgen_dist.generation.weights import acting_codes, refuse_unseen, weight_of_each
 from cfgen_dist.model.multimodal import branches
-from cfgen_dist.model.solvers import integrate
 from data_loaders import Atlas, open_atlas
 from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
@@ -54,6 +54,10 @@ class TranslationPlan(Sharded):
     solver : str
     steps, batch_size, shard_size, seed, device
         As in `cfgen_dist.generation.plan.Plan`.
+    unseen : {"compose", "transfer"}
+        How cells get labels that no training cell had together.
+    where : dict of str to str
+        Obs column → category of the cells to translate; all cells without any.
     """
 
     bundle: str
@@ -68,6 +72,13 @@ class TranslationPlan(Sharded):
     shard_size: int
     seed: int
     device: str = "cpu"
+    unseen: str = "compose"  # also of plans made before there was another way
+    where: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values; without those that plans did not have at first, where they say nothing."""
+        usual = {"unseen": "compose", "where": {}}
+        return {key: value for key, value in super().to_dict().items() if key not in usual or value != usual[key]}
 
     def shard_bounds(self, shard: int) -> tuple[int, int]:
         """First and last + 1 of the cells of a shard, in the list of the cells to translate."""
@@ -85,6 +96,7 @@ def plan_translation(
     to: Mapping[str, str],
     *,
     split: str | None = None,
+    where: Mapping[str, str] | None = None,
     sampling: Sampling = DEFAULTS,
 ) -> TranslationPlan:
     """Resolve a request against a model and an atlas.
@@ -96,7 +108,8 @@ def plan_translation(
     to : dict of str to str
         Attribute → category wanted.
     split : {"train", "val", "test"}, optional
-        Which cells; all by default.
+    where : dict of str to str, optional
+        Obs column → category: which cells; all by default.
     sampling : Sampling
         Its law of size factors is not used: cells keep their own.
 
@@ -124,18 +137,23 @@ def plan_translation(
         model.codes_of(name, category)
         if weight_of_each(model, settled.weights)[name] == 0:
             raise BadInput(f"guidance of {name} is 0: translation to {name}={category} needs another weight")
-    rows = source_rows(atlas, split)
+    where = dict(where or {})
+    rows = source_rows(atlas, split, where)
     if not len(rows):
-        raise BadInput(f"{atlas.name}: no {split or ''} cells to translate")
+        also = "".join(f", {name}={category}" for name, category in where.items())
+        raise BadInput(f"{atlas.name}: no {split or ''} cells to translate{also}")
     plan = TranslationPlan(
         model.digest, atlas.fingerprint, split, len(rows), dict(to), settled.weights, settled.solver, settled.steps,
-        settled.batch_size, settled.shard_size, settled.seed, settled.device,
+        settled.batch_size, settled.shard_size, settled.seed, settled.device, where=where,
     )  # fmt: skip
+    wanted: list[Ints] = []
     for start in range(0, len(rows), SLICE):
         before, after = source_and_target(model, atlas, plan, rows[start : start + SLICE])
         refuse_unseen(model, after[:1], plan.weights)
         refuse_unseen(model, before, plan.weights)
-    return plan
+        wanted.append(np.unique(after, axis=0))
+    asked = np.unique(np.concatenate(wanted), axis=0)
+    return replace(plan, unseen=choose_way(model, asked, np.ones(len(asked), np.int64), sampling.unseen))
 
 
 def source_and_target(model: TrainedModel, atlas: Atlas, plan: TranslationPlan, rows: Ints) -> tuple[Ints, Ints]:
@@ -157,18 +175,18 @@ def source_and_target(model: TrainedModel, atlas: Atlas, plan: TranslationPlan, 
     return before, after
 
 
-def source_rows(atlas: Atlas, split: str | None) -> Ints:
-    """Rows of the cells of a split, all of them for None, ascending int64 (n,)."""
-    return np.arange(atlas.n_cells) if split is None else atlas.rows(split=split)
+def source_rows(atlas: Atlas, split: str | None, where: Mapping[str, str]) -> Ints:
+    """Rows of the cells of a split, all of them for None, that have the categories of `where`, ascending int64 (n,)."""
+    return atlas.rows(split=split, **where)
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str, fingerprint: str, split: str | None) -> tuple[Atlas, Ints]:
+def _opened(path: str, fingerprint: str, split: str | None, where: tuple[tuple[str, str], ...]) -> tuple[Atlas, Ints]:
     """The atlas at a path and its rows of a split, found once a process; BadInput when it holds other cells by now."""
     atlas = open_atlas(path)
     if atlas.fingerprint != fingerprint:
         raise BadInput(f"{path}: holds other cells than when the translation was planned")
-    return atlas, source_rows(atlas, split)
+    return atlas, source_rows(atlas, split, dict(where))
 
 
 @torch.inference_mode()
@@ -176,6 +194,8 @@ def translate_shard(
     model: TrainedModel, shard: int, plan: TranslationPlan, atlas: str
 ) -> tuple[dict[str, sparse.csr_matrix], Ints]:
     """Translate the cells of a shard, each with its own size factor; a cell that lacks a modality still lacks it.
+
+    Under labels that were never seen together, rna's size factor changes as it does in the cells that lend the change.
 
     Parameters
     ----------
@@ -192,23 +212,32 @@ def translate_shard(
     codes : (n, K) int64 array
         Labels after translation.
     """
-    source, rows = _opened(atlas, plan.atlas, plan.split)
+    source, rows = _opened(atlas, plan.atlas, plan.split, tuple(plan.where.items()))
     rows = rows[slice(*plan.shard_bounds(shard))]
     before, after = source_and_target(model, source, plan, rows)
+    lent = None
+    if plan.unseen == "transfer":
+        uniform = generator(plan.seed, Generation.TRANSFER, shard).random(len(rows))
+        lent = Lender(model).borrow(after, uniform, before)
     rng = generator(plan.seed, Generation.TRANSLATION, shard)
     networks = branches(model.autoencoder)
     seeds = {name: rng.integers(0, 2**64, len(rows), dtype=np.uint64) for name in networks}
     covariate = model.config.autoencoder.theta_covariate
     theta_category = after[:, list(model.labels).index(covariate)] if covariate else np.zeros(len(rows), np.int64)
+    acting = acting_codes(model, plan.weights, after)
     blocks: dict[str, list[Rows]] = {name: [] for name in networks}
     for start in range(0, len(rows), plan.batch_size):
         batch = slice(start, start + plan.batch_size)
         counts = {name: source.read(rows[batch], name) for name in networks}
         sizes = {name: counts[name].row_sums() for name in networks}
         dense = model.autoencoder.dense(counts, model.device)
-        z = translate_latents(model, plan, dense, sizes["rna"], before[batch], after[batch])
+        borrowed = lent and lent.take(batch)
+        z = translate_latents(model, plan, dense, sizes["rna"], before[batch], after[batch], borrowed)
+        if borrowed:
+            sizes["rna"] = sizes["rna"] * np.exp(borrowed.log_change)
+        shifts = model.shifts(acting[batch])
         for name, network in networks.items():
-            drawn = network.draw(z, sizes[name], theta_category[batch], seeds[name][batch], rng)
+            drawn = network.draw(z, sizes[name], theta_category[batch], seeds[name][batch], rng, shifts.get(name))
             blocks[name].append(_without(drawn, sizes[name] == 0))
     return {name: stacked(blocks[name], networks[name].n_genes) for name in networks}, after
 
@@ -230,6 +259,7 @@ def translate_latents(
     size_factor: Floats,
     before: Ints,
     after: Ints,
+    lent: Borrowed | None = None,
 ) -> torch.Tensor:
     """Latents (B, D) tensor under the labels `after` of cells with labels `before`.
 
@@ -241,11 +271,13 @@ def translate_latents(
         Dense, as `model.autoencoder.dense` gives them.
     size_factor : (B,) float64 array
     before, after : (B, K) int64 arrays
+    lent : Borrowed, optional
+        What cells borrow on the way to labels that were never seen together.
     """
     total = torch.from_numpy(size_factor.astype(np.float32)).to(model.device)
     log_total = total.clamp_min(1.0).log()
     z = model.velocity.standardise(model.autoencoder.encode(counts, total))
-    for codes, start, end in ((before, 1.0, 0.0), (after, 0.0, 1.0)):
-        field = guided_field(model, plan.weights, torch.from_numpy(codes).to(model.device), log_total)
-        z = integrate(field, z, solver=plan.solver, steps=plan.steps, start=start, end=end)
+    how: dict[str, Any] = {"solver": plan.solver, "steps": plan.steps}
+    z = carry(model, plan.weights, before, log_total, None, z, start=1.0, end=0.0, **how)
+    z = carry(model, plan.weights, after, log_total, lent, z, start=0.0, end=1.0, **how)
     return model.velocity.restore(z)

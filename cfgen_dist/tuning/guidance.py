@@ -6,6 +6,7 @@ from typing import Any
 
 from cfgen_dist.config import Config
 from cfgen_dist.evaluation.choice import Standing, keeps_structure, nearest_to_floor, title_of
+from cfgen_dist.training.calibration import calibrate
 from cfgen_dist.training.flow import untrained_velocity
 from cfgen_dist.training.modalities import fitted_rows
 from cfgen_dist.training.stages import assemble, label_categories
@@ -52,7 +53,9 @@ def score_settings(
     fitted = fitted_rows(latents, config.modalities, config.refit)
     velocity = untrained_velocity(latents, label_categories(atlas, config), config.flow, fitted)
     load_weights(velocity, Path(best["folder"]) / WEIGHTS)
-    model = assemble(atlas, config, best_autoencoder(run, atlas, config), velocity.eval(), {})
+    autoencoder = best_autoencoder(run, atlas, config)
+    calibration = calibrate(atlas, autoencoder, config, run / "calibration") if config.calibrate else None
+    model = assemble(atlas, config, autoencoder, velocity.eval(), {}, calibration)
     cells, rows = ValidationCells(atlas, config), []
     for guidance in grid["sampling.guidance"]:
         for steps in grid["sampling.steps"]:

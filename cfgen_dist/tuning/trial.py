@@ -27,6 +27,7 @@ from cfgen_dist.model.bundle_form import check_state
 from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.model.velocity import Velocity
 from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoencoder
+from cfgen_dist.training.calibration import calibrate
 from cfgen_dist.training.checkpoints import LAST
 from cfgen_dist.training.flow import train_flow
 from cfgen_dist.training.ranks import on_main, rank
@@ -240,6 +241,7 @@ def _flow(
 ) -> tuple[State, dict[str, Any]]:
     """Train a flow on the best autoencoder's latents: its weights, and on rank 0 the last score."""
     autoencoder = best_autoencoder(run, atlas, config)
+    calibration = calibrate(atlas, autoencoder, config, folder / "calibration") if config.calibrate else None
     cells = functools.cache(lambda: ValidationCells(atlas, config))
     if rank() == 0:
         cells()  # now: what is wrong with them is said before anything is trained
@@ -247,7 +249,7 @@ def _flow(
     def score(velocity: Velocity) -> tuple[float, dict[str, float]]:
         if not all(value.isfinite().all() for value in velocity.state_dict().values()):
             raise Diverged("diverged: the velocity network has weights that are not finite")
-        model = assemble(atlas, config, autoencoder, velocity, {})
+        model = assemble(atlas, config, autoencoder, velocity, {}, calibration)
         weights, name = request["guidance"], request["objective"]
         structure = name == WORST
         if structure:  # it takes seconds a set, and guidance is chosen by it once the best flow is there

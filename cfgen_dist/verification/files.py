@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from cfgen_dist.bundle import FILES, read_card
+from cfgen_dist.bundle import files_of, read_card
 from cfgen_dist.training.run import read_run
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput, readable
@@ -132,7 +132,7 @@ def _read_all(atlas: Atlas, modality: str) -> None:
 
 def _bundle(path: Path) -> Iterator[Check]:
     card = read_card(path)
-    for name in FILES:
+    for name in files_of(card):
         yield _check(path / name, partial(_wrong_sha256, card["sha256"].get(name)))
     yield _check(path / "card.json", lambda file: None)  # read_card has compared it
 

@@ -33,12 +33,13 @@ from data_loaders.ingestion.choice import Kept, choose_features, keep_listed
 from data_loaders.ingestion.equal_cells import equal_cells
 from data_loaders.ingestion.gather import gather
 from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
+from data_loaders.ingestion.holdout import Holdout, check_holdout, check_share, held_columns, hold_out
 from data_loaders.ingestion.left_out import leave_out_empty
 from data_loaders.ingestion.modalities import MAIN, Paths, listed_paths, match_cells, sources_by_modality
 from data_loaders.ingestion.opening import Check, Refusals, open_all
 from data_loaders.ingestion.paths import expand
 from data_loaders.ingestion.provenance import described, dropped, rounding_notes, used_options
-from data_loaders.ingestion.splits import holdout_split, random_split
+from data_loaders.ingestion.splits import random_split
 from data_loaders.labels import check_unlabelled, parse_missing
 from data_loaders.locks import one_at_a_time
 from data_loaders.progress import progress
@@ -55,7 +56,7 @@ class Splitting:
     """How cells are split: the arguments of `ingest` of these names."""
 
     test_fraction: float
-    holdout: tuple[str, float] | None
+    holdout: Holdout
     val_fraction: float
     seed: int
 
@@ -68,7 +69,7 @@ def ingest(
     min_cells: int = 20,
     genes: PathLike | None = None,
     test_fraction: float = 0.2,
-    holdout: tuple[str, float] | None = None,
+    holdout: Holdout = None,
     val_fraction: float = 0.1,
     layer: str | None = None,
     raw: bool = False,
@@ -115,8 +116,10 @@ def ingest(
         the file's order.
     test_fraction : float
         Share of test cells, random within each category of the first label.
-    holdout : tuple of (str, float), optional
+    holdout : tuple of (str, float), or dict of str to str, optional
         In place of `test_fraction`: an obs column (donor) and the share of its categories that are held out to test on.
+        Or a combination, obs column → category (`{"cell_type": "CD4 T cells", "condition": "stim"}`): the cells that
+        have all of it are the test cells.
     val_fraction : float
         Share of the other cells that validate, random within each category of the first label.
     layer, raw : str, bool
@@ -195,7 +198,7 @@ def ingest(
     with ExitStack() as files:
         files.enter_context(one_at_a_time(out))
         folder = files.enter_context(temporary_folder(beside=out))
-        also = [holdout[0]] if holdout else []
+        also = held_columns(holdout)
         refusals = Refusals(skip_refused)
         may_lack = "refuse" if unlabelled == "refuse" else "keep"  # a check leaves no cell out
 
@@ -223,8 +226,7 @@ def ingest(
             missing_values=missing_values, unlabelled=unlabelled, drop_copies=drop_copies,
         )  # fmt: skip
         notes += left_out_notes({MAIN: opened} | others) + lost
-        if holdout and len(obs[holdout[0]].cat.categories) < 2:
-            raise BadInput(f"`holdout` names {holdout[0]!r}: the column has a single category; expected two or more")
+        check_holdout(holdout, obs)
 
         rng = generator(seed, Ingestion.SHUFFLE)
         position = np.arange(len(obs)) if keep_order else rng.permutation(len(obs))
@@ -296,9 +298,7 @@ def _check_options(
     for name in ("test_fraction", "val_fraction"):
         if not 0 <= (value := getattr(split, name)) < 1:
             raise BadInput(f"`{name}={value}`: expected a share of at least 0 and below 1")
-    if split.holdout and not 0 < split.holdout[1] < 1:
-        column, share = split.holdout
-        raise BadInput(f"`holdout` has {share} for {column!r}: expected a share above 0 and below 1")
+    check_share(split.holdout)
     if skip_refused and len(paths) > 1:
         raise BadInput("`skip_refused=True` with several modalities; expected it with one: a cell needs all of its own")
     if join not in (None, "inner", "outer"):
@@ -358,9 +358,7 @@ def _split(obs: pd.DataFrame, kept_cells: Bools, labels: Sequence[str], how: Spl
     strata: Ints = cells[labels[0]].cat.codes.to_numpy() if labels else np.zeros(len(cells), np.int8)
     held_out: list[str] = []
     if how.holdout:
-        column, share = how.holdout
-        groups = cells[column].cat.remove_unused_categories().array
-        split, held_out = holdout_split(groups, share, strata, val_fraction=how.val_fraction, seed=how.seed)
+        split, held_out = hold_out(cells, how.holdout, strata, val_fraction=how.val_fraction, seed=how.seed)
     else:
         split = random_split(strata, test_fraction=how.test_fraction, val_fraction=how.val_fraction, seed=how.seed)
     codes = np.full(len(obs), -1, np.int8)

@@ -43,7 +43,7 @@ def used_options(arguments: Mapping[str, Any], *, has_others: bool, held_out: Se
     has_others : bool
         Whether there are modalities beside rna.
     held_out : sequence of str
-        Categories of the `holdout` column whose cells are test cells.
+        Categories of the `holdout` column, or its combination in words, whose cells are test cells.
     """
     given = dict(arguments)
     given["labels"] = list(given["labels"])
@@ -59,7 +59,7 @@ def used_options(arguments: Mapping[str, Any], *, has_others: bool, held_out: Se
         "seed": given["seed"],
         "val_fraction": given["val_fraction"],
         **(
-            {"holdout": list(holdout), "held_out": list(held_out)}
+            {"holdout": dict(holdout) if isinstance(holdout, Mapping) else list(holdout), "held_out": list(held_out)}
             if holdout
             else {"test_fraction": given["test_fraction"]}
         ),

@@ -61,6 +61,11 @@ def holdout_split(
     return _categorical(test, val), [str(groups.categories[code]) for code in held]
 
 
+def known_split(test: Bools, strata: Ints, *, val_fraction: float, seed: int) -> pd.Categorical:
+    """The split of which the test cells are known, bool (n_cells,); validation cells as in `random_split`."""
+    return _categorical(test, _draw(np.asarray(strata), ~test, val_fraction, generator(seed, Ingestion.SPLIT)))
+
+
 def _draw(strata: Ints, candidates: Bools, fraction: float, rng: np.random.Generator) -> Bools:
     """Mark a fraction of the candidates of each stratum, never all of them."""
     rows = np.flatnonzero(candidates)

@@ -71,6 +71,16 @@ class Likelihood(ABC):
         outputs : (B, n_outputs) float32 tensor
         """
 
+    def expected(self, outputs: Tensor) -> Tensor:
+        """What is expected of counts, (B, F): proportions of the size factor, or probabilities of a one.
+
+        Parameters
+        ----------
+        outputs : (B, n_outputs) float32 tensor
+        """
+        decoded = self.decode(outputs)
+        return decoded.exp() if self.scales_with_size_factor else decoded.sigmoid()
+
     @abstractmethod
     def nll(self, outputs: Tensor, counts: Tensor, size_factor: Tensor, log_theta: Tensor | None) -> Tensor:
         """Negative log-likelihood of cells, summed over features.

@@ -90,7 +90,7 @@ def test_depth_is_the_cells_own(translated, tiny_atlas):
 
 
 def latents(model, atlas, plan, after=None):
-    rows = source_rows(atlas, plan.split)[:200]
+    rows = source_rows(atlas, plan.split, plan.where)[:200]
     counts = atlas.read(rows)
     before, target = source_and_target(model, atlas, plan, rows)
     dense = model.autoencoder.dense({"rna": counts})

@@ -364,6 +364,28 @@ def test_holdout(source):
     assert "the column has a single category; expected two" in refused(source, holdout=("donor", 0.5))
 
 
+def test_one_combination_of_labels_is_held_out(source):
+    wanted = {"cell_type": "B", "donor": "d1"}
+    out, card = ingested(source, labels=["cell_type", "donor"], holdout=wanted)
+    held = (out.obs["cell_type"] == "B") & (out.obs["donor"] == "d1")
+    assert held.any()
+    assert ((out.obs["split"] == "test") == held).all()
+    assert (out.obs["split"] == "val").any()
+    assert card["options"]["holdout"] == wanted
+    assert card["options"]["held_out"] == ["cell_type=B, donor=d1"]
+    assert "`holdout` names donor=d9: did you mean" in refused(source, holdout=wanted | {"donor": "d9"})
+    assert "no obs column 'doner'" in refused(source, holdout={"doner": "d1"})
+    adata = small_adata()
+    adata.obs["donor"] = np.where(adata.obs["cell_type"] == "B", "d1", "d2")
+    adata.write_h5ad(source)
+    assert "`holdout`: no cell is cell_type=B, donor=d2; expected some of the cells" in refused(
+        source, holdout={"cell_type": "B", "donor": "d2"}
+    )
+    adata.obs["donor"] = "d1"
+    adata.write_h5ad(source)
+    assert "`holdout`: all cells are donor=d1; expected some of the cells" in refused(source, holdout={"donor": "d1"})
+
+
 def test_options_out_of_range(source):
     assert "`test_fraction=1.0`: expected a share of at least 0" in refused(source, test_fraction=1.0)
     assert "`val_fraction=-1`: expected" in refused(source, val_fraction=-1)
@@ -453,7 +475,7 @@ def test_command(source, capsys):
     assert error.count("\n") == 1
     shutil.rmtree(out)
     assert main([*words, "--holdout", "donor"]) == 2
-    assert "--holdout donor: expected COLUMN=SHARE, such as donor=0.2" in capsys.readouterr().err
+    assert "--holdout donor: expected COLUMN=SHARE, such as donor=0.2, or a combination" in capsys.readouterr().err
 
 
 def test_the_reader_knows_whether_cells_were_shuffled(source):
