@@ -11,7 +11,7 @@ for each method (five for the floor), scored against the test cells. The methods
 
     floor      training cells in the place of generated ones
     ours       the defaults, or the preset of that data set
-    faithful   the same model with guidance 1, where the preset has another
+    faithful   the same model with guidance 1, where the preset has another; stronger, strongest: with 1.5 and 2
     public     the settings of CFGen's public code (public_cfgen.yaml), trained by this package, which takes long: only
                of PBMC3K, split 0, unless --methods names it
     scvi       scVI: NB likelihood, the label as batch, 400 epochs, prior samples with the library sizes of training
@@ -61,10 +61,13 @@ METHODS = {
     "floor": "real training cells (the floor)",
     "ours": "**cfgen-dist**",
     "faithful": "cfgen-dist, guidance 1",
+    "stronger": "cfgen-dist, guidance 1.5",
+    "strongest": "cfgen-dist, guidance 2",
     "public": "CFGen with the settings of its public code",
     "scvi": "scVI",
     "control": "genes drawn independently inside types",
 }
+GUIDANCE = {"faithful": 1.0, "stronger": 1.5, "strongest": 2.0}  # of the same model, where a preset has another
 PUBLIC = ("PBMC3K", 0)  # the data set and split of the public settings, which train long
 COLUMNS = {
     "w2": ("W2", ".2f"), "mmd": ("linear MMD", ".1f"), "knn_f1": ("10-NN F1", ".3f"), "zeros_gap": ("zeros", "+.3f"),
@@ -125,7 +128,7 @@ class Split:
         model = self.model(
             "public" if public else "run", Path(__file__).with_name("public_cfgen.yaml") if public else self.data.config
         )
-        return self.generated(model, 1.0 if method == "faithful" else None), held_out_nll(model, self.atlas)
+        return self.generated(model, GUIDANCE.get(method)), held_out_nll(model, self.atlas)
 
     def scvi(self):
         work = self.work / "scvi"
@@ -164,7 +167,7 @@ def wanted_methods(args, name, data, seed):
         return [method for method in METHODS if method in args.methods]
     left_out = set() if args.scvi_python else {"scvi"}
     left_out |= set() if (name, seed) == PUBLIC else {"public"}
-    left_out |= {"faithful"} if load_config(data.config).sampling.guidance in (None, 1.0) else set()
+    left_out |= set(GUIDANCE) if load_config(data.config).sampling.guidance in (None, 1.0) else set()
     return [method for method in METHODS if method not in left_out]
 
 
