@@ -77,7 +77,7 @@ def _plan(atlas: Atlas, model: CFGen, run: PathLike) -> Plan:
     note: dict[str, Any] = parse_json(str(atlas.uns("generation")), Record, f"{atlas.name}: uns/generation")
     values = note.get("plan")
     fields = {each.name for each in dataclasses.fields(Plan)}
-    if not isinstance(values, dict) or set(values) != fields:
+    if not isinstance(values, dict) or {*values, "unseen"} != fields:  # left out where it says nothing
         kind = note.get("kind", "other cells")
         raise BadInput(f"{atlas.name}: its plan is of a {kind}; expected one of `generate()` or `augment()`")
     if values["bundle"] != model.digest:
