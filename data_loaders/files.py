@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from data_loaders.errors import BadInput
+from data_loaders.storage.address import is_remote, shown
 
 if TYPE_CHECKING:
     from data_loaders.types import PathLike  # imports numpy, which `--help` must not wait for
 
 
-WRITTEN = "outputs are written to a disk, and object storage is only read; expected a path on a disk, to copy from"
+WRITTEN = "this output is written to a disk alone; expected a path on a disk, to copy from"
 
 
 def refuse_address(path: PathLike, why: str = WRITTEN) -> None:
@@ -31,9 +32,8 @@ def refuse_address(path: PathLike, why: str = WRITTEN) -> None:
     why : str
         What is expected in its place.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(path)) and not Path(path).drive:
-        shown = re.sub(r"(:/+)[^/\s@]*@", r"\1", str(path)).partition("?")[0]  # no password, no signature
-        raise BadInput(f"{shown}: {why}")
+    if is_remote(path) or str(path).startswith("file:/"):
+        raise BadInput(f"{shown(path)}: {why}")
 
 
 def refuse_existing(path: PathLike) -> Path:
@@ -110,8 +110,12 @@ def _flush(built: Path) -> None:
 
 @contextmanager
 def temporary_folder(beside: PathLike) -> Iterator[Path]:
-    """A folder for intermediate files on the disk of `beside`, removed at the end whatever happens."""
-    folder = _hidden_folder(Path(beside).absolute(), ".tmp")
+    """A folder for intermediate files on the disk of `beside`, removed at the end whatever happens.
+
+    Beside an address there is no disk: it is made in the folder for temporary files (TMPDIR).
+    """
+    path = Path(tempfile.gettempdir()) / Path(beside).name if is_remote(beside) else Path(beside).absolute()
+    folder = _hidden_folder(path, ".tmp")
     try:
         yield folder
     finally:

@@ -15,8 +15,9 @@ lock without ending, and may write on when it comes back; it says so in its log 
 rename, whole or not at all, so what the other then finds is one of two whole results. And two commands that take over
 the lock of the same dead owner from two machines whose shared disk caches for longer than `STALE` seconds may both win.
 
-A store of objects can hold the lock too: `Place` asks for no more than conditional writes, "put if none is there"
-(`If-None-Match: *`) and "put if it is still that version" (`If-Match`).
+The lock of an address is an object beside it, `.OUT.lock` too. It is put there under conditions, "if none is there"
+(`If-None-Match: *`) and "if it is still that version" (`If-Match`), so the bucket decides who of several has it; a sign
+of life is the same content put again, and its age is counted by the clock of the bucket.
 """
 
 from __future__ import annotations
@@ -31,17 +32,18 @@ import os
 import platform
 import secrets
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from data_loaders.errors import BadInput
 from data_loaders.files import refuse_address
+from data_loaders.lock_keepers import BucketLock, FileLock, Found, Keeper
+from data_loaders.storage.address import is_remote, on_disk
 
 if TYPE_CHECKING:
     from data_loaders.types import PathLike
@@ -51,127 +53,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 log = logging.getLogger("data_loaders")
 BEAT, STALE = 15.0, 180.0  # seconds; shared disks show a change after 60 at most by default
-TAKEOVER = 30.0  # seconds after which somebody who died while taking a lock over is no longer waited for
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-class Found(NamedTuple):
-    """A lock that is there."""
-
-    content: bytes
-    version: str  # changes with the content
-    age: float  # seconds since the last sign of life, by the clock of the place
-
-
-class Place(Protocol):
-    """Where a lock is kept."""
-
-    def put_new(self, content: bytes) -> bool:
-        """Put the lock if none is there; whether that was so."""
-
-    def find(self) -> Found | None:
-        """The lock that is there, if any."""
-
-    def put_over(self, content: bytes, version: str) -> bool:
-        """Put the lock in place of that version of it; False when another is there by now."""
-
-    def touch(self) -> None:
-        """A sign of life."""
-
-    def remove(self, version: str) -> None:
-        """Remove the lock if it is still that version."""
-
-
-class FileLock:
-    """A lock that is a file, on a local or a shared disk; a `Place`.
-
-    Parameters
-    ----------
-    path : Path
-        Of the lock.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def put_new(self, content: bytes) -> bool:
-        """Put the lock if none is there."""
-        beside = self._beside(content)
-        try:
-            os.link(beside, self.path)  # atomic on NFS too, and the content is there at once
-            return True
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
-                raise
-            return self._create(content)  # a disk without hard links
-        finally:
-            beside.unlink()
-
-    def find(self) -> Found | None:
-        """The lock that is there."""
-        from data_loaders.records import read_regular  # pydantic, which `--help` must not wait for
-
-        try:
-            content = read_regular(self.path, str(self.path), 1 << 16)
-            touched = self.path.stat().st_mtime
-        except FileNotFoundError:
-            return None
-        beside = self._beside(b"")
-        try:
-            age = beside.stat().st_mtime - touched
-        finally:
-            beside.unlink()
-        return Found(content, content.decode("utf-8", "replace"), age)
-
-    def put_over(self, content: bytes, version: str) -> bool:
-        """Put the lock over a dead owner's; who does so is alone, by a second lock that nobody keeps for long."""
-        alone = FileLock(self.path.with_name(self.path.name + ".takeover"))
-        there = alone.find()
-        if there is not None and there.age > TAKEOVER:
-            alone.path.unlink(missing_ok=True)
-        if not alone.put_new(b""):
-            return False
-        try:
-            found = self.find()
-            if found is None:
-                return self.put_new(content)
-            if found.version != version:
-                return False
-            os.replace(self._beside(content), self.path)
-            return True
-        finally:
-            alone.path.unlink(missing_ok=True)
-
-    def touch(self) -> None:
-        """Set the file's time to now, by the clock of the disk."""
-        os.utime(self.path)
-
-    def remove(self, version: str) -> None:
-        """Remove the file."""
-        found = self.find()
-        if found is not None and found.version == version:
-            self.path.unlink(missing_ok=True)
-
-    def _beside(self, content: bytes) -> Path:
-        """A new file with that content, in the same folder."""
-        descriptor, beside = tempfile.mkstemp(prefix=f"{self.path.name}.", suffix=".partial", dir=self.path.parent)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        os.chmod(beside, 0o644)
-        return Path(beside)
-
-    def _create(self, content: bytes) -> bool:
-        try:
-            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            return False
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        return True
 
 
 @contextmanager
@@ -188,11 +70,13 @@ def one_at_a_time(out: PathLike, make_folder: bool = False) -> Iterator[None]:
     Raises
     ------
     BadInput
-        Another command that lives holds it: the message says on which host, which process, and since when. Or it is
-        the address of an object store.
+        Another command that lives holds it: the message says on which host, which process, and since when.
     """
-    refuse_address(out)
-    out = Path(out).absolute()
+    if is_remote(out):
+        with _held(out):
+            yield
+        return
+    out = on_disk(out).absolute()
     made = [folder for folder in out.parents if not folder.exists()] if make_folder else []
     if make_folder:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -208,8 +92,19 @@ def one_at_a_time(out: PathLike, make_folder: bool = False) -> Iterator[None]:
                 folder.rmdir()
 
 
-def alone(argument: str = "out", make_folder: bool = False) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Make a function hold the lock of the output that its argument names; without an output there is no lock."""
+def alone(
+    argument: str = "out", make_folder: bool = False, remote: bool = False
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make a function hold the lock of the output that its argument names; without an output there is no lock.
+
+    Parameters
+    ----------
+    argument : str
+    make_folder : bool
+        See `one_at_a_time`.
+    remote : bool
+        Whether the function can write to an address; it is refused otherwise.
+    """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(function)
@@ -222,6 +117,8 @@ def alone(argument: str = "out", make_folder: bool = False) -> Callable[[Callabl
                 out = None
             if not isinstance(out, str | os.PathLike):
                 return function(*args, **options)
+            if not remote:
+                refuse_address(out)
             with one_at_a_time(out, make_folder):
                 return function(*args, **options)
 
@@ -231,19 +128,19 @@ def alone(argument: str = "out", make_folder: bool = False) -> Callable[[Callabl
 
 
 @contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Hold the lock of an output whose folder is there."""
+def _held(out: PathLike) -> Iterator[None]:
+    """Hold the lock of an output whose folder is there, or of an address."""
+    keeper, name = _keeper(out)
     try:
-        place = FileLock(out.with_name(f".{out.name}.lock"))
-        content = hold(place, out)
+        content = hold(keeper, name)
     except OSError as error:
         if error.errno not in FORBIDDEN:
             raise
-        log.warning("%s: no lock can be kept beside it (%s): let no other command write there", out, error.strerror)
+        log.warning("%s: no lock can be kept beside it (%s): let no other command write there", name, error.strerror)
         yield
         return
     owner, ended = os.getpid(), threading.Event()
-    heart = threading.Thread(target=_beat, args=(place, content, ended, out), daemon=True)
+    heart = threading.Thread(target=_beat, args=(keeper, content, ended, name), daemon=True)
     heart.start()
     try:
         yield
@@ -251,11 +148,25 @@ def _held(out: Path) -> Iterator[None]:
         ended.set()
         if os.getpid() == owner:  # a forked copy of this process owns nothing
             heart.join()
-            with contextlib.suppress(OSError):
-                place.remove(content.decode())
+            with contextlib.suppress(OSError, BadInput):
+                keeper.remove(content.decode())
 
 
-def hold(place: Place, out: Path) -> bytes:
+def _keeper(out: PathLike) -> tuple[Keeper, str]:
+    """Where the lock of an output is kept, and what messages call the output."""
+    if not is_remote(out):
+        path = Path(out)
+        return FileLock(path.with_name(f".{path.name}.lock")), str(path)
+    from data_loaders.storage.bucket import BucketPlace
+
+    place = BucketPlace.at(out)
+    place.check_writable()
+    if not place.key:
+        raise BadInput(f"{place.shown}: a whole bucket; expected a name in it, as {place.shown}/NAME")
+    return BucketLock(place.beside(f".{place.name}.lock")), place.shown
+
+
+def hold(place: Keeper, out: object) -> bytes:
     """Put a lock of this process there, over one whose owner is dead if need be; returns what was put."""
     content = json.dumps(_about_this_process()).encode()
     for _ in range(50):
@@ -346,7 +257,7 @@ def _start_of(pid: int) -> str | None:
     return None
 
 
-def _beat(place: Place, content: bytes, ended: threading.Event, out: Path) -> None:
+def _beat(place: Keeper, content: bytes, ended: threading.Event, out: object) -> None:
     """Give signs of life until the end, or until the lock is another's."""
     while not ended.wait(BEAT):
         try:

@@ -14,12 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import zarr
 
 from data_loaders.errors import BadInput
+
+if TYPE_CHECKING:
+    from data_loaders.storage import Place
 
 ELEMENT = "atlas_files"  # in uns
 SEALED = "sealed"  # attribute of the root of a store that has a manifest; anndata does not carry it over
@@ -27,6 +32,8 @@ ROOT = "zarr.json"
 TAIL = 1 << 13  # bytes at the end of a file: the index of a shard (at most 4 kB) and the end of its last chunk
 BLOCK = 1 << 20  # bytes read at once
 CHANGED = "the store is damaged or still being written, or was changed or replaced after it was opened"
+
+Facts: TypeAlias = dict[str, list[int]]  # of files, see `Manifest.files`
 
 
 class Manifest:
@@ -58,7 +65,7 @@ class Manifest:
         digest, _, body = text.partition("\n")
         if hashlib.sha256(body.encode()).hexdigest() != digest:
             raise BadInput(f"{name}: uns/{ELEMENT} is damaged or missing; {CHANGED}")
-        self.files: dict[str, list[int]] = json.loads(body)
+        self.files: Facts = json.loads(body)
         data = [(key, *facts) for key, facts in self.files.items() if not _is_metadata(key)]
         self.contents = hashlib.sha256(json.dumps(data).encode()).hexdigest()
 
@@ -101,17 +108,18 @@ class Manifest:
         element = key.partition("/c/")[0].removesuffix("/c").removesuffix(f"/{ROOT}")
         return BadInput(f"{self.name}: {element} cannot be read: the file {key} {what}; {CHANGED}")
 
-    def fault(self, root: Path, key: str) -> str | None:
-        """What is wrong with a file of a store in a local folder, every byte looked at; None when nothing is."""
-        path = root / key
-        if not path.is_file():
+    def fault(self, root: Place, key: str) -> str | None:
+        """What is wrong with a file of a store, every byte looked at; None when nothing is."""
+        expected = self.files[key]
+        try:
+            facts = facts_of_bytes(key, (root / key).read()) if key == ROOT else facts_of_pieces((root / key).pieces())
+        except FileNotFoundError:
             return f"{key} is missing"
-        size, facts = path.stat().st_size, self.files[key]
         if key == ROOT:
-            return None if zlib.crc32(_root_facts(path.read_bytes())) == facts[1] else f"{key} was changed"
-        if size != facts[0]:
-            return f"{key} has {size:,} bytes, expected {facts[0]:,}"
-        return None if _facts(root, key)[1] == facts[1] else f"{key} has a wrong checksum"
+            return None if facts[1] == expected[1] else f"{key} was changed"
+        if facts[0] != expected[0]:
+            return f"{key} has {facts[0]:,} bytes, expected {expected[0]:,}"
+        return None if facts[1] == expected[1] else f"{key} has a wrong checksum"
 
     def check_cheaply(self, root: Path) -> None:
         """Raise `BadInput` when a file of a store in a local folder is missing, or has another size or end."""
@@ -126,23 +134,22 @@ class Manifest:
                 self.check_tail(key, file.read())
 
 
-def seal(root: zarr.Group, folder: Path) -> None:
+def seal(root: zarr.Group, facts: Callable[[], Facts]) -> None:
     """Close a store that is complete: note size and checksum of all its files.
 
     Parameters
     ----------
     root : zarr.Group
         The store, open for writing, with its `uns`.
-    folder : Path
-        Where it is.
+    facts : callable
+        Gives size and checksums of the files that are there, see `facts_of`.
     """
     from data_loaders.writing.arrays import write_small
 
     root.attrs[SEALED] = True
     write_small(root, f"uns/{ELEMENT}", "")  # its metadata are noted as well
     own = f"uns/{ELEMENT}/c"
-    keys = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    body = json.dumps({key: _facts(folder, key) for key in keys if key != own}, separators=(",", ":"))
+    body = json.dumps({key: found for key, found in sorted(facts().items()) if key != own}, separators=(",", ":"))
     element: Any = root[f"uns/{ELEMENT}"]
     element[()] = f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}"
 
@@ -194,17 +201,34 @@ def _is_metadata(key: str) -> bool:
     return key.startswith("uns/") or key.endswith(ROOT)
 
 
+def facts_of(folder: Path) -> Facts:
+    """Size and checksums of all files of a store in a local folder, as `Manifest.files`."""
+    keys = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {key: _facts(folder, key) for key in keys}
+
+
+def facts_of_bytes(key: str, content: bytes | memoryview) -> list[int]:
+    """The same of one file whose bytes are here."""
+    if key == ROOT:
+        return [len(content), zlib.crc32(_root_facts(bytes(content)))]
+    size, crc = len(content), zlib.crc32(content)
+    return [size, crc] if size <= TAIL else [size, crc, zlib.crc32(content[-TAIL:])]
+
+
 def _facts(folder: Path, key: str) -> list[int]:
     """Size and checksums of a file."""
-    path = folder / key
     if key == ROOT:
-        content = path.read_bytes()
-        return [len(content), zlib.crc32(_root_facts(content))]
-    size, crc, tail = path.stat().st_size, 0, b""
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            crc = zlib.crc32(block, crc)
-            tail = (tail + block)[-TAIL:]
+        return facts_of_bytes(key, (folder / key).read_bytes())
+    with open(folder / key, "rb") as file:
+        return facts_of_pieces(iter(partial(file.read, BLOCK), b""))
+
+
+def facts_of_pieces(pieces: Iterable[bytes]) -> list[int]:
+    """Size and checksums of a file that is no metadata of the root, from its bytes piece by piece."""
+    size, crc, tail = 0, 0, b""
+    for piece in pieces:
+        size, crc = size + len(piece), zlib.crc32(piece, crc)
+        tail = piece[-TAIL:] if len(piece) >= TAIL else (tail + piece)[-TAIL:]
     return [size, crc] if size <= TAIL else [size, crc, zlib.crc32(tail)]
 
 

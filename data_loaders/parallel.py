@@ -17,13 +17,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Results of `function` in the order of `items`, made by one thread a core, a few items ahead.
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[Result]:
+    """Results of `function` in the order of `items`, made by one thread a core or by `workers`, a few items ahead.
 
     Items are drawn in the calling thread and only as they are needed, so that reading and writing stay sequential and
     memory stays at a few items; dask would draw them all first.
     """
-    workers = os.cpu_count() or 1
+    workers = workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[Future[Result]] = deque()
         try:
@@ -67,6 +69,13 @@ def cores() -> int:
 CORES = cores()
 
 
+def pool_of(purpose: str, threads: int) -> ThreadPoolExecutor:
+    """The threads of a purpose, the same each time."""
+    if (purpose, threads) not in _pools:
+        _pools[purpose, threads] = ThreadPoolExecutor(threads, f"data-loaders-{purpose}")
+    return _pools[purpose, threads]
+
+
 def run_all(
     function: Callable[..., object], tasks: Sequence[tuple[Any, ...]], threads: int, purpose: str = "read"
 ) -> None:
@@ -78,9 +87,7 @@ def run_all(
         for task in tasks:
             function(*task)
         return
-    if (purpose, threads) not in _pools:
-        _pools[purpose, threads] = ThreadPoolExecutor(threads, f"data-loaders-{purpose}")
-    futures = [_pools[purpose, threads].submit(function, *task) for task in tasks]
+    futures = [pool_of(purpose, threads).submit(function, *task) for task in tasks]
     errors = [future.exception() for future in futures]
     for error in errors:
         if error is not None:

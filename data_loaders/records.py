@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_loaders.errors import BadInput
+from data_loaders.storage import is_remote, place, shown
 
 if TYPE_CHECKING:
     from data_loaders.types import PathLike
@@ -37,11 +38,12 @@ class Record(BaseModel):
 
 
 def read_regular(path: PathLike, name: str, most: int = MOST_BYTES) -> bytes:
-    """The bytes of a regular file.
+    """The bytes of a regular file, or of an object in a bucket.
 
     Parameters
     ----------
     path : path-like
+        Or an address.
     name : str
         How messages call it.
     most : int
@@ -53,6 +55,11 @@ def read_regular(path: PathLike, name: str, most: int = MOST_BYTES) -> bytes:
     BadInput
         A folder, a pipe, a socket or a device, which are not waited for; more bytes than that; no permission.
     """
+    if is_remote(path):
+        there = place(path)
+        if there.size() > most:
+            raise BadInput(f"{name} has more than {most:,} bytes; expected a small file")
+        return there.read()
     try:
         # a pipe without a writer must not be waited for; where there is no such flag there are no such pipes
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -86,6 +93,7 @@ def read_json(
     Parameters
     ----------
     path : path-like
+        Or an address.
     model : type of pydantic.BaseModel
     name : str, optional
         How messages call the file; its path by default.
@@ -105,7 +113,7 @@ def read_json(
     BadInput
         It is none that can be read, no such JSON, or of another form.
     """
-    name = str(path) if name is None else name
+    name = shown(path) if name is None else name
     return parse_json(read_regular(path, name, most), model, name, any_number)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from data_loaders.contents import kind_of
 from data_loaders.errors import BadInput
+from data_loaders.storage import local_copy, shown
 from data_loaders.text_files import open_text
 from data_loaders.types import PathLike
 
@@ -25,7 +26,7 @@ def read_table(path: PathLike, *, names_first: bool) -> pd.DataFrame:
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or address
         Text (UTF-8, or UTF-16 with a mark), gzip, bz2, xz or zstd of it, or Parquet or Feather; seen by the content.
     names_first : bool
         The first column has the names of the rows; its header may be missing, as R writes it.
@@ -40,17 +41,18 @@ def read_table(path: PathLike, *, names_first: bool) -> pd.DataFrame:
     BadInput
         No such file, no table, or no column beside the names.
     """
-    path = Path(path)
     try:
-        with path.open("rb") as file:
-            reader = READERS.get(file.read(4))
-        table = reader(path) if reader else _read_text(path, names_first)
+        with local_copy(path) as local:
+            with local.open("rb") as file:
+                reader = READERS.get(file.read(4))
+            table = reader(local) if reader else _read_text(local, names_first)
+        path = shown(path)
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; expected a table") from None
+        raise BadInput(f"{shown(path)}: no such file; expected a table") from None
     except BadInput:
         raise
     except Exception as error:  # csv, pandas, pyarrow and the unpackers raise what they like on what is no table
-        raise BadInput(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from error
+        raise BadInput(f"{shown(path)}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from error
     if not names_first:
         return table
     if isinstance(table.index, pd.RangeIndex) and table.shape[1]:

@@ -1,4 +1,7 @@
-"""Checksums kept apart from what they are of: a file `NAME.sha256` beside a file, and a key of a JSON record."""
+"""Checksums kept apart from what they are of: a file `NAME.sha256` beside a file, and a key of a JSON record.
+
+Paths are those of files on a disk, or addresses in a bucket.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_loaders.errors import BadInput
-from data_loaders.files import write_whole
 from data_loaders.records import read_regular
+from data_loaders.storage import is_remote, local_copy, place, shown
 
 if TYPE_CHECKING:
+    from data_loaders.storage import Place
     from data_loaders.types import PathLike
 
 SUFFIX = ".sha256"
@@ -22,7 +25,7 @@ KEY = "checksum"  # of a JSON record: the SHA-256 of all others
 
 def sha256_of(path: PathLike) -> str:
     """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
+    with local_copy(path) as copy, open(copy, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -44,36 +47,35 @@ def write_vouched(path: PathLike, content: bytes | memoryview, before: str | Non
     str
         SHA-256 of the new contents.
     """
-    path = Path(path)
     digest = hashlib.sha256(content).hexdigest()
-    if before is None and path.is_file():
+    if before is None and place(path).is_file():
         before = sha256_of(path) if is_vouched(path) else None
     _vouch(path, [digest] if before is None else [digest, before])
-    write_whole(path, lambda file: file.write(content))
+    place(path).write(content)
     return digest
 
 
 def vouch(path: PathLike) -> None:
     """Note the checksum of a file that is there, and will not change."""
-    _vouch(Path(path), [sha256_of(path)])
+    _vouch(path, [sha256_of(path)])
 
 
 def is_vouched(path: PathLike) -> bool:
     """Whether the contents of a file are those of its checksum; also where one of the two is not there."""
-    path = Path(path)
+    beside = _beside(path)
     try:
-        lines = read_regular(_beside(path), str(_beside(path)), 1 << 16).splitlines()
+        lines = read_regular(str(beside), beside.shown, 1 << 16).splitlines()
     except FileNotFoundError:
         return True
-    return not path.is_file() or sha256_of(path).encode() in [line[:64] for line in lines]
+    return not place(path).is_file() or sha256_of(path).encode() in [line[:64] for line in lines]
 
 
 def check_vouched(path: PathLike, way_on: str) -> None:
     """Raise `BadInput` when the contents of a file are not those of its checksum; `way_on` ends the message."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+    if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
         raise BadInput(f"{path} is damaged (no regular file){way_on}")
     if not is_vouched(path):
-        raise BadInput(f"{path} is damaged (its SHA-256 is not the one in {_beside(Path(path)).name}){way_on}")
+        raise BadInput(f"{shown(path)} is damaged (its SHA-256 is not the one in {_beside(path).name}){way_on}")
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def write_sealed(path: PathLike, values: Mapping[str, Any], indent: int | None =
         For NaN and infinity unless they are `any_number`.
     """
     text = json.dumps(sealed(values), indent=indent, allow_nan=any_number)
-    write_whole(path, lambda file: file.write(text.encode()))
+    place(path).write(text.encode())
 
 
 def unsealed(values: Any, name: str, way_on: str = "restore it, or remove it") -> Any:
@@ -119,13 +121,13 @@ def unsealed(values: Any, name: str, way_on: str = "restore it, or remove it") -
     return rest
 
 
-def _vouch(path: Path, digests: list[str]) -> None:
-    text = "".join(f"{digest}  {path.name}\n" for digest in digests)
-    write_whole(_beside(path), lambda file: file.write(text.encode()))
+def _vouch(path: PathLike, digests: list[str]) -> None:
+    text = "".join(f"{digest}  {place(path).name}\n" for digest in digests)
+    _beside(path).write(text.encode())
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + SUFFIX)
+def _beside(path: PathLike) -> Place:
+    return place(path).beside(place(path).name + SUFFIX)
 
 
 def _digest(values: Mapping[str, Any]) -> str:

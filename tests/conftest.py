@@ -107,6 +107,29 @@ def state(folder):
 
 
 @pytest.fixture(scope="session")
+def s3_server():
+    """The address of an S3-compatible server on this machine."""
+    from buckets import start_server
+
+    server = start_server()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    """A fresh bucket, to be reached from here and from processes started here; see `buckets.TestBucket`."""
+    from buckets import TestBucket
+
+    made = TestBucket(s3_server)
+    for name, value in made.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DATA_LOADERS_STORAGE", raising=False)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    return made
+
+
+@pytest.fixture(scope="session")
 def tiny_atlas(shared):
     """600 cells x 120 genes, labels cell_type (3) and donor (2)."""
     from data_loaders import simulate

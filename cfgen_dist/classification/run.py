@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,21 +15,23 @@ from sklearn.metrics import f1_score
 
 from cfgen_dist.classification.classifiers import Blocks, Moments, knn, logistic, project, steps_of
 from cfgen_dist.classification.plots import plot_gains
+from cfgen_dist.evaluation.folder import Contents, check_new, new_folder
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
-from data_loaders.files import begin_output, finish_output
 from data_loaders.locks import alone
 from data_loaders.progress import progress
 from data_loaders.seeds import Classification, generator
+from data_loaders.storage import shown
 from data_loaders.types import Array, Floats, Ints, PathLike
 
 log = logging.getLogger("cfgen_dist")
 CLASSIFIERS = ("logistic", "knn")
 ARMS = ("original", "copies", "generated")  # what is added to the real training cells: nothing, copies, generated cells
 CONFIDENCE = 0.95
+OURS = Contents("classify.json", ("classify.csv", "classify.png"), "classification")
 
 
-@alone()
+@alone(remote=True)
 def classify(
     atlas: PathLike,
     augmented: PathLike | Sequence[PathLike],
@@ -54,7 +55,7 @@ def classify(
         Of `cfgen_dist.generation.augment.augment`, made from `atlas`. Several, generated with several seeds, give the
         intervals.
     out : path-like
-        Folder to write: `classify.csv`, `classify.json`, `classify.png`.
+        Folder to write, on a disk or in a bucket: `classify.csv`, `classify.json`, `classify.png`.
     label : str
     seeds : int
         Repetitions on each set of training cells, which are averaged: a seed is an order of cells for the regression,
@@ -82,23 +83,19 @@ def classify(
         raise BadInput(f"seeds is {seeds}, expected at least 1")
     if not paths:
         raise BadInput("no augmented atlas is given; expected at least one, made by `augment()`")
+    check_new(out, OURS)
     original = open_atlas(atlas)
     others = [open_atlas(path) for path in paths]
     for other in others:
         _check_pair(original, other, label)
-    folder = begin_output(out)
-    try:
+    with new_folder(out, OURS) as folder:
         table, summary = _compare(original, others, label, seeds)
         table.to_csv(folder / "classify.csv", index=False)
-        stated = {"atlas": str(atlas), "augmented": [str(path) for path in paths], "label": label, "seeds": seeds}
+        stated = {"atlas": shown(atlas), "augmented": list(map(shown, paths)), "label": label, "seeds": seeds}
         records = json.loads(table.to_json(orient="records", double_precision=15))  # nan becomes null
         text = json.dumps(stated | {"summary": _plain(summary), "types": records}, indent=1, allow_nan=False)
         (folder / "classify.json").write_text(text)
         plot_gains(table, summary, folder / "classify.png")
-        finish_output(folder, out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     return table, summary
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from cfgen_dist.cli.storage import add_storage, storage_of
 from cfgen_dist.cli.words import in_options
 from data_loaders.errors import BadInput, WorkFailed, nearest
 
@@ -100,6 +101,7 @@ def _run(argv: list[str]) -> int:
         parser.error(f"unknown command {name!r}, {nearest(name, COMMANDS)}")
     module, command = importlib.import_module(f"cfgen_dist.cli.{name}"), commands[name]
     module.configure(command)
+    add_storage(command)
     # Intermixed, so that options may stand between SRC... and OUT.
     args, unknown = command.parse_known_intermixed_args(argv[1:])
     if unknown:
@@ -109,7 +111,8 @@ def _run(argv: list[str]) -> int:
         valid = [option for action in command._actions for option in action.option_strings]
         command.error(f"{name}: unknown argument {word!r}, {nearest(word, valid)}")
     try:
-        module.run(args)
+        with storage_of(args):
+            module.run(args)
     except (BadInput, WorkFailed) as error:  # of the library, which speaks Python
         raise type(error)(in_options(str(error), command, COMMANDS)) from error
     sys.stdout.flush()  # here, where a closed pipe can still be answered

@@ -1,9 +1,9 @@
 """`cfgen-dist audit`: ask what generated cells betray of training cells and donors; write audit.json and audit.html."""
 
 import argparse
-from pathlib import Path
 
 from cfgen_dist.cli.making import add_workers
+from data_loaders.storage import place
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,4 +41,4 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     for sentence in (*result["warnings"], *result["verdict"]):
         print(sentence)
-    print(f"Report: {Path(args.out) / 'audit.html'}")
+    print(f"Report: {(place(args.out) / 'audit.html').shown}")

@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from pathlib import Path
+
+from data_loaders.storage import shown
 
 LINES = {
     "macro_f1_gain": "gain of macro F1 over the original cells",
@@ -34,23 +35,23 @@ def run(args: argparse.Namespace) -> None:
     table, summary = classify(args.atlas, args.augmented, args.out, label=args.label, seeds=args.seeds)
     console = Console()
     for kind, overall in summary.items():
-        shown = Table(title=kind)
-        shown.add_column("type")
+        rows = Table(title=kind)
+        rows.add_column("type")
         for column in ("train", "added", "test", "F1 original", "copies", "generated", "gain", "gain over copies"):
-            shown.add_column(column, justify="right")
+            rows.add_column(column, justify="right")
         for row in table[table["classifier"] == kind].itertuples():
             cells = (f"{n:,}" for n in (row.train_cells, row.generated_cells, row.test_cells))
             f1 = (f"{value:.3f}" for value in (row.f1_original, row.f1_copies, row.f1_generated))
             over_copies = _with_interval(row.gain_over_copies, row.gain_over_copies_high)
-            shown.add_row(row.type, *cells, *f1, _with_interval(row.gain, row.gain_high), over_copies)
-        console.print(shown)
+            rows.add_row(row.type, *cells, *f1, _with_interval(row.gain, row.gain_high), over_copies)
+        console.print(rows)
         for name, words in LINES.items():
             mean, low, high = (overall[name][key] for key in ("mean", "low", "high"))
             spread = f" ({low:+.3f} to {high:+.3f})" if math.isfinite(low) else ""
             print(f"{words}: {mean:+.3f}{spread}")
         n = overall["macro_f1_gain"]["n"]
         print(f"Intervals: over {n} augmented atlases" if n > 1 else "No intervals: one augmented atlas")
-    print(f"Table and figure: {Path(args.out)}")
+    print(f"Table and figure: {shown(args.out)}")
 
 
 def _with_interval(gain: float, high: float) -> str:

@@ -1,9 +1,9 @@
 """`cfgen-dist evaluate`: compare generated cells with real ones, write metrics.json, report.html and figures."""
 
 import argparse
-from pathlib import Path
 
 from cfgen_dist.cli.making import add_workers
+from data_loaders.storage import place
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,4 +62,4 @@ def run(args: argparse.Namespace) -> None:
     for key in ("protocol_says", "warnings", "verdict", "ceiling_says"):
         for sentence in result.get(key, ()):
             print(sentence)
-    print(f"Report: {Path(args.out) / 'report.html'}")
+    print(f"Report: {(place(args.out) / 'report.html').shown}")

@@ -6,6 +6,7 @@ import math
 from cfgen_dist.cli.making import add_solver
 from cfgen_dist.cli.values import pairs, weights, whole
 from data_loaders.errors import BadInput
+from data_loaders.storage import shown
 
 SHOWN = 4  # settings side by side
 COLUMNS = ("on_target", "w2", "mmd", "spread", "coverage")  # as many as 80 characters hold
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
             names = "/".join(result["settings"][0]["weights"])
             title = f"The trade-off by weight of {names}" if first == 0 else ""
             Console().print(as_table(title, headings[part], result["settings"][part]))
-    print(f"{args.out}/guidance.json, guidance.csv, cells.png, scores.png")
+    print(f"{shown(args.out)}/guidance.json, guidance.csv, cells.png, scores.png")
 
 
 def span(name: str, text: str) -> list[float]:

@@ -13,6 +13,7 @@ from cfgen_dist.config.tree import Config, settings
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
 from data_loaders.records import MOST_DEPTH, check_tree, one_line, read_regular, show
+from data_loaders.storage import local_copy, shown
 
 MOST_BYTES, MOST_VALUES = 1 << 20, 100_000  # of a config
 
@@ -70,10 +71,11 @@ def save_config(config: Config, path: str | Path) -> None:
 
 
 def _read(source: str | Path) -> dict[str, Any]:
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml"):
+    path = shown(source)
+    if path.endswith((".yaml", ".yml")):
         try:
-            text = read_regular(path, f"config file {path}", MOST_BYTES).decode("utf-8")
+            with local_copy(source) as local:
+                text = read_regular(local, f"config file {path}", MOST_BYTES).decode("utf-8")
         except FileNotFoundError:
             raise BadInput(f"config file {path} does not exist") from None
         except UnicodeDecodeError:

@@ -1,12 +1,12 @@
 """An audit of the same cells, for a section of the report: what generated cells betray of the training data."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cfgen_dist.evaluation.sources import Cells
 from data_loaders.errors import BadInput
 from data_loaders.records import Record, read_json
+from data_loaders.storage import place, shown
 from data_loaders.types import PathLike
 from data_loaders.vouchers import unsealed
 
@@ -44,11 +44,14 @@ def read_audit(path: PathLike, real: Cells, sources: Sequence[Cells]) -> dict[st
     BadInput
         No audit is there, it is damaged, or it is of other cells.
     """
-    name = str(Path(path) / RECORD)
+    record = place(path) / RECORD
+    name = record.shown
     try:
-        found: dict[str, Any] = unsealed(read_json(name, AuditForm), name)
+        found: dict[str, Any] = unsealed(read_json(str(record), AuditForm, name), name)
     except FileNotFoundError:
-        raise BadInput(f"{path}: no {RECORD} in it; expected the folder of an audit, made by `audit()`") from None
+        raise BadInput(
+            f"{shown(path)}: no {RECORD} in it; expected the folder of an audit, made by `audit()`"
+        ) from None
     for role, cells in (("real", [real]), ("generated", sources)):
         audited = found["provenance"].get(role, {})
         if not any(_is_same(audited, each) for each in cells):
@@ -61,7 +64,7 @@ def read_audit(path: PathLike, real: Cells, sources: Sequence[Cells]) -> dict[st
         | {part: row.get(part) for part in ("value", "low", "high", "p")}
         for key, row in found["generated"].items()
     ]
-    return {"path": str(path), "verdict": found["verdict"], "measures": measures}
+    return {"path": shown(path), "verdict": found["verdict"], "measures": measures}
 
 
 def _is_same(audited: Any, cells: Cells) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cfgen_dist.evaluation.attributes import FEWEST_CELLS, Grouping
-from cfgen_dist.evaluation.control import write_control
+from cfgen_dist.evaluation.control import is_written, write_control
 from cfgen_dist.evaluation.groups import Running, score_apart
 from cfgen_dist.evaluation.metrics.catalogue import metrics_of
 from cfgen_dist.evaluation.metrics.metric import Metric
@@ -73,8 +73,8 @@ def _score(
     rows, groups, source_of = dict(grouping.rows), dict(grouping.groups), dict(grouping.source_of)
     more = []
     if control:
-        path = running.work.folder / f"control-of-groups-{number}.zarr"
-        if not path.exists():
+        path = str(running.work.folder / f"control-of-groups-{number}.zarr")
+        if not is_written(path):
             write_control(path, real, train, grouping.wanted_strata, seed, number, grouping.strata)
         drawn = open_cells(path, real.label)
         pooled = running.work.sources[0].pooled

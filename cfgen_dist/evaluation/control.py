@@ -8,7 +8,9 @@ from scipy import sparse
 
 from cfgen_dist.evaluation.selection import matched_rows
 from cfgen_dist.evaluation.sources import Cells
+from data_loaders.manifest import ROOT
 from data_loaders.seeds import Evaluation, generator
+from data_loaders.storage import place
 from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.writer import AtlasWriter
 
@@ -82,6 +84,11 @@ def write_control(
                 writer.append(block.astype(np.uint32), obs)
                 made += len(names)
         writer.close(provenance={"notes": ["control: genes drawn independently inside types"]})
+
+
+def is_written(path: PathLike) -> bool:
+    """Whether there is a whole set at a path or an address."""
+    return (place(path) / ROOT).is_file()
 
 
 def _drawn(source: sparse.csr_matrix, n: int, rng: np.random.Generator) -> Iterator[sparse.csr_matrix]:

@@ -67,7 +67,6 @@ def score_apart(
     """
     main = running.work
     folder = main.folder / name
-    folder.mkdir(exist_ok=True)
     plan: dict[str, Any] = main.plan | {"sets": dict(source_of), "n_types": len(names), "grouped": True}
     work = Workspace.create(folder, plan, [*main.sources, *(cells for cells, _ in more)], rows, groups)
     setup = stages.worker_setup(work, [*running.origins, *(origin for _, origin in more)], running.ray)

@@ -6,7 +6,6 @@ and a folder of parts inside the folder of the whole evaluation.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from cfgen_dist.evaluation.workspace import Workspace
 from cfgen_dist.workers.pool import Pool
 from data_loaders.card import ACCESSIBILITY
 from data_loaders.errors import BadInput, nearest
+from data_loaders.storage import Place
 from data_loaders.types import Ints
 
 Opened = dict[str, tuple[list[Cells], dict[str, Any]]]  # modality → its sources, the entries of its plan
@@ -100,7 +100,7 @@ class Comparison:
 
 
 def compare_modalities(
-    comparison: Comparison, opened: Opened, folder: Path, pool: Pool, ray: str | None, shard_size: int
+    comparison: Comparison, opened: Opened, folder: Place, pool: Pool, ray: str | None, shard_size: int
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Score the modalities that the real and all generated cells have.
 
@@ -109,7 +109,7 @@ def compare_modalities(
     comparison : Comparison
     opened : dict
         What `Comparison.open` gave.
-    folder : Path
+    folder : Place
         Of the parts of the evaluation.
     pool : callable
     ray
@@ -138,9 +138,7 @@ def compare_modalities(
             "n_types": len(sources[0].types), "n_genes": len(sources[0].genes), "settings": comparison.settings,
             "pooled": sources[0].pooled,
         }  # fmt: skip
-        part = folder / f"modality-{name}"
-        part.mkdir(exist_ok=True)
-        work = Workspace.create(part, plan, sources, rows)
+        work = Workspace.create(folder / f"modality-{name}", plan, sources, rows)
         setup = stages.worker_setup(work, comparison.origins, ray)
         found[name] = _compare(name, work, pool, setup, shard_size, comparison.markers)
     return found, notes

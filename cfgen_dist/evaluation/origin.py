@@ -9,8 +9,10 @@ from anndata.io import read_elem
 from pydantic import Field
 
 from data_loaders.errors import BadInput
+from data_loaders.reading.atlas import Atlas
 from data_loaders.reading.checked import open_checked
 from data_loaders.records import Record, parse_json
+from data_loaders.storage import is_remote
 
 
 class Generated(Record):
@@ -22,10 +24,13 @@ class Generated(Record):
     sha256: str = ""
 
 
-def generation_of(name: str) -> dict[str, Any] | None:
+def generation_of(atlas: Atlas) -> dict[str, Any] | None:
     """What `generate` noted in a store: the plan and the model's provenance; None in any other."""
-    path = Path(name)
-    if not path.exists():  # atlases on remote storage are not local paths
+    name, path = atlas.name, Path(atlas.name)
+    if is_remote(name):
+        text = atlas.uns("generation")
+        return None if text is None else parse_generation(str(text), name, atlas.card is not None)
+    if not path.exists():  # several stores as one
         return None
     with ExitStack() as stack:
         root = open_checked(path)[0] if path.is_dir() else stack.enter_context(h5py.File(path, "r"))

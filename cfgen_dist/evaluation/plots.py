@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.distances import subsample
 from data_loaders.errors import BadInput
+from data_loaders.storage import Place, place, shown
 from data_loaders.types import Array, Floats, Ints, PathLike
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _training(curves: Curves) -> Figure:
 
 def read_run(run: PathLike) -> Curves:
     """Training curves of a run: {"autoencoder": columns, "flow": columns} as `read_curves` returns them."""
-    return {stage: read_curves(Path(run) / stage / "metrics.csv") for stage in ("autoencoder", "flow")}
+    return {stage: read_curves(place(run) / stage / "metrics.csv") for stage in ("autoencoder", "flow")}
 
 
 def loss_of(columns: Columns) -> str:
@@ -260,12 +261,12 @@ def loss_of(columns: Columns) -> str:
     return next((name for name in ("nll", "loss") if name in both), next(iter(both + single), "loss"))
 
 
-def read_curves(path: Path) -> Columns:
+def read_curves(path: PathLike | Place) -> Columns:
     """The columns of a training log.
 
     Parameters
     ----------
-    path : Path
+    path : path-like or Place
         CSV with `step` and metrics, cells empty where a metric was not logged.
 
     Returns
@@ -278,25 +279,26 @@ def read_curves(path: Path) -> Columns:
     BadInput
         No such file, no column `step`, or something that is no number.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no training log; expected a run with autoencoder/metrics.csv and flow/metrics.csv")
+    file_of, name = place(path), shown(str(path))
+    if not file_of.is_file():
+        raise BadInput(f"{name}: no training log; expected a run with autoencoder/metrics.csv and flow/metrics.csv")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = file_of.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text; expected a training log") from error
+        raise BadInput(f"{name}: not UTF-8 text; expected a training log") from error
     columns: Columns = {}
     with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         if "step" not in (reader.fieldnames or ()):
-            raise BadInput(f"{path}: no column 'step'; expected a training log")
+            raise BadInput(f"{name}: no column 'step'; expected a training log")
         for row in reader:
             try:
                 step = int(float(row["step"]))
-                logged = {name: float(value) for name, value in row.items() if name not in ("step", "epoch") and value}
+                logged = {key: float(value) for key, value in row.items() if key not in ("step", "epoch") and value}
             except (TypeError, ValueError) as error:
-                raise BadInput(f"{path}: line {reader.line_num} is damaged ({error}); expected numbers") from error
-            for name, value in logged.items():
-                steps, values = columns.setdefault(name, ([], []))
+                raise BadInput(f"{name}: line {reader.line_num} is damaged ({error}); expected numbers") from error
+            for column, value in logged.items():
+                steps, values = columns.setdefault(column, ([], []))
                 steps.append(step)
                 values.append(value)
     return columns

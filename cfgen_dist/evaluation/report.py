@@ -1,11 +1,9 @@
 """The report of an evaluation: metrics.json, the figures, and one page that holds everything."""
 
 import base64
-import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -13,17 +11,16 @@ import jinja2
 from cfgen_dist.evaluation import attributes
 from cfgen_dist.evaluation.by_attribute import group_metrics
 from cfgen_dist.evaluation.cellset import CellSet
+from cfgen_dist.evaluation.folder import Contents, replaced_folder
 from cfgen_dist.evaluation.metrics import catalogue
 from cfgen_dist.evaluation.metrics.metric import Metric
 from cfgen_dist.evaluation.plots import FIGURES, Curves, draw_figures
 from cfgen_dist.evaluation.spaces.log_normalised import N_GENES, N_PCS
 from cfgen_dist.evaluation.verdict import VERDICTS, number
-from data_loaders.errors import BadInput
-from data_loaders.files import replace_output, restore_replaced, temporary_folder
 from data_loaders.types import Array, PathLike
 from data_loaders.vouchers import write_sealed
 
-OURS = {"metrics.json", "report.html", *(f"{name}.png" for name in FIGURES)}
+OURS = Contents("metrics.json", ("report.html", *(f"{name}.png" for name in FIGURES)), "evaluation")
 CAPTIONS = {
     "cells": "Real test cells, generated cells, and both. The map was made from the real cells alone; generated "
     "cells were placed on it afterwards. Generated cells should fill the same regions with the same types.",
@@ -39,24 +36,6 @@ CAPTIONS = {
 ARROWS = {"lower": "lower", "higher": "higher", "equal": "as real"}
 
 
-def check_output(out: PathLike, ours: Collection[str] = OURS, what: str = "evaluation") -> None:
-    """Refuse an output folder that holds anything but an earlier evaluation, or what has the files `ours`.
-
-    Raises
-    ------
-    BadInput
-    """
-    out = Path(out)
-    if not out.absolute().parent.is_dir():
-        raise BadInput(f"{out}: its folder {out.absolute().parent} does not exist; make it first")
-    restore_replaced(out)
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out}: a file; expected a folder, new or of an earlier {what}")
-    foreign = sorted(set(os.listdir(out)) - set(ours)) if out.exists() else []
-    if foreign:
-        raise BadInput(f"{out}: holds {foreign[0]!r}; expected a new folder, or that of an earlier {what} to replace")
-
-
 def write_report(
     out: PathLike, result: dict[str, Any], real: CellSet, shown: CellSet, names: Array, *, embedding: str,
     curves: Curves | None,
@@ -70,16 +49,11 @@ def write_report(
     real, shown, names, embedding, curves
         See `plots.draw_figures`.
     """
-    out = Path(out)
-    with temporary_folder(out) as folder:
-        built = folder / "new"
-        built.mkdir()
+    with replaced_folder(out, OURS) as built:
         figures = draw_figures(built, result, real, shown, names, embedding=embedding, curves=curves)
         write_sealed(built / "metrics.json", result, indent=1, any_number=False)
         images = {name: base64.b64encode((built / f"{name}.png").read_bytes()).decode() for name in figures}
         (built / "report.html").write_text(render(result, images, embedding), encoding="utf-8")
-        check_output(out)
-        replace_output(built, out)
 
 
 def render(result: Mapping[str, Any], images: Mapping[str, str], embedding: str) -> str:

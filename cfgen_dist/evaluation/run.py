@@ -21,8 +21,9 @@ from cfgen_dist.evaluation.attributes import choose_groupings
 from cfgen_dist.evaluation.audited import read_audit
 from cfgen_dist.evaluation.by_attribute import score_attributes
 from cfgen_dist.evaluation.ceiling import ceiling_in_words, ceiling_sets, write_ceiling
-from cfgen_dist.evaluation.control import write_control
+from cfgen_dist.evaluation.control import is_written, write_control
 from cfgen_dist.evaluation.copies import find_copies, sentences_on
+from cfgen_dist.evaluation.folder import check_output
 from cfgen_dist.evaluation.groups import Running, score_apart
 from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.metrics import catalogue
@@ -58,7 +59,7 @@ class ResultForm(Record):
     metrics: dict[str, dict[str, Any]]
 
 
-@alone()
+@alone(remote=True)
 def evaluate(
     real: Source, generated: Source | Sequence[Source], out: PathLike | None = None, *, label: str | None = None,
     protocol: str = "centred", sets: int = 3, floor_sets: int = 5, control: bool = False, ceiling: bool = True,
@@ -88,7 +89,7 @@ def evaluate(
         compared at once, by the metrics that need no types.
     out : path-like, optional
         Folder for `metrics.json`, `report.html` and the figures; a new one, or that of an earlier evaluation, which is
-        replaced. With Ray on a disk that all workers see.
+        replaced. With Ray on a disk that all workers see, or in a bucket.
     label : str, optional
         obs column of the types; by default `cell_type`, or the only label column. An atlas without label columns is
         compared without types.
@@ -141,7 +142,7 @@ def evaluate(
         cells, values that are not counts, an output that cannot be replaced, parts of another evaluation.
     """
     from cfgen_dist.evaluation.plots import read_run  # matplotlib, which workers do without
-    from cfgen_dist.evaluation.report import check_output, write_report
+    from cfgen_dist.evaluation.report import OURS, write_report
 
     started = time.monotonic()
     _check_options(protocol, embedding, sets, floor_sets, shard_size, seed)
@@ -149,9 +150,9 @@ def evaluate(
     if ray is not None and not all(isinstance(origin, str | Path) for origin in origins):
         raise BadInput("`ray`: workers open the cells themselves; expected paths, not cells in memory")
     if ray is not None and out is None:
-        raise BadInput("`ray`: no output folder; expected one on a disk that all workers see")
+        raise BadInput("`ray`: no output folder; expected one on a disk that all workers see, or in a bucket")
     if out is not None:
-        check_output(out)
+        check_output(out, OURS)
     curves = None if run is None else read_run(run)
     marker_table = None if markers is None else read_markers(markers)
     inputs = open_inputs(real, origins[1:], label)
@@ -195,13 +196,14 @@ def evaluate(
         made_here = (("control", write_control, n_sets["control"]), ("ceiling", write_ceiling, n_ceiling))
         for kind, write, n in made_here:
             for draw in range(n):
-                path = folder / f"{kind}-{draw}.zarr"
-                if not path.exists():
+                name = f"{kind}-{draw}"
+                path = str(folder / f"{name}.zarr")
+                if not is_written(path):
                     write(path, cells, train, chosen.wanted, seed, draw)
                 drawn = open_cells(path, cells.label)
                 scored_cells.append(drawn.without_types() if inputs.pooled else drawn.with_types_of(cells))
                 origins.append(path)
-                rows[path.stem], source_of[path.stem] = np.arange(len(drawn)), len(origins) - 1
+                rows[name], source_of[name] = np.arange(len(drawn)), len(origins) - 1
         plan = {
             "sets": source_of, "protocol": protocol, "seed": seed, "n_types": len(types),
             "n_genes": len(cells.genes), "settings": digest, "pooled": inputs.pooled,

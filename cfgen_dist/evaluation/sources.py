@@ -19,6 +19,7 @@ from data_loaders.errors import BadInput, nearest
 from data_loaders.labels import label_codes
 from data_loaders.reading.atlas import NOT_LABELS, Atlas, open_atlas
 from data_loaders.reading.rows import DenseRows, SparseRows
+from data_loaders.storage import is_remote, place
 from data_loaders.types import Array, Bools, Ints, PathLike
 
 Source: TypeAlias = PathLike | Atlas | ad.AnnData
@@ -218,7 +219,7 @@ def _from_atlas(atlas: Atlas, asked: str | None, modality: str | None, labelled:
         label or "",
         *_types(codes, [] if label is None else atlas.categories(label)),
         pd.Categorical.from_codes(atlas.small_codes("split"), atlas.categories("split")) if split else None,
-        {"path": atlas.name, "card": atlas.card, "generation": generation_of(atlas.name)},
+        {"path": atlas.name, "card": atlas.card, "generation": generation_of(atlas)},
         _identity(atlas),
         {other: facts["largest"] for other, facts in described.items() if other != MAIN},
         [column for column in atlas.labels if column not in NOT_LABELS],
@@ -309,9 +310,15 @@ def check_counts(counts: sparse.csr_matrix, what: str) -> sparse.csr_matrix:
 
 
 def _identity(atlas: Atlas) -> str:
-    """Fingerprint and digest of the cells; without a digest, sizes and times of files, which change with writing."""
+    """Fingerprint and digest of the cells; without a digest, sizes and times of files, which change with writing.
+
+    Of a store in a bucket, where times say when it was copied there, names and sizes.
+    """
     if atlas.contents is not None:
         return hashlib.sha256(repr((atlas.fingerprint, atlas.contents)).encode()).hexdigest()
+    if is_remote(atlas.name):
+        sizes = sorted(place(atlas.name).sizes().items()) if place(atlas.name).is_folder() else []
+        return hashlib.sha256(repr((atlas.fingerprint, sizes)).encode()).hexdigest()
     path = Path(atlas.name)
     files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
     stats = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]

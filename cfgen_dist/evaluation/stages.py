@@ -5,10 +5,9 @@ item alone. Items whose part is there already are left out: that is how an evalu
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,11 +24,12 @@ from cfgen_dist.evaluation.spaces.log_normalised import BLOCK, LogCovariance, fi
 from cfgen_dist.evaluation.spaces.tf_idf import TfIdfCovariance, TfIdfProducts, fit_tf_idf
 from cfgen_dist.evaluation.workspace import MATCHED, SCORE, Workspace, packed, unpack, unpacked
 from cfgen_dist.workers.pool import Pool
-from data_loaders.files import write_whole
 from data_loaders.progress import progress
 from data_loaders.statistics.normalisation import LogSums
 from data_loaders.statistics.sums import GeneMoments, Sums
 from data_loaders.statistics.variable_genes import ClippedSums
+from data_loaders.storage import is_remote
+from data_loaders.storage.address import on_disk
 from data_loaders.types import Array
 
 log = logging.getLogger("cfgen_dist")
@@ -76,13 +76,13 @@ def worker_setup(work: Workspace, origins: Sequence[Source], ray: str | None) ->
     """
     if ray is None:
         return lambda: work
-    absolute = [origin if "://" in str(origin) else Path(origin).absolute() for origin in map(str, origins)]
+    absolute = [origin if is_remote(origin) else str(on_disk(origin).absolute()) for origin in map(str, origins)]
     return partial(Workspace.open, work.folder, absolute, work.sources[0].label)
 
 
 def run_stage(work: Workspace, pool: Pool, setup: Setup, items: Sequence[Item], what: str) -> None:
     """Do the items that are not done yet, on the workers of `pool`."""
-    missing = [item for item in items if work.facts(part_name(item)) is None]
+    missing = list(missing_of(work, items))
     if not missing:
         return
     if len(missing) < len(items):
@@ -90,6 +90,13 @@ def run_stage(work: Workspace, pool: Pool, setup: Setup, items: Sequence[Item], 
     with progress(what, sum(item.stop - item.start for item in missing), "cells") as advance:
         for item, _ in pool(do_item, missing, setup):
             advance(item.stop - item.start)
+
+
+def missing_of(work: Workspace, items: Sequence[Item]) -> Iterator[Item]:
+    """The items that are not done yet: what is recorded is looked at, whole."""
+    names, recorded = list(map(part_name, items)), work.recorded()
+    found = work.each(lambda name: work.facts(name) if name in recorded else None, names)
+    yield from (item for item, facts in zip(items, found, strict=True) if facts is None)
 
 
 def part_name(item: Item) -> str:
@@ -209,7 +216,7 @@ def _put_together(work: Workspace, name: str, items: Sequence[Item]) -> None:
     by_type: Any = 0
     width = work.space.loadings.shape[1]
 
-    def write(file: IO[bytes]) -> None:
+    def write(file: BinaryIO) -> None:
         nonlocal sums, cells, by_type
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<f8", "fortran_order": False, "shape": (work.n_cells(name), width)}
@@ -220,7 +227,7 @@ def _put_together(work: Workspace, name: str, items: Sequence[Item]) -> None:
             profile.merge(unpack(Profile(work.plan["n_genes"]), part))
             sums, cells, by_type = sums + part["sums"], cells + part["cells"], by_type + unpacked(part)
 
-    write_whole(work.folder / f"{name}.pcs.npy", write)
+    work.keep(f"{name}.pcs.npy", write)
     work.commit(f"set-{name}", {"sums": sums, "cells": cells} | vars(profile) | packed(by_type))
     work.remove(map(part_name, items))
 
@@ -254,5 +261,5 @@ def score(
 def _measured(work: Workspace, item: Item) -> Measured:
     record = work.facts(part_name(item))
     if record is None:
-        raise RuntimeError(f"{work.folder / part_name(item)}.json: gone or changed since it was written")
+        raise RuntimeError(f"{work.record_path(part_name(item)).shown}: gone or changed since it was written")
     return Measured(record["overall"], record["types"])

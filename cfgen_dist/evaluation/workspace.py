@@ -4,11 +4,12 @@ It is the ledger of the finished pieces of work, and beside them holds the plan,
 sources that they are read from.
 """
 
+import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import anndata as ad
 import numpy as np
@@ -19,13 +20,13 @@ from cfgen_dist.evaluation.cellset import CellSet
 from cfgen_dist.evaluation.metrics.faithfulness import Profile
 from cfgen_dist.evaluation.sources import Cells, open_cells
 from cfgen_dist.evaluation.spaces.tf_idf import TfIdfSpace
-from cfgen_dist.workers.parts import ONE_HEADER, Ledger
+from cfgen_dist.workers.parts import ONE_HEADER, Ledger, write_file
 from data_loaders import Atlas
 from data_loaders.errors import BadInput
-from data_loaders.files import write_whole
 from data_loaders.records import Record, Whole, check_form, read_json
 from data_loaders.seeds import generator
 from data_loaders.statistics.pca import Components
+from data_loaders.storage import Place, place
 from data_loaders.types import Array, Ints, PathLike
 from data_loaders.vouchers import unsealed, write_sealed
 
@@ -64,8 +65,8 @@ class Workspace(Ledger):
 
     Parameters
     ----------
-    folder : Path
-        On a disk that all workers see.
+    folder : path-like or Place
+        That all workers see: on a disk, or in a bucket.
     plan : dict
         JSON: `settings` (digest), `protocol`, `seed`, `n_types`, `n_genes`, `sets` {name: number of the source}; of
         another modality than rna `modality`, `space` ("log-normalised" or "TF-IDF") and `binary` as well; `pooled` when
@@ -74,39 +75,43 @@ class Workspace(Ledger):
         The real cells first.
     """
 
-    def __init__(self, folder: PathLike, plan: dict[str, Any], sources: Sequence[Cells]) -> None:
+    def __init__(self, folder: PathLike | Place, plan: dict[str, Any], sources: Sequence[Cells]) -> None:
         super().__init__(folder, plan["settings"])
         self.plan, self.sources = plan, sources
         self._space: Components | TfIdfSpace | None = None
+        self._maps: dict[str, Array] = {}  # of files in a bucket
+        self._one_copy = threading.Lock()
 
     @classmethod
     def create(
-        cls, folder: Path, plan: dict[str, Any], sources: Sequence[Cells], rows: Mapping[str, Ints],
+        cls, folder: Place, plan: dict[str, Any], sources: Sequence[Cells], rows: Mapping[str, Ints],
         groups: Mapping[str, Ints] | None = None,
     ) -> Self:  # fmt: skip
         """Write the plan, and rows {name of a set: int array (n,)}, for workers to open.
 
         `groups` has the same keys: codes of the cells of a set by something else than their type.
         """
+        work = cls(folder, plan, sources)
         for name, chosen in rows.items():
             codes = groups[name] if groups is not None else sources[plan["sets"][name]].codes[chosen]
             for what, values in (("rows", chosen), ("codes", codes)):
-                write_whole(folder / f"{name}.{what}.npy", partial(_save, values))
-        write_sealed(folder / "plan.json", plan)
-        return cls(folder, plan, sources)
+                work.keep(f"{name}.{what}.npy", partial(_save, values))
+        write_sealed(str(folder / "plan.json"), plan)
+        return work
 
     @classmethod
-    def open(cls, folder: PathLike, origins: Sequence[PathLike | Atlas | ad.AnnData], label: str) -> Self:
+    def open(cls, folder: PathLike | Place, origins: Sequence[PathLike | Atlas | ad.AnnData], label: str) -> Self:
         """In a worker: open the same sources again.
 
         Parameters
         ----------
-        folder : Path
+        folder : path-like or Place
         origins : list of path-like or AnnData
         label : str
             Empty when the real cells have none.
         """
-        plan = unsealed(read_json(Path(folder) / "plan.json", PlanForm), f"{folder}/plan.json")
+        path = place(folder) / "plan.json"
+        plan = unsealed(read_json(str(path), PlanForm), path.shown)
         how = {name: plan[name] for name in ("modality", "binary") if name in plan}
         pooled = plan.get("pooled", False)
         real, *others = [
@@ -124,13 +129,33 @@ class Workspace(Ledger):
 
     def codes(self, name: str) -> Ints:
         """Types of the cells of a set (n,)."""
-        return _mapped(self.folder / f"{name}.codes.npy")
+        return self._mapped(f"{name}.codes.npy")
 
     def reader(self, name: str, start: int = 0) -> Callable[[Ints], Any]:
         """`read(positions)` of a set: counts of its cells, position 0 being its cell number `start`."""
-        rows = _mapped(self.folder / f"{name}.rows.npy")
+        rows = self._mapped(f"{name}.rows.npy")
         source = self.sources[self.plan["sets"][name]]
         return lambda positions: source.read(np.asarray(rows[start + positions]))
+
+    def keep(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        """Write a file `.npy`, to be mapped afterwards."""
+
+        def keep(file: Path) -> None:
+            if self.folder.is_remote:
+                self._maps[name] = _map(file)
+
+        write_file(self.folder / name, write, keep)
+
+    def _mapped(self, name: str) -> Array:
+        """An array that stays on a disk; of one in a bucket each process maps a copy, whose file is gone by then."""
+        path = self.folder / name
+        if not path.is_remote:
+            return _map(Path(str(path)))
+        with self._one_copy:
+            if name not in self._maps:
+                with path.local() as copy:
+                    self._maps[name] = _map(copy)
+            return self._maps[name]
 
     def facts(self, part: str) -> dict[str, Any] | None:
         """The record of a part; None when it is missing, not of these settings, or damaged."""
@@ -154,7 +179,7 @@ class Workspace(Ledger):
     def cell_set(self, name: str) -> CellSet:
         """A `CellSet` that was committed; its components stay on disk."""
         arrays = self.arrays(f"set-{name}")
-        pcs = _mapped(self.folder / f"{name}.pcs.npy")
+        pcs = self._mapped(f"{name}.pcs.npy")
         profile = unpack(Profile(self.plan["n_genes"]), arrays)
         return CellSet(
             np.asarray(self.codes(name)), pcs, arrays["sums"], arrays["cells"], profile, self.reader(name),
@@ -195,13 +220,13 @@ def unpacked(arrays: Mapping[str, Array]) -> sparse.csr_matrix:
     return sparse.csr_matrix((data.astype(np.int64), genes, starts), shape=(len(starts) - 1, len(arrays["total"])))
 
 
-def _save(values: Array, file: IO[bytes]) -> None:
+def _save(values: Array, file: BinaryIO) -> None:
     np.save(file, values)
 
 
-def _mapped(path: Path) -> Array:
+def _map(file: Path) -> Array:
     with ONE_HEADER:
-        mapped: Array = np.load(path, mmap_mode="r")
+        mapped: Array = np.load(file, mmap_mode="r")
     return mapped
 
 

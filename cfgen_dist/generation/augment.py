@@ -19,6 +19,7 @@ from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
 from data_loaders.progress import progress
 from data_loaders.seeds import Generation, generator
+from data_loaders.storage import shown
 from data_loaders.types import Floats, PathLike
 
 log = logging.getLogger("cfgen_dist")
@@ -49,6 +50,7 @@ def augment(
         Trained on the training cells of `atlas`.
     atlas : path-like
     out : path-like
+        On a disk that all workers see, or in a bucket, like `bundle` and `atlas`.
     total : int
         Real and generated training cells (splits train and val) together.
     balance : str
@@ -81,7 +83,9 @@ def augment(
     types = dict(zip(source.categories(balance), real.tolist(), strict=True))
     n_generated = total - len(codes)
     if n_generated < 1:
-        raise BadInput(f"total is {total:,}, expected more than the {len(codes):,} real training cells of {atlas}")
+        raise BadInput(
+            f"total is {total:,}, expected more than the {len(codes):,} real training cells of {shown(atlas)}"
+        )
     sampling = build(Sampling, options)
     table = _wanted(model, balance, types, n_generated, temperature, sampling.seed)
     plan = make_plan(model, labels=table, sampling=sampling)
@@ -96,7 +100,7 @@ def augment(
     content = Content(
         genes=pd.DataFrame(index=source.genes),
         labels=list(model.labels),
-        card={"sources": [{"path": str(atlas), "n_cells": source.n_cells}], "notes": CARD["notes"]},
+        card={"sources": [{"path": shown(atlas), "n_cells": source.n_cells}], "notes": CARD["notes"]},
         dress=partial(_dress, model=model, extra=extra),
         before=partial(_copy, source, [*model.labels, *extra], list(model.features)),
     )

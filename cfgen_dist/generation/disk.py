@@ -11,6 +11,7 @@ import numpy as np
 
 from cfgen_dist.generation.shard import sample_shard
 from data_loaders.errors import BadInput
+from data_loaders.storage import is_remote
 from data_loaders.types import PathLike
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ def check_room(out: PathLike, model: TrainedModel, plan: Plan) -> None:
         With the estimate, and what is free. It is made from cells of the plan's own combinations, and a low one: a disk
         that runs full later still ends the command in one line, and `resume` goes on.
     """
-    if plan.n_cells < FEW_CELLS:
+    if plan.n_cells < FEW_CELLS or is_remote(out):  # a bucket has no end
         return
-    place = Path(out).absolute()
-    parts = place.with_name(place.name + ".parts")
+    path = Path(out).absolute()
+    parts = path.with_name(path.name + ".parts")
     there = sum(file.stat().st_size for file in parts.iterdir()) if parts.is_dir() else 0
     needed = int(bytes_per_cell(model, plan) * plan.n_cells * (1 + OF_STORE)) - there
-    free = shutil.disk_usage(place.parent).free
+    free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise BadInput(
             f"{out}: {plan.n_cells:,} cells need about {in_words(needed)} more, {in_words(free)} are free; expected "

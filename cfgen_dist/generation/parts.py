@@ -1,4 +1,4 @@
-"""Finished shards on disk: the counts and labels of each as a part of a ledger, with sums that can be added up."""
+"""Finished shards: the counts and labels of each as a part of a ledger, with sums that can be added up."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ Sampler: TypeAlias = (
     "Callable[[TrainedModel, int, Any], tuple[dict[str, sparse.csr_matrix], Ints]]"  # model, shard, plan
 )
 COMPONENTS = ("data", "indices", "indptr")
+Part = tuple[dict[str, SparseRows], Ints, dict[str, Any]]  # counts by modality, labels, record
 
 
 class ShardRecord(PartRecord):
@@ -63,18 +64,16 @@ def write_part(model: TrainedModel, shard: int, plan: Any, ledger: Ledger, sampl
     return ledger.commit(part_name(shard), arrays, **_facts(arrays))
 
 
-def read_part(
-    ledger: Ledger, shard: int, n_features: Mapping[str, int], again: bool = False
-) -> tuple[dict[str, SparseRows], Ints, dict[str, Any]] | None:
+def read_part(ledger: Ledger, shard: int, n_features: Mapping[str, int], again: bool = False) -> Part | None:
     """Counts (modality → SparseRows), labels (n, K) and record of a shard; None when its bytes are not those written.
 
     `n_features` names the modalities, `rna` first, and their numbers of features. With `again`, what the record says of
     the counts is taken from the counts again, and a record that was changed does not count.
     """
-    part = part_name(shard)
-    arrays, record = ledger.whole_arrays(part), ledger.record(part)
-    if arrays is None or record is None:
+    found = ledger.whole(part_name(shard))
+    if found is None:
         return None
+    record, arrays = found
     counts = {}
     try:
         for name, n in n_features.items():

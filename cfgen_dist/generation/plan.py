@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from cfgen_dist.generation.request import MOST_CELLS, combinations_of
 from cfgen_dist.generation.unseen import choose_way
 from cfgen_dist.generation.weights import MOST_GUIDANCE, is_joint, refuse_unseen, warn_of_dropped
 from data_loaders.errors import BadInput
-from data_loaders.files import write_whole
 from data_loaders.records import Record, one_line, read_json, show
+from data_loaders.storage import place, shown
 from data_loaders.types import Ints, PathLike
 from data_loaders.vouchers import sealed, unsealed
 
@@ -174,8 +173,9 @@ def make_plan(
 
 def write_plan(out: PathLike, plan: Plan) -> None:
     """Keep the plan beside the store `out`, for `read_plan`."""
-    beside = Path(out).with_name(Path(out).name + ".plan.json")
-    write_whole(beside, lambda file: file.write(json.dumps(sealed(plan.to_dict()), sort_keys=True).encode()))
+    target = place(out)
+    beside = target.beside(target.name + ".plan.json")
+    beside.write(json.dumps(sealed(plan.to_dict()), sort_keys=True).encode())
 
 
 def read_plan(path: PathLike, model: TrainedModel) -> Plan:
@@ -184,7 +184,7 @@ def read_plan(path: PathLike, model: TrainedModel) -> Plan:
     Parameters
     ----------
     path : path-like
-        JSON.
+        JSON, on a disk or in a bucket.
     model : TrainedModel
         The model it was made for.
 
@@ -197,7 +197,7 @@ def read_plan(path: PathLike, model: TrainedModel) -> Plan:
     BadInput
         No such file, not a plan, a plan for another bundle, or one with entries that cannot be.
     """
-    name = f"plan {path}"
+    name = f"plan {shown(path)}"
     try:
         values = read_json(path, Record, name, MOST_BYTES, any_number=True)
     except FileNotFoundError:

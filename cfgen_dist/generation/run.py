@@ -36,7 +36,8 @@ def generate(
     ----------
     bundle : path-like or CFGen
     out : path-like
-        On a disk that all workers see.
+        On a disk that all workers see, or in a bucket (`s3://`, `gs://`, `az://`); so may be `bundle` and `plan`. The
+        objects in a bucket are the bytes that the files on a disk would be.
     cells : int
     labels
         As in `CFGen.generate`.

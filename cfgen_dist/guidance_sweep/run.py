@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -14,6 +13,7 @@ from scipy import sparse
 
 from cfgen_dist.bundle import CFGen, load_model
 from cfgen_dist.evaluation.choice import Floor, Standing, keeps_structure, nearest_to_floor
+from cfgen_dist.evaluation.folder import Contents, check_new, new_folder
 from cfgen_dist.evaluation.summary import plain
 from cfgen_dist.evaluation.trade_off import columns_of
 from cfgen_dist.generation.labels import check_attribute, check_genes
@@ -25,7 +25,6 @@ from cfgen_dist.guidance_sweep.scores import Target
 from data_loaders import Atlas, open_atlas
 from data_loaders.card import SPLITS
 from data_loaders.errors import BadInput, nearest
-from data_loaders.files import begin_output, finish_output, refuse_existing
 from data_loaders.locks import alone
 from data_loaders.progress import progress
 from data_loaders.seeds import check_seed
@@ -33,10 +32,11 @@ from data_loaders.types import Floats, Ints, PathLike
 
 CELLS = 500  # of each setting, as in the paper
 MOST_SETTINGS = 200
+OURS = Contents("guidance.json", ("guidance.csv", "cells.png", "scores.png"), "sweep")
 NOT_SCORES = ("model", "weights", "measures", *(field.name for field in fields(Standing)))  # of a setting
 
 
-@alone()
+@alone(remote=True)
 def guide(
     bundle: PathLike | CFGen,
     atlas: PathLike,
@@ -63,7 +63,7 @@ def guide(
     atlas : path-like
         Real cells with the genes of the model.
     out : path-like
-        Folder to make: `guidance.json`, `guidance.csv`, `cells.png`, `scores.png`.
+        Folder to make, on a disk or in a bucket: `guidance.json`, `guidance.csv`, `cells.png`, `scores.png`.
     sweep : dict of str to sequence of float
         One or two attributes → the weights to try; of two, all pairs.
     fix : dict of str to float, optional
@@ -104,7 +104,7 @@ def guide(
     model, source = load_model(bundle), open_atlas(atlas)
     joint_model = None if joint is None else load_model(joint)
     fix = dict(fix or {})
-    refuse_existing(out)
+    check_new(out, OURS)
     check_seed(seed)
     _check(model, joint_model, source, sweep, fix, cells, split, embedding)
     rows = None if split == "all" else source.rows(split=split)
@@ -192,16 +192,11 @@ def _plan(
 
 def _write(out: PathLike, result: dict[str, Any], reference: Target, clouds: Sequence[Floats], embedding: str) -> None:
     """Write the folder: whole, or not at all."""
-    built = begin_output(out)
-    try:
+    with new_folder(out, OURS) as built:
         (built / "guidance.json").write_text(json.dumps(result, indent=1, allow_nan=False))
         guidance_table(result).to_csv(built / "guidance.csv", index=False)
         draw_cells(built / "cells.png", result, reference, clouds, embedding)
         draw_scores(built / "scores.png", result)
-        finish_output(built, out)
-    except BaseException:
-        shutil.rmtree(built, ignore_errors=True)
-        raise
 
 
 def _check(

@@ -14,16 +14,16 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cfgen_dist.evaluation.folder import Contents, replaced_folder
 from cfgen_dist.evaluation.plots import DPI, FLOOR, GENERATED, PALETTE, STYLE
-from cfgen_dist.evaluation.report import check_output, in_words
+from cfgen_dist.evaluation.report import in_words
 from cfgen_dist.evaluation.verdict import number
 from cfgen_dist.privacy.planted import DRAWS, KINDS, SEEN_BY, SHARES
 from cfgen_dist.privacy.verdict import ABOVE, CHANCE, REAL, TITLES, WORDS, title_of
-from data_loaders.files import replace_output, temporary_folder
 from data_loaders.types import PathLike
 from data_loaders.vouchers import write_sealed
 
-OURS = ("audit.json", "audit.html", "audit.png")
+OURS = Contents("audit.json", ("audit.html", "audit.png"), "audit")
 TAGS = {CHANCE: "at", REAL: "near", ABOVE: "off"}  # colours of the page
 
 
@@ -36,16 +36,11 @@ def write_report(out: PathLike, result: dict[str, Any]) -> None:
     result : dict
         As `audit` returns it.
     """
-    out = Path(out)
-    with temporary_folder(out) as folder:
-        built = folder / "new"
-        built.mkdir()
+    with replaced_folder(out, OURS) as built:
         write_sealed(built / "audit.json", result, indent=1, any_number=False)
         draw(built / "audit.png", result)
         image = base64.b64encode((built / "audit.png").read_bytes()).decode()
         (built / "audit.html").write_text(render(result, image), encoding="utf-8")
-        check_output(out, OURS, "audit")
-        replace_output(built, out)
 
 
 def render(result: Mapping[str, Any], image: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cfgen_dist.evaluation.copies import find_copies, sentences_on
+from cfgen_dist.evaluation.folder import check_output
 from cfgen_dist.evaluation.inputs import open_inputs
 from cfgen_dist.evaluation.outcome import finished_result, parts_of
 from cfgen_dist.evaluation.sources import Cells, Source
@@ -45,7 +46,7 @@ class ResultForm(Record):
     generated: dict[str, dict[str, Any]]
 
 
-@alone()
+@alone(remote=True)
 def audit(
     real: Source, generated: Source, out: PathLike | None = None, *, by: str | None = None, label: str | None = None,
     cells: int = CELLS, seed: int = 0, shard_size: int = SHARD_SIZE, resume: bool = False, ray: str | None = None,
@@ -69,7 +70,7 @@ def audit(
         Of a store that holds real cells as well (obs column `is_generated`) only the generated ones.
     out : path-like, optional
         Folder for `audit.json`, `audit.html` and `audit.png`; a new one, or that of an earlier audit, which is
-        replaced. With Ray on a disk that all workers see.
+        replaced. With Ray on a disk that all workers see, or in a bucket.
     by : str, optional
         obs column of the donors, or of whatever was held out whole: donors are attacked as well, and intervals are
         over donors.
@@ -107,7 +108,7 @@ def audit(
         that was not held out whole; values that are not counts; an output that cannot be replaced, parts of another
         audit.
     """
-    from cfgen_dist.privacy.report import OURS, check_output, write_report
+    from cfgen_dist.privacy.report import OURS, write_report  # matplotlib, which workers do without
 
     started = time.monotonic()
     check_seed(seed)
@@ -117,9 +118,9 @@ def audit(
     if ray is not None and not all(isinstance(origin, str | Path) for origin in (real, generated)):
         raise BadInput("`ray`: workers open the cells themselves; expected paths, not cells in memory")
     if ray is not None and out is None:
-        raise BadInput("`ray`: no output folder; expected one on a disk that all workers see")
+        raise BadInput("`ray`: no output folder; expected one on a disk that all workers see, or in a bucket")
     if out is not None:
-        check_output(out, OURS, "audit")
+        check_output(out, OURS)
     inputs = open_inputs(real, [generated], label)
     atlas, made = inputs.scored()
     if len(made) < FEW:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,6 +24,8 @@ from cfgen_dist.workers.parts import Ledger
 from cfgen_dist.workers.pool import Pool
 from data_loaders.progress import progress
 from data_loaders.statistics.pca import Components
+from data_loaders.storage import Place, is_remote
+from data_loaders.storage.address import on_disk
 from data_loaders.types import Ints
 
 log = logging.getLogger("cfgen_dist")
@@ -45,20 +46,20 @@ class Scan(Ledger):
 
     Parameters
     ----------
-    folder : Path
-        On a disk that all workers see.
+    folder : Place
+        That all workers see: on a disk, or in a bucket.
     settings : str
         Digest of everything that the parts depend on.
     real, generated : Cells
     """
 
-    def __init__(self, folder: Path, settings: str, real: Cells, generated: Cells) -> None:
+    def __init__(self, folder: Place, settings: str, real: Cells, generated: Cells) -> None:
         super().__init__(folder, settings)
         self.real, self.generated = real, generated
         self._fitted: tuple[Components, Queries] | None = None
 
     @classmethod
-    def open(cls, folder: Path, settings: str, real: str, generated: str, label: str | None) -> Scan:
+    def open(cls, folder: Place, settings: str, real: str, generated: str, label: str | None) -> Scan:
         """In a worker: open the same cells again."""
         inputs = open_inputs(real, [generated], label)
         cells, source = inputs.scored()
@@ -111,7 +112,9 @@ def scan(
         for cells, n in sizes.items()
         for start in range(0, n, shard_size)
     ]
-    missing = [item for item in items if work.whole_record(part_name(item)) is None]
+    names, recorded = list(map(part_name, items)), work.recorded()
+    there = work.each(lambda name: work.whole_record(name) if name in recorded else None, names)
+    missing = [item for item, record in zip(items, there, strict=True) if record is None]
     if len(missing) < len(items):
         log.info("%d of %d parts are there already", len(items) - len(missing), len(items))
     with progress("compare cells", sum(item.stop - item.start for item in missing), "cells") as advance:
@@ -144,8 +147,8 @@ def worker_setup(work: Scan, origins: Sequence[Source], label: str | None, ray: 
     """How workers come by the audit: threads share it, actors open the cells again."""
     if ray is None:
         return lambda: work
-    real, generated = (origin if "://" in origin else str(Path(origin).absolute()) for origin in map(str, origins))
-    return partial(Scan.open, work.folder.absolute(), work.work, real, generated, label)
+    real, generated = (origin if is_remote(origin) else str(on_disk(origin).absolute()) for origin in map(str, origins))
+    return partial(Scan.open, work.folder, work.work, real, generated, label)
 
 
 def _packed(name: str, values: Any) -> dict[str, Any]:

@@ -6,11 +6,8 @@ over the ranks and added in the order of the parts: neither the number of ranks 
 
 import hashlib
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +25,8 @@ from cfgen_dist.training.stream import IN_ORDER_BYTES
 from cfgen_dist.workers.parts import Ledger
 from data_loaders import Atlas, CellBatch, CellStream
 from data_loaders.progress import progress
-from data_loaders.types import Array, Floats, Ints
+from data_loaders.storage import Place, place
+from data_loaders.types import Array, Floats, Ints, PathLike
 
 log = logging.getLogger("cfgen_dist")
 BATCH_SIZE = 512
@@ -37,7 +35,11 @@ Sums = dict[str, Array]
 
 
 def calibrate(
-    atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, config: Config, folder: Path, device: str = "cpu"
+    atlas: Atlas,
+    autoencoder: Autoencoder | JointAutoencoder,
+    config: Config,
+    folder: PathLike | Place,
+    device: str = "cpu",
 ) -> Calibration:
     """The offsets of every attribute, feature and category, from the cells that the model learned from.
 
@@ -50,7 +52,7 @@ def calibrate(
         In eval mode; it is left on the CPU.
     config : Config
         Settled; its labels are the attributes, in this order.
-    folder : Path
+    folder : path-like or Place
         For the sums of finished parts; removed at the end.
     device : str
         Where the networks run. Sums are made on the CPU, in float64.
@@ -76,7 +78,7 @@ def calibrate(
             tables = on_main(partial(_offsets, ledger, one, parts))
             found = found.joined(label, {name: torch.from_numpy(table) for name, table in tables.items()})
     autoencoder.cpu()
-    on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+    on_main(place(folder).remove_tree)
     return found
 
 
@@ -182,9 +184,8 @@ def _digest(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, rows: Int
 
 def _missing(ledger: Ledger, n: int) -> list[int]:
     """Parts that are not there, by listing the folder: to look for a file on a shared disk may hide it later."""
-    ledger.folder.mkdir(parents=True, exist_ok=True)
-    there = set(os.listdir(ledger.folder))
-    return [part for part in range(n) if f"{_name(part)}.json" not in there or ledger.record(_name(part)) is None]
+    there = ledger.recorded()
+    return [part for part in range(n) if _name(part) not in there or ledger.record(_name(part)) is None]
 
 
 def _name(part: int) -> str:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from cfgen_dist.training.checkpoints import save_last
 from cfgen_dist.training.stream import TrainingStream
 from data_loaders import CellBatch
 from data_loaders.seeds import Training, derived_seed
@@ -133,7 +134,7 @@ class SaveLast(Checkpoint):
 
     def _save_if_due(self, trainer: L.Trainer) -> None:
         if self.due:
-            trainer.save_checkpoint(self.path)
+            save_last(trainer, self.path)
             self.due, self.saved = False, time.monotonic()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from data_loaders.card import read_card
 from data_loaders.errors import BadInput
-from data_loaders.reading.remote import is_remote
+from data_loaders.storage import is_remote, place, shown
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -14,7 +14,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     Parameters
     ----------
     path : path-like
-        The store or the folder.
+        The store or the folder, or its address.
 
     Returns
     -------
@@ -28,11 +28,18 @@ def describe(path: str | Path) -> dict[str, Any]:
         There is no atlas, bundle or finished run, or its card cannot be read.
     """
     if is_remote(path):
+        at = place(path)
+        for remote in (at, at / "bundle"):
+            if (remote / "card.json").is_file():
+                from cfgen_dist.bundle import read_card as read_bundle_card
+
+                with remote.local() as local:
+                    return read_bundle_card(local)
         from data_loaders import open_atlas
 
         card = open_atlas(path).card
         if card is None:
-            raise BadInput(f"{path}: no card in that store; expected an atlas")
+            raise BadInput(f"{shown(path)}: no card in that store; expected an atlas")
         return card
     path = Path(path)
     if (path / "zarr.json").is_file():

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from cfgen_dist.training.ranks import on_main
+from cfgen_dist.training.saves import Saver
 from data_loaders.errors import BadInput
 from data_loaders.records import Record, check_form, one_line, show
 from data_loaders.types import PathLike
@@ -123,10 +124,17 @@ def taking_up(path: PathLike | None, restored: Restored) -> Iterator[None]:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all, and that all ranks read through rank 0."""
+    """Checkpoints that appear whole or not at all, and that all ranks read through rank 0.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    saver : Saver, optional
+        Puts the state of the stage into a bucket whenever its `last.ckpt` has been written.
+    """
+
+    def __init__(self, saver: Saver | None = None) -> None:
         super().__init__()
+        self.saver = saver
         self._written: dict[PathLike, str] = {}  # by this process: SHA-256 of what is there
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: PathLike, storage_options: Any = None) -> None:
@@ -134,6 +142,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         buffer = io.BytesIO()  # torch.save hides what the disk says: "no space left" must reach the user
         torch.save(checkpoint, buffer)
         self._written[path] = write_vouched(path, buffer.getbuffer(), self._written.get(path))
+        if self.saver is not None and Path(path).name == LAST:
+            self.saver.take(Path(path).parent, checkpoint["global_step"])
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -146,6 +156,28 @@ class WholeCheckpoints(TorchCheckpointIO):
                 return super(WholeCheckpoints, self).load_checkpoint(path, map_location, weights_only=True)
 
         return on_main(read)
+
+
+def save_last(trainer: L.Trainer, path: str | Path, wait: bool = False) -> None:
+    """Save the checkpoint to resume from; all ranks call this together.
+
+    Parameters
+    ----------
+    trainer : lightning.Trainer
+    path : path-like
+        `last.ckpt` of the stage.
+    wait : bool
+        Of a run in a bucket: come back only when the checkpoint is there. It goes up in the background otherwise.
+
+    Raises
+    ------
+    BadInput
+        With `wait`, when the bucket does not take it.
+    """
+    trainer.save_checkpoint(path)
+    files = trainer.strategy.checkpoint_io
+    if wait and isinstance(files, WholeCheckpoints) and files.saver is not None:
+        on_main(files.saver.wait)
 
 
 def place_of(checkpoint: PathLike) -> dict[str, Any]:

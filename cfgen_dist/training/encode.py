@@ -2,10 +2,7 @@
 
 import hashlib
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,17 +12,21 @@ from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.multimodal import JointAutoencoder
 from cfgen_dist.training.ranks import on_main, rank, world_size
 from cfgen_dist.training.stream import IN_ORDER_BYTES
-from cfgen_dist.workers.parts import Ledger
+from cfgen_dist.workers.parts import Ledger, parts_place
 from data_loaders import Atlas, CellStream, LatentWriter, open_atlas
+from data_loaders.manifest import ROOT
 from data_loaders.progress import progress
-from data_loaders.types import Floats, Ints
+from data_loaders.storage import Place, place
+from data_loaders.types import Floats, Ints, PathLike
 
 log = logging.getLogger("cfgen_dist")
 BATCH_SIZE = 1024
 PART_ROWS = 1 << 16
 
 
-def encode(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, path: Path, device: str = "cpu") -> Atlas:
+def encode(
+    atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, path: PathLike | Place, device: str = "cpu"
+) -> Atlas:
     """Write the latents of all cells of an atlas, unless they are there already.
 
     The rows are cut into parts of 65,536. The ranks share the parts that are not there yet, and rank 0 puts all parts
@@ -36,8 +37,9 @@ def encode(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, path: Path
     atlas : Atlas
     autoencoder : Autoencoder or JointAutoencoder
         In eval mode: BatchNorm must not see batch mates.
-    path : Path
-        The store of latents; it appears whole or not at all. Parts lie beside it until then.
+    path : path-like or Place
+        The store of latents, on a disk that all ranks see or in a bucket; it appears whole or not at all. Parts lie
+        beside it until then.
     device : str
         Where the encoder runs.
 
@@ -46,8 +48,9 @@ def encode(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, path: Path
     Atlas
         The store, opened.
     """
-    ledger = Ledger(path.with_name(path.name + ".parts"), _work(atlas, autoencoder))
-    if not on_main(path.exists):
+    target = place(path)
+    ledger = Ledger(parts_place(target), _work(atlas, autoencoder))
+    if not on_main((target / ROOT).is_file):
         missing = on_main(lambda: _missing(atlas, ledger))
         mine = missing[rank() :: world_size()]
         autoencoder.to(device)
@@ -58,9 +61,9 @@ def encode(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, path: Path
         autoencoder.cpu()
         if world_size() > 1:
             dist.barrier()
-        on_main(lambda: _put_together(atlas, autoencoder, ledger, path, device))
-    on_main(lambda: shutil.rmtree(ledger.folder, ignore_errors=True))
-    return open_atlas(path)
+        on_main(lambda: _put_together(atlas, autoencoder, ledger, target, device))
+    on_main(ledger.folder.remove_tree)
+    return open_atlas(str(target))
 
 
 def _encoded(
@@ -96,10 +99,9 @@ def _work(atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder) -> str:
 
 def _missing(atlas: Atlas, ledger: Ledger) -> list[int]:
     """Parts that are not there, by listing the folder: to look for a file on a shared disk may hide it later."""
-    ledger.folder.mkdir(exist_ok=True)
-    there = set(os.listdir(ledger.folder))
+    there = ledger.recorded()
     parts = range(-(-atlas.n_cells // PART_ROWS))
-    return [part for part in parts if f"{_name(part)}.json" not in there or ledger.record(_name(part)) is None]
+    return [part for part in parts if _name(part) not in there or ledger.record(_name(part)) is None]
 
 
 def _write_part(
@@ -115,14 +117,14 @@ def _write_part(
 
 
 def _put_together(
-    atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, ledger: Ledger, path: Path, device: str
+    atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, ledger: Ledger, path: Place, device: str
 ) -> None:
     """Write the parts in their order; one whose bytes are not those that were written is made again first."""
-    with LatentWriter(path, atlas, autoencoder.latent_dim) as writer:
+    with LatentWriter(str(path), atlas, autoencoder.latent_dim) as writer:
         for part in range(-(-atlas.n_cells // PART_ROWS)):
             arrays = ledger.whole_arrays(_name(part))
             if arrays is None:
-                log.warning("part %d in %s is damaged: made again", part, ledger.folder)
+                log.warning("part %d in %s is damaged: made again", part, ledger.folder.shown)
                 autoencoder.to(device)
                 with torch.inference_mode():
                     _write_part(atlas, autoencoder, part, ledger, device, lambda n: None)

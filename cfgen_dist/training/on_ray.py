@@ -15,15 +15,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfgen_dist.config import Config, load_config, to_dict
+from cfgen_dist.training.folder import RunFolder, open_folder
 from cfgen_dist.training.memory import ENVIRONMENT
 from cfgen_dist.workers.cluster import connect, is_local
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, WorkFailed
+from data_loaders.storage import carried, carry
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("cfgen_dist")
 TRIES = 3  # starts in a row that end with lost workers before any of them has saved anything new
 LOG, ERRORS = "train.log", "errors.log"  # in the run directory: rank 0's progress lines; tracebacks
-SAVED = ("last.ckpt", "weights.safetensors", "part-*.npz")
+SAVED = ("last.ckpt", "saved.json", "weights.safetensors.sha256", "part-*.npz", "part-*.json")
+PROGRESS = ("/saved.json", "/weights.safetensors.sha256")  # of a run in a bucket: what its driver looks at
 SECONDS_OF_SILENCE = (8, 60)  # before it is said that workers are waited for; before that is repeated
 FAILED_AT = "failed_at"  # attribute of an error: when it was raised
 
@@ -81,16 +84,18 @@ def connect_workers(
 
 
 def train_on_ray(
-    atlas: str, contents: str | None, out: Path, config: Config, workers: int, each: Mapping[str, float]
+    atlas: str, contents: str | None, folder: RunFolder, config: Config, workers: int, each: Mapping[str, float]
 ) -> None:
     """Run the stages of a run on workers of the cluster that is connected, replacing those that are lost.
 
     Parameters
     ----------
-    atlas, out : str, Path
-        Absolute, on a disk that all machines see.
+    atlas : str
+        An address, or an absolute path on a disk that all machines see.
     contents : str or None
         `Atlas.contents`: workers refuse any other store.
+    folder : RunFolder
+        In a bucket, or on a disk that all machines see.
     config : Config
         Settled.
     workers : int
@@ -107,10 +112,12 @@ def train_on_ray(
     """
     import ray.train
 
+    out = folder.path
     work = {
         "atlas": atlas,
         "contents": contents,
-        "out": str(out),
+        "out": str(folder.place),
+        "storage": ray.put(carried()),  # not as it is: Ray shows what is here to whoever asks for the state of a run
         "config": to_dict(config),
         "cpus": each["CPU"],
         "gpus": each.get("GPU", 0),
@@ -159,20 +166,27 @@ def _trainer(work: dict[str, Any], workers: int, each: Mapping[str, float], out:
 
 def work_as_rank(work: dict[str, Any]) -> None:
     """What each worker does: the stages of the run, as one rank of the process group it finds itself in."""
+    import ray
     import torch
 
-    from cfgen_dist.training.ranks import rank, world_size
-    from cfgen_dist.training.stages import run_stages
-
-    out = Path(work["out"])
+    carry(ray.get(work["storage"]))
     torch.set_num_threads(int(work["cpus"]))
     config = load_config(work["config"])
     config.accelerator = "gpu" if work["gpus"] else "cpu"
+    with open_folder(work["out"]) as folder, folder.putting(LOG):
+        _work(folder, work, config)
+
+
+def _work(folder: RunFolder, work: dict[str, Any], config: Config) -> None:
+    from cfgen_dist.training.ranks import rank, world_size
+    from cfgen_dist.training.stages import run_stages
+
     try:
-        if not (out / "config.yaml").exists():
-            raise BadInput(f"{out}: {socket.gethostname()} does not see it; expected a disk that all machines see")
+        if not (folder.place / "config.yaml").is_file():
+            name = socket.gethostname()
+            raise BadInput(f"{folder.shown}: {name} does not see it; expected a bucket or a disk that all machines see")
         if rank() == 0:
-            handler = logging.FileHandler(out / LOG)
+            handler = logging.FileHandler(folder.path / LOG)
             handler.setFormatter(logging.Formatter("%(message)s"))
             for logger in (log, logging.getLogger("data_loaders")):
                 logger.addHandler(handler)
@@ -181,22 +195,19 @@ def work_as_rank(work: dict[str, Any]) -> None:
         atlas = open_atlas(work["atlas"])
         if atlas.contents != work["contents"]:
             raise BadInput(f"{atlas.name}: another store than when the training was started; start it again")
-        run_stages(atlas, out, config)
+        run_stages(atlas, folder, config)
     except Exception as error:
         # The other ranks fail next, for want of this one: the time tells cause from consequence.
         setattr(error, FAILED_AT, time.time())
-        _note(out / ERRORS, rank())
+        _note(folder, rank())
         raise
 
 
-def _note(path: Path, rank: int) -> None:
+def _note(folder: RunFolder, rank: int) -> None:
     """Add the traceback to a file, if that can be written: the error may be that it cannot."""
-    try:
-        with open(path, "a") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} worker {rank} on {socket.gethostname()}\n")
-            file.write(traceback.format_exc() + "\n")
-    except OSError:
-        pass
+    head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} worker {rank} on {socket.gethostname()}\n"
+    with suppress(OSError, BadInput):
+        folder.append(ERRORS, head + traceback.format_exc() + "\n")
 
 
 def _follow(fit: Callable[[], Any], path: Path, what: str) -> Any:

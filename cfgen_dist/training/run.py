@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cfgen_dist.bundle import CFGen
+from cfgen_dist.bundle import CARD, CFGen
 from cfgen_dist.config import Config, load_config, save_config, to_dict
+from cfgen_dist.training.folder import RunFolder, open_folder
 from cfgen_dist.training.memory import keep_freed_memory
-from cfgen_dist.training.on_ray import connect_workers, train_on_ray
+from cfgen_dist.training.on_ray import ERRORS, LOG, PROGRESS, connect_workers, train_on_ray
 from cfgen_dist.training.ranks import check_workers
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import identity, run_stages
@@ -19,8 +20,9 @@ from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
 from data_loaders.locks import alone
-from data_loaders.reading.remote import is_remote
 from data_loaders.records import Record, Sha256, Whole, read_json
+from data_loaders.storage import is_remote
+from data_loaders.storage.address import on_disk
 from data_loaders.types import PathLike
 from data_loaders.vouchers import sealed, unsealed
 
@@ -40,7 +42,7 @@ class TrainedOn(Record):
     checksum: Sha256 | None = None
 
 
-@alone(make_folder=True)
+@alone(make_folder=True, remote=True)
 def train(
     atlas: PathLike,
     out: PathLike,
@@ -63,16 +65,16 @@ def train(
     Parameters
     ----------
     atlas : path-like
-        An atlas store with cells in the splits train and val.
+        An atlas store with cells in the splits train and val, on a disk or at an address.
     out : path-like
-        Run directory.
+        Run directory, on a disk or at an address in a bucket (`cfgen_dist.training.folder`).
     config : Config, optional
         The saved one when resuming, else the defaults.
     resume : bool
         Continue in an existing run directory.
     ray : {None, "auto", "local"} or str
-        None: in this process. Else as in `cfgen_dist.workers.cluster.connect`; `atlas` and `out` must then lie on
-        a disk that all machines see.
+        None: in this process. Else as in `cfgen_dist.workers.cluster.connect`; `atlas` and `out` must then lie in
+        a bucket, or on a disk that all machines see.
     workers : int, optional
         Processes under Ray, one by default. They share the batches of the config.
     cpus_per_worker, gpus_per_worker : int, optional
@@ -99,38 +101,41 @@ def train(
         if value is not None and value < least:
             raise BadInput(f"`{name}` is {value}, expected at least {least}")
     workers = workers or 1
-    source, out = open_atlas(atlas), Path(out).absolute()
-    is_new = not (out / "config.yaml").exists()
-    if is_new:
-        if out.exists() and (not out.is_dir() or any(entry.name != "atlas.json" for entry in out.iterdir())):
-            raise BadInput(f"{out} exists and is not a run: give a directory that does not exist")
-        config = copy.deepcopy(config) if config else load_config()
-        settle(config, source, here=ray is None)
-    else:
-        config = _resumed_config(out, config, source, resume, here=ray is None)
-        if (out / "bundle").exists():
-            log.info("%s is finished: nothing to do", out)
-            return CFGen.load(out / "bundle")
-    _check_shares(config, source, workers)
-    if ray is None:
+    source = open_atlas(atlas)
+    with open_folder(out) as folder:
+        bundle = folder.place / "bundle"
+        is_new = folder.begin()
         if is_new:
-            _begin_run(out, config, source)
-        keep_freed_memory()
-        run_stages(source, out, config)
-    else:
-        with connect_workers(ray, workers, cpus_per_worker, gpus_per_worker, config.accelerator) as each:
+            config = copy.deepcopy(config) if config else load_config()
+            settle(config, source, here=ray is None)
+        else:
+            config = _resumed_config(folder.path, config, source, resume, here=ray is None)
+            if bundle.exists() if not bundle.is_remote else (bundle / CARD).is_file():
+                log.info("%s is finished: nothing to do", folder.shown)
+                return CFGen.load(str(bundle))
+        _check_shares(config, source, workers)
+        if ray is None:
             if is_new:
-                _begin_run(out, config, source)
-            place = str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())
-            train_on_ray(place, source.contents, out, config, workers, each)
-    return CFGen.load(out / "bundle")
+                _begin_run(folder, config, source)
+            keep_freed_memory()
+            run_stages(source, folder, config)
+        else:
+            with connect_workers(ray, workers, cpus_per_worker, gpus_per_worker, config.accelerator) as each:
+                if is_new:
+                    _begin_run(folder, config, source)
+                address = str(atlas) if is_remote(atlas) else str(on_disk(atlas).absolute())
+                with folder.watching(LOG, ERRORS, *PROGRESS):
+                    train_on_ray(address, source.contents, folder, config, workers, each)
+    return CFGen.load(str(bundle))
 
 
-def _begin_run(out: Path, config: Config, atlas: Atlas) -> None:
+def _begin_run(folder: RunFolder, config: Config, atlas: Atlas) -> None:
+    out = folder.path
     out.mkdir(parents=True, exist_ok=True)
     facts = identity(atlas) | {"contents": atlas.contents, "config": _digest(to_dict(config))}
     write_whole(out / "atlas.json", lambda file: file.write(json.dumps(sealed(facts)).encode()))
     save_config(config, out / "config.yaml")  # last: with it the run exists
+    folder.put("atlas.json", "config.yaml")
 
 
 def _check_shares(config: Config, atlas: Atlas, workers: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from cfgen_dist.config import Config
     from cfgen_dist.config.tree import Precision
+    from cfgen_dist.training.saves import Saver
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class RunSettings:
     all_reduce: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every_n_steps: int = 500
     checkpoint_every_minutes: float | None = None
+    saver: Saver | None = None  # of a run in a bucket
 
     @property
     def half_products(self) -> bool:
@@ -34,7 +36,7 @@ class RunSettings:
         return "bf16-mixed" if self.precision == "bf16-mixed" else "32-true"
 
     @classmethod
-    def of(cls, config: Config) -> RunSettings:
+    def of(cls, config: Config, saver: Saver | None = None) -> RunSettings:
         """Those of a config."""
         return cls(
             seed=config.seed,
@@ -45,4 +47,5 @@ class RunSettings:
             all_reduce=config.all_reduce,
             checkpoint_every_n_steps=config.checkpoint_every_n_steps,
             checkpoint_every_minutes=config.checkpoint_every_minutes,
+            saver=saver,
         )

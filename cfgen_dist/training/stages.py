@@ -29,6 +29,7 @@ from cfgen_dist.training.autoencoder import train_autoencoder, untrained_autoenc
 from cfgen_dist.training.calibration import calibrate
 from cfgen_dist.training.encode import encode
 from cfgen_dist.training.flow import train_flow, untrained_velocity
+from cfgen_dist.training.folder import METRICS, WEIGHTS, RunFolder
 from cfgen_dist.training.held_out import validation_loss, validation_nll
 from cfgen_dist.training.memory import give_memory_back
 from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, sized_modalities
@@ -41,37 +42,40 @@ from data_loaders.types import Floats, Ints
 from data_loaders.vouchers import check_vouched, vouch, write_vouched
 
 log = logging.getLogger("cfgen_dist")
-WEIGHTS, METRICS = "weights.safetensors", "metrics.csv"
 DONE_AGAIN = "; without that file the stage is done again"
 
 
-def run_stages(atlas: Atlas, out: Path, config: Config) -> None:
+def run_stages(atlas: Atlas, folder: RunFolder, config: Config) -> None:
     """Do what is left of a run.
 
     Parameters
     ----------
     atlas : Atlas
-    out : Path
-        Run directory with `config.yaml`.
+    folder : RunFolder
+        Of a run with `config.yaml`.
     config : Config
         Settled: nothing in it depends on the atlas any more.
     """
     started = time.monotonic()
-    autoencoder = _autoencoder(atlas, config, out / "autoencoder")
+    bundle = folder.place / "bundle"
+    on_main(folder.take_up)
+    autoencoder = _autoencoder(atlas, config, folder)
     give_memory_back()
-    latents = encode(atlas, autoencoder, out / "latents.zarr", _device(config.accelerator))
+    latents = encode(atlas, autoencoder, folder.place / "latents.zarr", _device(config.accelerator))
     give_memory_back()
-    velocity = _velocity(latents, label_categories(atlas, config), config, out / "flow")
-    calibration = _calibration(atlas, config, autoencoder, out / "calibration")
-    training = on_main(lambda: _on_validation_cells(atlas, latents, config, autoencoder, velocity, calibration, out))
+    velocity = _velocity(latents, label_categories(atlas, config), config, folder)
+    calibration = _calibration(atlas, config, autoencoder, folder)
+    training = on_main(
+        lambda: _on_validation_cells(atlas, latents, config, autoencoder, velocity, calibration, folder.path)
+    )
 
-    def bundle() -> None:
+    def write_bundle() -> None:
         model = assemble(atlas, config, autoencoder, velocity, _provenance(atlas, training), calibration)
         model.transfer = learn_transfer(autoencoder, velocity, latents, model.labels, config)
-        model.save(out / "bundle")
+        model.save(str(bundle))
 
-    on_main(bundle)
-    log.info("model written to %s after %.0f s", out / "bundle", time.monotonic() - started)
+    on_main(write_bundle)
+    log.info("model written to %s after %.0f s", bundle.shown, time.monotonic() - started)
 
 
 def label_categories(atlas: Atlas, config: Config) -> dict[str, list[str]]:
@@ -84,8 +88,9 @@ def identity(atlas: Atlas) -> dict[str, Any]:
     return {"path": str(atlas.name), "fingerprint": atlas_card(atlas).get("fingerprint"), "n_cells": atlas.n_cells}
 
 
-def _autoencoder(atlas: Atlas, config: Config, directory: Path) -> Autoencoder | JointAutoencoder:
+def _autoencoder(atlas: Atlas, config: Config, folder: RunFolder) -> Autoencoder | JointAutoencoder:
     """The trained autoencoder, from its weights file if the stage is finished."""
+    directory = folder.path / "autoencoder"
     state = _finished(directory)
     if state is not None:
         autoencoder = untrained_autoencoder(atlas, config.autoencoder, config.modalities)
@@ -94,13 +99,15 @@ def _autoencoder(atlas: Atlas, config: Config, directory: Path) -> Autoencoder |
     log.info(
         "training the autoencoder on %s cells x %s genes", f"{len(atlas.rows(split='train')):,}", f"{atlas.n_genes:,}"
     )
-    autoencoder = train_autoencoder(atlas, config.autoencoder, config.modalities, RunSettings.of(config), directory)
-    _finish(directory, autoencoder)
+    settings = RunSettings.of(config, folder.saver)
+    autoencoder = train_autoencoder(atlas, config.autoencoder, config.modalities, settings, directory)
+    _finish(folder, directory, autoencoder)
     return autoencoder
 
 
-def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Config, directory: Path) -> Velocity:
+def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Config, folder: RunFolder) -> Velocity:
     """The trained velocity network, from its weights file if the stage is finished."""
+    directory = folder.path / "flow"
     state = _finished(directory)
     if state is not None:
         rows = fitted_rows(latents, config.modalities, config.refit)
@@ -108,25 +115,33 @@ def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Confi
         _fill(velocity, state, directory)
         return velocity.eval()
     log.info("training the flow on latents of %d dimensions", config.autoencoder.latent_dim)
-    velocity = train_flow(latents, labels, config.flow, config.modalities, RunSettings.of(config), directory)
-    _finish(directory, velocity)
+    settings = RunSettings.of(config, folder.saver)
+    velocity = train_flow(latents, labels, config.flow, config.modalities, settings, directory)
+    _finish(folder, directory, velocity)
     return velocity
 
 
 def _calibration(
-    atlas: Atlas, config: Config, autoencoder: Autoencoder | JointAutoencoder, directory: Path
+    atlas: Atlas, config: Config, autoencoder: Autoencoder | JointAutoencoder, folder: RunFolder
 ) -> Calibration | None:
     """The calibration, from its file if the stage is finished; None where none is wanted."""
     if not config.calibrate or not config.labels:
         return None
     sizes = {name: len(categories) for name, categories in label_categories(atlas, config).items()}
     features = {name: network.n_genes for name, network in branches(autoencoder).items()}
+    directory = folder.path / "calibration"
     state = _finished(directory)
     if state is not None:
         check_state(empty_state(sizes, features), state, f"{directory / WEIGHTS} is damaged", DONE_AGAIN)
         return Calibration.filled(state, sizes, features)
-    calibration = calibrate(atlas, autoencoder, config, directory / "parts", _device(config.accelerator))
-    on_main(lambda: write_vouched(directory / WEIGHTS, save(calibration.state())))
+    parts = folder.place / "calibration/parts"
+    calibration = calibrate(atlas, autoencoder, config, parts, _device(config.accelerator))
+
+    def write() -> None:
+        write_vouched(directory / WEIGHTS, save(calibration.state()))
+        folder.finish_stage(directory.name)
+
+    on_main(write)
     return calibration
 
 
@@ -149,7 +164,7 @@ def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], directory: Path
     network.load_state_dict(dict(state))
 
 
-def _finish(directory: Path, network: nn.Module) -> None:
+def _finish(folder: RunFolder, directory: Path, network: nn.Module) -> None:
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise BadInput(f"the training of the {directory.name} diverged: its weights are not finite; lower its lr")
 
@@ -157,6 +172,7 @@ def _finish(directory: Path, network: nn.Module) -> None:
         if (directory / METRICS).exists():
             vouch(directory / METRICS)
         write_vouched(directory / WEIGHTS, save(network.state_dict()))
+        folder.finish_stage(directory.name)
 
     on_main(write)
 

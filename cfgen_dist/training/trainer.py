@@ -79,7 +79,7 @@ def fit(
     place = on_main(lambda: place_of(last) if last.exists() else None)
     restored = Restored(last, place["schedulers"]) if place else Restored()
     if place:  # Lightning itself takes a position up only in the middle of an epoch
-        check_fits(last, module)
+        on_main(lambda: check_fits(last, module))
         train_stream.load_state_dict(place["position"])
     terminal = sys.stderr.isatty()
     if world_size() > 1:
@@ -110,7 +110,7 @@ def fit(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             log_every_n_steps=LOG_EVERY,
-            **_placement(),
+            **_placement(settings),
             **limits,
         )
         try:
@@ -118,13 +118,15 @@ def fit(
                 trainer.fit(module, train_stream, val_stream, ckpt_path=last if place else None, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+    if settings.saver is not None and not rank():  # what the next stage begins with
+        settings.saver.take(directory, trainer.global_step)
     return trainer
 
 
-def _placement() -> dict[str, Any]:
+def _placement(settings: RunSettings) -> dict[str, Any]:
     """Arguments of the trainer that say on how many devices of which machines it runs."""
     if world_size() == 1:
-        return {"devices": 1, "plugins": [WholeCheckpoints()]}
+        return {"devices": 1, "plugins": [WholeCheckpoints(settings.saver)]}
     # No buffer differs between ranks: BatchNorm sees all of them.
     options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
     if os.environ.get("GROUP_WORLD_SIZE") == str(world_size()):  # each rank sees one device, as if on its own machine
@@ -132,14 +134,14 @@ def _placement() -> dict[str, Any]:
             "devices": 1,
             "num_nodes": world_size(),
             "strategy": DDPStrategy(**options),
-            "plugins": [WholeCheckpoints(), LightningEnvironment()],
+            "plugins": [WholeCheckpoints(settings.saver), LightningEnvironment()],
         }
     from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
 
     return {
         "devices": "auto",
         "strategy": RayDDPStrategy(**options),
-        "plugins": [WholeCheckpoints(), RayLightningEnvironment()],
+        "plugins": [WholeCheckpoints(settings.saver), RayLightningEnvironment()],
     }
 
 

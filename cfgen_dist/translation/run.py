@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -19,8 +18,9 @@ from cfgen_dist.translation.shard import TranslationPlan, plan_translation, sour
 from cfgen_dist.workers.options import Workers, build, takes
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput, nearest
-from data_loaders.reading.remote import is_remote
 from data_loaders.seeds import Generation, generator
+from data_loaders.storage import is_remote, place
+from data_loaders.storage.address import on_disk
 from data_loaders.types import Array, Floats, Ints, PathLike
 from data_loaders.vouchers import write_sealed
 
@@ -55,7 +55,7 @@ def translate(
     atlas : path-like
         Real cells with the genes of the model, not necessarily those it was trained on.
     out : path-like
-        On a disk that all workers see, like `atlas`. The scores are written to `OUT.scores.json` as well.
+        On a disk that all workers see, like `atlas`, or in a bucket. The scores go to `OUT.scores.json` as well.
     to : dict of str to str
         Attribute → category wanted.
     label : str, optional
@@ -84,17 +84,17 @@ def translate(
     """
     bundle = for_workers(bundle)
     model = load_model(bundle)
-    path = str(atlas) if is_remote(atlas) else str(Path(atlas).absolute())
+    path = str(atlas) if is_remote(atlas) else str(on_disk(atlas).absolute())
     source = open_atlas(path)
     plan = plan_translation(model, source, to, split=split, where=where, sampling=build(Sampling, options))
     label = _kept_label(source, to, label)
     note = {"plan": plan.to_dict(), "kind": "translation"}
-    sample = partial(translate_shard, atlas=source.name)
+    sample = partial(translate_shard, atlas=path)
     work = Work(partial(load_model, bundle, plan.device), plan, note, sample)
     summary = write_store(out, model, work, _content(model, source, plan), build(Workers, options), resume)
     scores = score_translation(source, open_atlas(out), plan, label)
-    beside = Path(out).with_name(Path(out).name + ".scores.json")
-    write_sealed(beside, scores, indent=1, any_number=False)
+    target = place(out)
+    write_sealed(str(target.beside(target.name + ".scores.json")), scores, indent=1, any_number=False)
     return summary | {"scores": scores}
 
 

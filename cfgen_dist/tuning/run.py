@@ -24,7 +24,7 @@ from data_loaders import open_atlas
 from data_loaders.errors import BadInput, nearest
 from data_loaders.files import write_whole
 from data_loaders.locks import alone
-from data_loaders.reading.remote import is_remote
+from data_loaders.storage import is_remote
 from data_loaders.types import PathLike
 from data_loaders.vouchers import check_vouched, write_sealed, write_vouched
 

@@ -18,6 +18,8 @@ from data_loaders.manifest import ELEMENT
 from data_loaders.reading.atlas import Atlas, open_atlas
 from data_loaders.reading.checked import open_checked
 from data_loaders.records import Record, read_json
+from data_loaders.storage import Place, place
+from data_loaders.storage.address import on_disk
 from data_loaders.vouchers import SUFFIX, is_vouched, sha256_of, unsealed
 from data_loaders.zarr_groups import open_group
 
@@ -46,8 +48,8 @@ class Check:
     is_checked: bool = True
 
 
-def kind_of(path: Path) -> str:
-    """What is at a path: atlas, generated atlas, latents, store (of another program), run, or bundle.
+def kind_of(path: Place) -> str:
+    """What is at a path or address: atlas, generated atlas, latents, store (of another program), run, or bundle.
 
     Raises
     ------
@@ -58,9 +60,11 @@ def kind_of(path: Path) -> str:
         return "run"
     if (path / "card.json").is_file():
         return "bundle"
-    if not path.is_dir():
+    if not path.is_folder():
         found = "a file" if path.is_file() else "nothing"
-        raise BadInput(f"{path}: {found} there; expected the folder of an atlas, a store of latents, a run or a bundle")
+        raise BadInput(
+            f"{path.shown}: {found} there; expected the folder of an atlas, a store of latents, a run or a bundle"
+        )
     root = _root(path)
     if root.attrs.get("content") == LATENTS:
         return "latents"
@@ -69,49 +73,54 @@ def kind_of(path: Path) -> str:
     return "atlas" if (path / "uns" / "atlas_card").exists() else "store"
 
 
-def checks_of(path: Path, kind: str) -> Iterator[Check]:
-    """All checks of what is at a path."""
+def checks_of(path: Place, kind: str) -> Iterator[Check]:
+    """All checks of what is at a path; of an address, a store alone."""
     if kind == "run":
-        yield from _run(path)
+        yield from _run(on_disk(str(path)))
     elif kind == "bundle":
-        yield from _bundle(path)
+        yield from _bundle(on_disk(str(path)))
     else:
         yield from _store(path)
-        plan = path.with_name(path.name + ".plan.json")
+        plan = path.beside(path.name + ".plan.json")
         if kind == "generated atlas" and plan.is_file():
-            yield _check(plan, _json_fault)
+            yield Check(plan.shown, plan.size(), partial(_plan_fault, plan))
 
 
-def _root(path: Path) -> zarr.Group:
-    with readable(path):
-        root = open_group(path)
+def _plan_fault(plan: Place) -> str | None:
+    with plan.local() as file:
+        fault = _json_fault(file)
+        return None if fault is None else fault.replace(str(file), plan.shown)
+
+
+def _root(path: Place) -> zarr.Group:
+    with readable(path.shown):
+        root = open_group(path.zarr_store() if path.is_remote else str(path))
     if not isinstance(root, zarr.Group):
-        raise BadInput(f"{path}: a single Zarr array; expected an atlas, a store of latents, a run or a bundle")
+        raise BadInput(f"{path.shown}: a single Zarr array; expected an atlas, a store of latents, a run or a bundle")
     return root
 
 
-def _store(path: Path) -> Iterator[Check]:
+def _store(path: Place) -> Iterator[Check]:
     """Every file of a store; of one without manifest its arrays, read once."""
-    _, manifest, is_believed = open_checked(path)
+    _, manifest, is_believed = open_checked(str(path))
     if not is_believed:
         raise BadInput(
-            f"{path}: written anew by another program, so its checksums are not of these files; "
+            f"{path.shown}: written anew by another program, so its checksums are not of these files; "
             "`ingest()` makes an atlas of it"
         )
+    sizes = path.sizes()
     if manifest is None:
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        yield Check(str(path), size, partial(_unread, path), is_checked=False)
+        yield Check(path.shown, sum(sizes.values()), partial(_unread, str(path)), is_checked=False)
         return
     for key, facts in manifest.files.items():
-        yield Check(f"{path}/{key}", facts[0], partial(manifest.fault, path, key))
+        yield Check(f"{path.shown}/{key}", facts[0], partial(manifest.fault, path, key))
     known = {*manifest.files, f"uns/{ELEMENT}/c"}
-    for file in sorted(path.rglob("*")):
-        key = file.relative_to(path).as_posix()
-        if file.is_file() and key not in known and not file.name.startswith("."):
-            yield Check(str(file), file.stat().st_size, partial(str, f"{key} does not belong to the store"))
+    for key, size in sizes.items():
+        if key not in known and not key.rpartition("/")[2].startswith("."):
+            yield Check(f"{path.shown}/{key}", size, partial(str, f"{key} does not belong to the store"))
 
 
-def _unread(path: Path) -> str | None:
+def _unread(path: str) -> str | None:
     """What is wrong with a store without manifest: its arrays are read, which compares what checksums they have."""
     try:
         atlas = open_atlas(path)
@@ -157,7 +166,7 @@ def _run(path: Path) -> Iterator[Check]:
     for file in sorted(path.glob("latents.zarr.parts/*.json")):
         yield _check(file, _part_fault)
     if (path / "latents.zarr").is_dir():
-        yield from _store(path / "latents.zarr")
+        yield from _store(place(path / "latents.zarr"))
     if (path / "bundle").is_dir():
         yield from _bundle(path / "bundle")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,13 @@ from data_loaders.types import Ints, PathLike
 
 
 def verify_shards(
-    store: Path, run: PathLike, n: int, seed: int, workers: int | None
+    store: PathLike, run: PathLike, n: int, seed: int, workers: int | None
 ) -> tuple[list[int], int, list[str]]:
     """Make random shards of a generated store again.
 
     Parameters
     ----------
-    store : Path
+    store : path-like
     run : path-like
         The bundle that it was made with, or the run that holds it.
     n : int
@@ -76,8 +75,9 @@ def _plan(atlas: Atlas, model: CFGen, run: PathLike) -> Plan:
     """The plan in the store, if it is one for this model."""
     note: dict[str, Any] = parse_json(str(atlas.uns("generation")), Record, f"{atlas.name}: uns/generation")
     values = note.get("plan")
-    fields = {each.name for each in dataclasses.fields(Plan)}
-    if not isinstance(values, dict) or {*values, "unseen"} != fields:  # left out where it says nothing
+    fields = {each.name: each.default is dataclasses.MISSING for each in dataclasses.fields(Plan)}  # whether it must be
+    required = {name for name, must in fields.items() if must}
+    if not isinstance(values, dict) or not required <= set(values) <= set(fields):
         kind = note.get("kind", "other cells")
         raise BadInput(f"{atlas.name}: its plan is of a {kind}; expected one of `generate()` or `augment()`")
     if values["bundle"] != model.digest:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cfgen_dist.verification.files import Check, checks_of, kind_of
@@ -14,8 +14,11 @@ from cfgen_dist.workers.pool import open_pool
 from data_loaders.errors import BadInput
 from data_loaders.progress import progress
 from data_loaders.seeds import check_seed
+from data_loaders.storage import local_copy, place
+from data_loaders.storage.opened import NoAnswer
 from data_loaders.types import PathLike
 
+log = logging.getLogger("cfgen_dist")
 SHARDS = 3  # made again where a run is given and no number
 SHOWN = 3  # faults named in the message
 
@@ -43,7 +46,7 @@ def verify(
     Parameters
     ----------
     store : path-like
-        An atlas, real or generated, a store of latents, a run, or a model bundle, in a local folder.
+        An atlas, real or generated, a store of latents, a run, or a model bundle; a folder or an address.
     run : path-like, optional
         Of a generated store the bundle that it was made with, or the run that holds it: random shards are made again
         and their counts and labels compared.
@@ -73,14 +76,18 @@ def verify(
     [3, 17, 20, 41, 88]
     """
     check_seed(seed)
-    path = Path(store)
+    path = place(store)
     kind = kind_of(path)
     if run is None and shards is not None:
         raise BadInput(f"`shards` is {shards}, but making shards again needs the model: give its `run`")
     if shards is not None and shards < 1:
         raise BadInput(f"`shards` is {shards}, expected at least 1")
     if run is not None and kind != "generated atlas":
-        raise BadInput(f"{path}: `run` given, but this is no generated atlas (it is: {kind}); leave `run` out")
+        raise BadInput(f"{path.shown}: `run` given, but this is no generated atlas (it is: {kind}); leave `run` out")
+    if path.is_remote and kind in ("run", "bundle"):
+        log.info("%s: copied to a temporary folder to be compared", path.shown)
+        with local_copy(store) as local:
+            return verify(local, workers=workers) | {"path": path.shown}
     found = Found()
     with open_pool(Workers(None, workers)) as pool:
         checks = list(checks_of(path, kind))
@@ -91,14 +98,14 @@ def verify(
                 _note(found, check, fault)
                 done += check.size
                 advance((done >> 20) - (done - check.size >> 20))
-    report = {"path": str(path), "kind": kind, "files": found.files, "bytes": found.bytes}
+    report = {"path": path.shown, "kind": kind, "files": found.files, "bytes": found.bytes}
     report["unchecked"] = sorted(found.unchecked)
     if not found.faults and run is not None:
-        made, n_cells, wrong = verify_shards(path, run, shards or SHARDS, seed, workers)
+        made, n_cells, wrong = verify_shards(str(path), run, shards or SHARDS, seed, workers)
         report |= {"shards": made, "cells": n_cells}
         found.faults += wrong
     if found.faults:
-        raise BadInput(f"{path}: {_shown(sorted(found.faults))}; {_way_on(kind)}")
+        raise BadInput(f"{path.shown}: {_shown(sorted(found.faults))}; {_way_on(kind)}")
     return report
 
 
@@ -106,6 +113,8 @@ def _look(checks: list[Check], number: int) -> str | None:
     """What is wrong with one file."""
     try:
         return checks[number].fault()
+    except NoAnswer:  # which says nothing of the file
+        raise
     except BadInput as error:
         return str(error)
     except OSError as error:

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from cfgen_dist.workers.cluster import waiting_for
 from cfgen_dist.workers.threads import ONE_THREAD, WINDOW, Item, Result, State
 from data_loaders.errors import BadInput
+from data_loaders.storage import carried, carry
 
 if TYPE_CHECKING:
     from cfgen_dist.workers.threads import Pool
@@ -47,7 +48,7 @@ def open_actors(workers: int | None = None, device: str = "cpu") -> Iterator[Poo
             cls = ray.remote(
                 num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_restarts=-1, max_task_retries=TRIES
             )(_Worker)  # fmt: skip
-            actors.extend(cls.remote() for _ in range(workers or max(room, 1)))
+            actors.extend(cls.remote(carried()) for _ in range(workers or max(room, 1)))
         return _map(actors, function, items, setup)
 
     try:
@@ -102,11 +103,15 @@ def _map(
 
 
 class _Worker:
-    """An actor: a function, and a state that is built with the first item of a map."""
+    """An actor: a function, and a state that is built with the first item of a map.
 
-    def __init__(self) -> None:
+    `storage` is how the driver reaches object storage; see `data_loaders.storage.options.carried`.
+    """
+
+    def __init__(self, storage: dict[str, str]) -> None:
         import torch
 
+        carry(storage)
         torch.set_num_threads(1)
         self.key: str | None = None
         self.state: Any = None

@@ -1,30 +1,34 @@
 """From a store to an h5ad or h5mu file or a SOMA experiment, slice by slice."""
 
-import os
+import logging
 import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
+import zarr
 from anndata.io import read_elem, write_elem
 
 from data_loaders.errors import BadInput, nearest, readable
 from data_loaders.exporting.mudata import write_h5mu
 from data_loaders.exporting.soma import write_soma
-from data_loaders.files import begin_output, finish_output, refuse_address, refuse_existing
+from data_loaders.files import begin_output, finish_output, temporary_folder
 from data_loaders.locks import alone
-from data_loaders.manifest import ELEMENT
+from data_loaders.manifest import ELEMENT, Manifest
 from data_loaders.progress import progress
 from data_loaders.reading.checked import open_checked
 from data_loaders.reading.chunks import DiskArray
 from data_loaders.reading.reader import DiskGroup
+from data_loaders.storage import Place, is_remote, place, shown
 from data_loaders.types import PathLike
+from data_loaders.writing.building import NOTE, check_new, note_of
 
+log = logging.getLogger("data_loaders")
 SLICE = 1 << 22  # values copied at a time
 FORMATS = ("h5ad", "h5mu", "soma")
 
 
-@alone()
+@alone(remote=True)
 def export(store: PathLike, out: PathLike, *, to: str = "h5ad") -> None:
     """Write a store, real or generated, as a file that other tools read.
 
@@ -32,10 +36,10 @@ def export(store: PathLike, out: PathLike, *, to: str = "h5ad") -> None:
 
     Parameters
     ----------
-    store : path-like
+    store : path-like or address
         AnnData-Zarr store.
-    out : path-like
-        File or folder to write; must not exist.
+    out : path-like or address
+        File or folder to write; must not exist. What goes to an address is written to a temporary file first (TMPDIR).
     to : {"h5ad", "h5mu", "soma"}
         Format. The h5ad file is compressed with gzip level 1, and keeps further modalities in obsm; the h5mu file has
         every modality as an AnnData of its own; the SOMA experiment has obs and the measurement RNA with
@@ -49,50 +53,68 @@ def export(store: PathLike, out: PathLike, *, to: str = "h5ad") -> None:
     """
     if to not in FORMATS:
         raise BadInput(f"`to={to!r}`: {nearest(to, FORMATS)}")
-    place = refuse_existing(out)
-    refuse_address(store, "export reads a store on a disk; copy it there first")
+    check_new(out)
     try:
         source, manifest, _ = open_checked(store)
         source["X"], source["obs"], source["var"]
     except BadInput:
         raise
     except (FileNotFoundError, KeyError, ValueError, OSError) as error:
-        raise BadInput(f"{store}: no AnnData-Zarr store there ({' '.join(str(error).split())})") from error
-    folder = begin_output(place)
-    built = folder / place.name
-    if to == "soma":
-        try:
-            write_soma(store, built)
-            finish_output(built, place)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        raise BadInput(f"{shown(store)}: no AnnData-Zarr store there ({' '.join(str(error).split())})") from error
+    name = place(out).name
+    if is_remote(out):
+        with temporary_folder(out) as folder:
+            _build(store, source, manifest, folder / name, to, out)
+            log.info("%s: written to a temporary file, and copied there", shown(out))
+            _upload(folder / name, place(out))
         return
+    folder = begin_output(out)
     try:
-        _refuse_full_disk(store, folder, place)
-        if to == "h5mu":
-            write_h5mu(source, built, str(store), _copy)
-            finish_output(built, place)
-            return
-        with h5py.File(built, "w") as target:
-            target.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-            _copy(source, target, "X")
-            for name in ("obs", "var", "uns", "varm", "obsm", "layers", "obsp", "varp"):
-                if name in source:
-                    _copy(source, target, name)
-            if manifest is not None:
-                del target[f"uns/{ELEMENT}"]  # of files that are not there
-        finish_output(built, place)
+        _build(store, source, manifest, folder / name, to, out)
+        finish_output(folder / name, out)
     finally:
-        for leftover in (built, folder):
-            _remove(leftover)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _refuse_full_disk(store: PathLike, folder: Path, out: Path) -> None:
+def _build(store: PathLike, source: zarr.Group, manifest: Manifest | None, built: Path, to: str, out: PathLike) -> None:
+    """Write the file or folder `built` on a disk."""
+    if to == "soma":
+        write_soma(store, built)
+        return
+    _refuse_full_disk(store, built.parent, out)
+    if to == "h5mu":
+        write_h5mu(source, built, shown(store), _copy)
+        return
+    with h5py.File(built, "w") as target:
+        target.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        _copy(source, target, "X")
+        for name in ("obs", "var", "uns", "varm", "obsm", "layers", "obsp", "varp"):
+            if name in source:
+                _copy(source, target, name)
+        if manifest is not None:
+            del target[f"uns/{ELEMENT}"]  # of files that are not there
+
+
+def _upload(built: Path, out: Place) -> None:
+    """Copy a finished file or folder to a bucket; of a TileDB group last what makes it one."""
+    if built.is_file():
+        out.upload(built, new=True)
+        return
+    note = note_of(out)
+    note.write(NOTE)
+    out.remove_tree()
+    last = [entry for entry in built.iterdir() if entry.name.startswith("__")]
+    for entry in sorted(set(built.iterdir()) - set(last)) + sorted(last):
+        (out / entry.name).upload(entry)
+    note.remove()
+
+
+def _refuse_full_disk(store: PathLike, folder: Path, out: PathLike) -> None:
     """Refuse to begin without room for about the size of the store: HDF5 crashes Python when a disk runs full."""
-    needed = sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file())
+    needed = sum(place(store).sizes().values())
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise BadInput(f"{out}: no space left on device: {free:,} bytes are free, expected about {needed:,}")
+        raise BadInput(f"{shown(out)}: no space left on device: {free:,} bytes are free, expected about {needed:,}")
 
 
 def _copy(source: DiskGroup, target: DiskGroup, key: str, name: str | None = None) -> None:
@@ -134,10 +156,3 @@ def _copy_array(array: DiskArray, group: DiskGroup, name: str, *, wide: bool, de
             dataset[start:stop] = values
             advance(stop - start)
     return dataset
-
-
-def _remove(path: Path) -> None:
-    if Path(path).is_dir():
-        os.rmdir(path)
-    elif Path(path).exists():
-        os.unlink(path)

@@ -1,7 +1,6 @@
 """Which genes an atlas has: the genes of several sources joined, or those of a list."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from data_loaders.errors import BadInput, nearest
 from data_loaders.features.shared_names import MIN_SHARED, lost_note, refuse_few_shared
 from data_loaders.names import is_storable
 from data_loaders.sources.source import Source
+from data_loaders.storage import local_copy, shown
 from data_loaders.types import Ints, PathLike
 
 
@@ -112,9 +112,12 @@ def read_gene_list(path: PathLike, genes: pd.Index) -> Ints:
         The file cannot be read, is empty, repeats a name, or names an unknown gene.
     """
     try:
-        names = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+        with local_copy(path) as local:
+            names = [line.strip() for line in local.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read as a list of genes ({error}); expected hvg:N or a text file") from error
+        raise BadInput(
+            f"{shown(path)}: cannot be read as a list of genes ({error}); expected hvg:N or a text file"
+        ) from error
     if not names:
         raise BadInput(f"{path}: no gene names in it; expected one a line")
     positions: Ints = genes.get_indexer(names)

@@ -26,10 +26,11 @@ from data_loaders.errors import BadInput, nearest
 from data_loaders.features.feature_types import left_out_notes, refuse_copies
 from data_loaders.features.gene_names import one_for_each
 from data_loaders.features.shared_names import MIN_SHARED
-from data_loaders.files import refuse_existing, temporary_folder
+from data_loaders.files import temporary_folder
 from data_loaders.ingestion.buckets import Spill
 from data_loaders.ingestion.cells import merge_obs
 from data_loaders.ingestion.choice import Kept, choose_features, keep_listed
+from data_loaders.ingestion.copies import Copies
 from data_loaders.ingestion.equal_cells import equal_cells
 from data_loaders.ingestion.gather import gather
 from data_loaders.ingestion.genes import join_genes, parse_hvg, read_gene_list
@@ -48,6 +49,7 @@ from data_loaders.sources.counts import same_sums_note
 from data_loaders.sources.open import open_source
 from data_loaders.sources.source import Options, Source
 from data_loaders.types import Bools, Ints, PathLike
+from data_loaders.writing.building import check_new
 from data_loaders.writing.writer import AtlasWriter
 
 
@@ -103,8 +105,8 @@ def ingest(
         Where a source tells the types of its features, a modality gets those of its own
         (`data_loaders.features.feature_types`), so the same path may be given for several.
         A pattern (`folder/*.h5ad`), a folder of sources, and a text file of paths, one a line, stand for many; see
-        `data_loaders.ingestion.paths`.
-    out : path-like
+        `data_loaders.ingestion.paths`. Addresses are read in place or copied, see `data_loaders.ingestion.copies`.
+    out : path-like or address
         Store to write; must not exist.
     labels : sequence of str
         obs columns to condition on; kept as categories. The first one stratifies the split.
@@ -186,16 +188,19 @@ def ingest(
     """
     arguments = dict(locals())  # as they were given, for the card
     found: list[str] = []
-    paths = sources_by_modality(expand(listed_paths(sources), found))
-    refuse_existing(out)
+    given = expand(listed_paths(sources), found)
+    check_new(out)
     check_seed(seed)
     how_to_split = Splitting(test_fraction, holdout, val_fraction, seed)
-    _check_options(paths, min_cells, how_to_split, join, skip_refused)
     genes = None if genes is None else str(genes)
     n_hvg = parse_hvg(genes) if genes else None
     missing_values = parse_missing(missing_values)
     check_unlabelled(unlabelled)
     with ExitStack() as files:
+        local = Copies(files)
+        files.enter_context(local.by_address())
+        paths = sources_by_modality(local.of_all(given))
+        _check_options(paths, min_cells, how_to_split, join, skip_refused)
         files.enter_context(one_at_a_time(out))
         folder = files.enter_context(temporary_folder(beside=out))
         also = held_columns(holdout)
@@ -207,11 +212,11 @@ def ingest(
 
         table = None if genes_table is None else str(genes_table)
         options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts, genes_in, table)
-        opened = _open(files, paths[MAIN], options_of_rna, obs_files, refusals, check, var_names=var_names)
+        opened = _open(files, local, paths[MAIN], options_of_rna, obs_files, refusals, check, var_names=var_names)
         refused = refusals.notes()
         further = Options(round_counts=round_counts)
         others = {
-            name: _open(files, paths[name], further, None, Refusals(False), modality=name)
+            name: _open(files, local, paths[name], further, None, Refusals(False), modality=name)
             for name in paths
             if name != MAIN
         }
@@ -307,6 +312,7 @@ def _check_options(
 
 def _open(
     files: ExitStack,
+    local: Copies,
     paths: Sequence[PathLike],
     options: Options,
     obs_files: Paths | None,
@@ -332,13 +338,13 @@ def _open(
     columns = one_for_each(var_names, len(paths))
 
     def open_one(number: int) -> Source:
-        return open_source(
-            paths[number], options, obs_file=tables[number], modality=modality, var_names=columns[number]
+        return local.named(
+            open_source(paths[number], options, obs_file=tables[number], modality=modality, var_names=columns[number])
         )
 
     opened = open_all(files, paths, open_one, refusals, check)
     refusals.settle()
-    table_of = {str(path): table for path, table in zip(paths, tables, strict=True)}
+    table_of = {local.said(str(path)): table for path, table in zip(paths, tables, strict=True)}
     for table in dict.fromkeys(table for table in tables if table is not None):
         sharing = [source for source in opened if table_of.get(source.path) == table]
         if not sharing:

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data_loaders.errors import BadInput, readable
+from data_loaders.ingestion.copies import remote_sources
 from data_loaders.sources import parquet, tenx_files
 from data_loaders.sources.open import is_source
+from data_loaders.storage import is_remote, local_copy, place, shown
 from data_loaders.types import PathLike
 
 LISTS = (".txt", ".list", ".lst")
@@ -27,7 +29,8 @@ def expand(
     paths : list of paths, or dict of str to list of paths
         A path that is a source stands for itself. A glob stands for the paths that match; a folder of sources for
         those in it, sorted by name; a folder of 10x files with prefixes for its samples; the folder of a run of Cell
-        Ranger for its matrix of called cells; a text file of paths, one a line, for these, from its own folder.
+        Ranger for its matrix of called cells; a text file of paths, one a line, for these, from its own folder. Of
+        addresses too, of runs of Cell Ranger and 10x files with prefixes apart.
     notes : list of str
         What was found is added.
 
@@ -49,17 +52,19 @@ def _all(paths: Sequence[PathLike], notes: list[str]) -> Iterator[PathLike]:
 
 def _of(text: str, notes: list[str]) -> list[str] | None:
     """The sources that a path stands for; None for itself."""
-    place = Path(text)
-    if "://" in text or (_exists(text) and place.suffix == ".h5mu"):
+    where = Path(text)
+    if is_remote(text):
+        return _of_list(text, notes) if where.suffix in LISTS else remote_sources(text, notes)
+    if _exists(text) and where.suffix == ".h5mu":
         return None
-    if not place.exists():
+    if not where.exists():
         if parquet.recognises(text):  # parts are one source
             return None
         return _of_glob(text, notes) if glob.has_magic(text) else None
-    if place.is_dir():
-        return None if is_source(text) else _of_folder(place, notes)
-    if place.suffix in LISTS:
-        return _of_list(place, notes)
+    if where.is_dir():
+        return None if is_source(text) else _of_folder(where, notes)
+    if where.suffix in LISTS:
+        return _of_list(text, notes)
     return None
 
 
@@ -118,19 +123,22 @@ def _shown(paths: Sequence[str]) -> str:
     return ", ".join(paths[:3]) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
 
 
-def _of_list(file: Path, notes: list[str]) -> list[str] | None:
+def _of_list(path: str, notes: list[str]) -> list[str] | None:
     """The paths that a text file lists; None if it is no list but a table."""
-    with readable(file), open(file, encoding="utf-8", errors="replace") as text:
-        start = text.read(START)
-    first = next((line.strip() for line in start.splitlines() if _is_path(line)), "")
-    if not first:
-        raise BadInput(f"{file}: no paths in it; expected one a line")
-    if not _exists(_from(file, first)) and "://" not in first and not NAMED.search(first):
-        return None
-    with readable(file):
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if _is_path(line)]
-    notes.append(f"{file}: a list of {len(lines):,} sources")
-    return [_from(file, line) for line in lines]
+    name = shown(path)
+    try:
+        with local_copy(path) as file, readable(name), open(file, encoding="utf-8", errors="replace") as text:
+            start = text.read(START)
+            first = next((line.strip() for line in start.splitlines() if _is_path(line)), "")
+            if not first:
+                raise BadInput(f"{name}: no paths in it; expected one a line")
+            if not _exists(_from(path, first)) and "://" not in first and not NAMED.search(first):
+                return None
+            lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if _is_path(line)]
+    except FileNotFoundError:
+        raise BadInput(f"{name}: no such file; expected a list of sources, or a table of counts") from None
+    notes.append(f"{name}: a list of {len(lines):,} sources")
+    return [_from(path, line) for line in lines]
 
 
 def _is_path(line: str) -> bool:
@@ -138,7 +146,11 @@ def _is_path(line: str) -> bool:
     return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
-def _from(file: Path, line: str) -> str:
+def _from(file: str, line: str) -> str:
     """A path of a list: as it stands if it is absolute, an address, or there; else from the folder of the list."""
-    beside = file.parent / line
-    return line if "://" in line or Path(line).is_absolute() or not _exists(str(beside)) else str(beside)
+    if "://" in line or Path(line).is_absolute():
+        return line
+    if is_remote(file):
+        return str(place(file).beside(line))
+    beside = str(Path(file).parent / line)
+    return beside if _exists(beside) else line

@@ -30,7 +30,9 @@ class ByteSource(Protocol):
     threads : int
         Requests at once.
     fetches_ahead : bool
-        Whether `expect` does anything.
+        Whether `expect` costs nothing: it is called for all that is read, just before.
+    is_far : bool
+        Whether requests take long: then `expect` is called for what is read next, while other bytes are decoded.
     manifest : Manifest or None
         What the files should be, where the store says so.
     """
@@ -38,6 +40,7 @@ class ByteSource(Protocol):
     run_bytes: int
     threads: int
     fetches_ahead: bool
+    is_far: bool
     manifest: Manifest | None
 
     def size(self, key: str) -> int:
@@ -74,6 +77,7 @@ class LocalBytes:
     run_bytes = 1 << 20  # decoded bytes of one request: a few cache-sized chunks
     threads = CORES
     fetches_ahead = hasattr(os, "posix_fadvise")
+    is_far = False
 
     def __init__(self, root: PathLike) -> None:
         self.name = str(root)

@@ -11,6 +11,7 @@ from zarr.storage import WrapperStore
 
 from data_loaders.errors import BadInput
 from data_loaders.manifest import TAIL, Manifest, read_manifest
+from data_loaders.storage import is_remote, place, shown
 from data_loaders.zarr_groups import open_group
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def checked(root: zarr.Group, name: str) -> tuple[zarr.Group, Manifest | None, b
 
 
 def open_checked(path: PathLike) -> tuple[zarr.Group, Manifest | None, bool]:
-    """As `checked`, of the store in a folder, opened for reading.
+    """As `checked`, of the store in a folder or at an address, opened for reading.
 
     Raises
     ------
@@ -90,7 +91,7 @@ def open_checked(path: PathLike) -> tuple[zarr.Group, Manifest | None, bool]:
     Exception
         What zarr raises where there is no store.
     """
-    root = open_group(path)
+    root = open_group(place(path).zarr_store() if is_remote(path) else path)
     if not isinstance(root, zarr.Group):
-        raise BadInput(f"{path}: a single Zarr array; expected an AnnData-Zarr store")
-    return checked(root, str(path))
+        raise BadInput(f"{shown(path)}: a single Zarr array; expected an AnnData-Zarr store")
+    return checked(root, shown(path))

@@ -77,6 +77,7 @@ class ZarrChunks:
         # whether the values of a range may all be zero
         self.zeros_expected: Callable[[int, int], bool] = lambda start, stop: False
         self._indexes: dict[int, Ints] = {}  # shard -> (chunks, 2) offset and length
+        self._reading: dict[int, threading.Lock] = {}  # shard -> lock of who reads its index
         self._lock = threading.Lock()
 
     def run_limit(self, first: int) -> int:
@@ -105,7 +106,12 @@ class ZarrChunks:
 
     def expect(self, first: int, stop: int) -> None:
         """Announce that the chunks [first, stop), all in one shard, will be read."""
-        if self._chunks_per_shard == 0 or not self.source.fetches_ahead:
+        if self.source.fetches_ahead:
+            self.fetch(first, stop)
+
+    def fetch(self, first: int, stop: int) -> None:
+        """Have the bytes of the chunks [first, stop), all in one shard, be fetched; they are read later."""
+        if self._chunks_per_shard == 0:
             return
         shard, inner = divmod(first, self._chunks_per_shard)
         try:
@@ -191,7 +197,14 @@ class ZarrChunks:
     def _index(self, shard: int) -> Ints:
         """Offset and length of each chunk of a shard, uint64 (chunks, 2); read once."""
         index = self._indexes.get(shard)
-        if index is None:
+        if index is not None:
+            return index
+        with self._lock:
+            alone = self._reading.setdefault(shard, threading.Lock())
+        with alone:  # several threads want it at once, and one asks for it
+            index = self._indexes.get(shard)
+            if index is not None:
+                return index
             key, length = self._key(shard), 16 * self._chunks_per_shard + 4
             size = self.source.size(key)
             raw = self.source.read(key, max(size - max(length, TAIL), 0), size)
@@ -207,8 +220,7 @@ class ZarrChunks:
             if self.source.manifest is not None:
                 self.source.manifest.check_size(key, size)
                 self.source.manifest.check_tail(key, tail)
-            with self._lock:
-                self._indexes[shard] = index
+            self._indexes[shard] = index
         return index
 
     def _zeros(self, chunk: int) -> bytes | None:
@@ -240,6 +252,9 @@ class SlicedArray:
         return first + (1 << 30)
 
     def expect(self, first: int, stop: int) -> None:
+        """As in ZarrChunks: nothing can be fetched ahead."""
+
+    def fetch(self, first: int, stop: int) -> None:
         """As in ZarrChunks: nothing can be fetched ahead."""
 
     def read(self, first: int, stop: int) -> Array:

@@ -138,6 +138,12 @@ class JoinedReader:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def expect(self, rows: Ints) -> None:
+        """Have the bytes of rows that will be read be fetched meanwhile, where they are far away."""
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for number, reader in enumerate(self._readers):
+            reader.expect(rows[owner == number] - self._starts[number])
+
     def read(self, rows: Ints) -> SparseRows:
         """Read rows, int64 (B,), any order."""
         from data_loaders.reading.kernels import map_columns

@@ -15,13 +15,15 @@ from data_loaders.reading.byte_ranges import ByteSource, LocalBytes
 from data_loaders.reading.filtered_store import FilteredStore
 from data_loaders.reading.joined_store import JoinedStore
 from data_loaders.reading.mixed_store import genes_alone
-from data_loaders.reading.remote import is_remote, open_remote
+from data_loaders.reading.remote import open_remote
 from data_loaders.reading.soma_store import SomaStore, is_soma
 from data_loaders.reading.source_store import open_mudata, open_one_source
 from data_loaders.reading.store import Store
 from data_loaders.sources import mudata
 from data_loaders.sources.open import FORMATS
 from data_loaders.sources.source import Options
+from data_loaders.storage import is_remote, shown
+from data_loaders.storage.tiledb import tiledb_config
 from data_loaders.types import PathLike
 
 ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata")
@@ -72,6 +74,8 @@ def open_store(
 def _stores_at(path: PathLike, how: How, var_names: str | None) -> Sequence[Store]:
     """The stores at a path: one, or those of a folder of stores."""
     options, name, place = how.options, str(path), Path(path)
+    if is_remote(path):
+        return _at_address(name, how, var_names)
     if is_soma(path):
         soma = dict(how.soma or {}, obs_filter=how.obs_filter, var_names=var_names)
         return [SomaStore(path, layer=options.layer, raw=options.raw, **soma)]
@@ -79,9 +83,6 @@ def _stores_at(path: PathLike, how: How, var_names: str | None) -> Sequence[Stor
         raise BadInput(f"{path}: {', '.join(f'`{name}`' for name in how.soma)} given, but it is no SOMA experiment")
     if mudata.recognises(name):
         return [open_one_source(name, options, var_names)]
-    if is_remote(path):
-        root, remote = open_remote(name, how.storage)
-        return _in_zarr(root, remote, remote.name, options, var_names)  # the address without what signs it
     if not place.exists():
         if any(known.recognises(name) for known in FORMATS):  # FILE.h5:GENOME, a sample of several in a folder
             return [open_one_source(name, options, var_names)]
@@ -95,6 +96,30 @@ def _stores_at(path: PathLike, how: How, var_names: str | None) -> Sequence[Stor
         _refuse_others(name)
     local = LocalBytes(place)
     return _in_zarr(open_zarr(name, place), local, name, options, var_names)
+
+
+def _at_address(path: str, how: How, var_names: str | None) -> Sequence[Store]:
+    """The stores at an address: Zarr, or else SOMA."""
+    if not how.soma:
+        if Path(path.partition("?")[0]).suffix in IN_HDF5:
+            raise BadInput(
+                f"{shown(path)}: HDF5 is read by rows from a disk alone; copy it there, or make a store of it that is "
+                "read where it is: `ingest()`"
+            )
+        try:
+            root, remote = open_remote(path, how.storage)
+            return _in_zarr(root, remote, remote.name, how.options, var_names)
+        except BadInput as error:
+            if "not a Zarr store" not in str(error) and "are not known" not in str(error):
+                raise
+            if not is_soma(path, how.storage):
+                raise
+    elif not is_soma(path, how.storage):
+        given = ", ".join(f"`{name}`" for name in how.soma)
+        raise BadInput(f"{shown(path)}: {given} given, but it is no SOMA experiment")
+    soma = dict(how.soma or {}, obs_filter=how.obs_filter, var_names=var_names)
+    soma["config"] = tiledb_config(path, how.storage) | dict(soma.get("config") or {})
+    return [SomaStore(path, layer=how.options.layer, raw=how.options.raw, **soma)]
 
 
 def _in_zarr(

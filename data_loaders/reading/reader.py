@@ -110,6 +110,7 @@ class CsrReader:
         self._data, self._indices = chunks["data"], chunks["indices"]
         self._threads = source.threads if source is not None else 1
         self._run_bytes = source.run_bytes if source is not None else 1 << 22
+        self._is_far = source is not None and source.is_far
         self._buffers = Buffers()
         self.indptr = read_whole(chunks["indptr"], self._threads).astype(np.int64, copy=False)
         self._check(n)
@@ -185,6 +186,15 @@ class CsrReader:
             pass  # and the memory that was filled is free again
         self.widen()
         return self._read(rows)
+
+    def expect(self, rows: Ints) -> None:
+        """Have the bytes of rows that will be read be fetched meanwhile, where they are far away."""
+        if not self._is_far:
+            return
+        starts, stops = self.indptr[rows], self.indptr[rows + 1]
+        order = np.argsort(starts, kind="stable")
+        order = order[starts[order] < stops[order]]
+        fetch_runs((self._data, self._indices), starts[order], stops[order], self._run_bytes, self._threads)
 
     def _read(self, rows: Ints) -> SparseRows:
         indptr = offsets(self.indptr[rows + 1] - self.indptr[rows])
@@ -282,6 +292,7 @@ class DenseReader:
         self._dtype = WIDE if named is not None and stored.kind in "iu" and stored.itemsize > 4 else stored
         self.row_bytes: float = self.n_features * self._dtype.itemsize
         self._run_bytes = max(1, source.run_bytes if source is not None else 1 << 22)
+        self._is_far = source is not None and source.is_far
         self._threads = source.threads if source is not None else 1
 
     def __len__(self) -> int:
@@ -313,6 +324,13 @@ class DenseReader:
 
         run_all(load, plan_runs(self._chunks, rows, rows + 1, self._run_bytes // max(self._n_stored, 1)), self._threads)
         return DenseRows(out)
+
+    def expect(self, rows: Ints) -> None:
+        """Have the bytes of rows that will be read be fetched meanwhile, where they are far away."""
+        if self._is_far:
+            rows = np.sort(rows)
+            run_bytes = self._run_bytes // max(self._n_stored, 1)
+            fetch_runs((self._chunks,), rows, rows + 1, run_bytes, self._threads)
 
     def _checked(self, values: Array, rows: Ints) -> Array:
         """Values of rows, if they are counts; those that are whole but for what `fault` allows are rounded."""
@@ -369,6 +387,12 @@ def plan_runs(chunks: Chunks, starts: Ints, stops: Ints, run_bytes: int) -> list
     bounds = np.array(runs)
     low, high = np.searchsorted(last, bounds[:, 0]), np.searchsorted(first, bounds[:, 1])
     return [(*run, a, b) for run, a, b in zip(runs, low.tolist(), high.tolist(), strict=True)]
+
+
+def fetch_runs(arrays: Sequence[Chunks], starts: Ints, stops: Ints, run_bytes: int, threads: int) -> None:
+    """Have the runs of chunks that hold some pieces be fetched; pieces as in `plan_runs`."""
+    tasks = [(chunks, *run[:2]) for chunks in arrays for run in plan_runs(chunks, starts, stops, run_bytes)]
+    run_all(lambda chunks, first, stop: chunks.fetch(first, stop), tasks, threads, "fetch")
 
 
 def read_whole(chunks: Chunks, threads: int) -> Array:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from data_loaders.errors import BadInput
-from data_loaders.types import PathLike
+from data_loaders.manifest import ROOT, SEALED, read_manifest
+from data_loaders.parallel import pool_of
+from data_loaders.storage.opened import answered, open_bucket, spot_of
+from data_loaders.storage.place import place
 
 if TYPE_CHECKING:
     import zarr
@@ -16,17 +20,7 @@ if TYPE_CHECKING:
 
     from data_loaders.manifest import Manifest
 
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # what obstore takes an endpoint from
-RETRY: Any = {
-    "max_retries": 8,
-    "retry_timeout": timedelta(minutes=3),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
-}
-
-
-def is_remote(path: PathLike) -> bool:
-    """Whether a path names an object store."""
-    return "://" in str(path) and not str(path).startswith("file://")
+AHEAD_BYTES = 256 << 20  # of a store, fetched and not read yet: those of a window, which are compressed
 
 
 def open_remote(url: str, options: dict[str, Any] | None = None) -> tuple[zarr.Group, RemoteBytes]:
@@ -50,28 +44,21 @@ def open_remote(url: str, options: dict[str, Any] | None = None) -> tuple[zarr.G
     BadInput
         When obstore is not installed, or there is no store.
     """
-    try:
-        from obstore.store import from_url
-    except ImportError as error:
-        raise BadInput(
-            f"{url.partition('?')[0]}: object storage is read by obstore: install the extra `remote`"
-        ) from error
-    from data_loaders.reading.anndata_store import open_zarr
-    from data_loaders.reading.object_store import ToldStore, address, told
+    from zarr.core.sync import sync
 
-    options = dict(options or {})
-    endpoint = options.get("endpoint") or next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
-    plain = any(str(each).startswith("http://") for each in (url, endpoint))
-    client = {"allow_http": True} if plain else {}
-    try:
-        bucket: Any = from_url(url, config=options, client_options=client, retry_config=RETRY)  # type: ignore[call-overload]
-    except Exception as error:  # obstore has one class for each service
-        raise BadInput(f"{address(url)}: cannot be opened ({told(error)})") from None
-    name = address(url)
-    store = ToldStore(bucket, read_only=True)
-    store.name = name
-    source = RemoteBytes(bucket, name)  # before: what it saw of the store is what is opened
-    return open_zarr(name, store), source
+    from data_loaders.reading.anndata_store import open_zarr
+
+    spot = spot_of(url)
+    bucket = open_bucket(spot.base, spot.service, spot.key, options)
+    found = place(url, options)
+    source = RemoteBytes(bucket, found.shown)  # before: what it saw of the store is what is opened
+    store = found.zarr_store()
+    root = open_zarr(found.shown, store)
+    if root.attrs.get(SEALED):
+        manifest, _ = read_manifest(root, found.shown)
+        if manifest is not None:
+            sync(store.fetch(key for key in manifest.files if key.endswith(ROOT)))
+    return root, source
 
 
 class RemoteBytes:
@@ -87,42 +74,73 @@ class RemoteBytes:
     run_bytes = 8 << 20  # one request costs a round trip: ask for more at once than from a disk
     threads = 16
     fetches_ahead = False
+    is_far = True
 
     def __init__(self, store: Bucket, name: str) -> None:
         self.name, self._store = name, store
         self._seen: dict[str, Any] = {}  # key -> what obstore says of the object
         self._root = self._about_root()
+        self._fetching: OrderedDict[tuple[str, int, int], Future[bytes]] = OrderedDict()
+        self._fetching_bytes, self._lock = 0, threading.Lock()
 
     def size(self, key: str) -> int:
-        """Bytes in an object; FileNotFoundError when there is none."""
+        """Bytes in an object; FileNotFoundError when there is none, of an expected one as late as it is read."""
+        if key not in self._seen and self.manifest is not None and key in self.manifest and key != ROOT:
+            return self.manifest.files[key][0]
         return int(self._about(key)["size"])
 
     def read(self, key: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of an object."""
-        import obstore
-
-        about = self._about(key)
-        stop = min(stop, about["size"])
-        if stop <= start:
-            return b""
-        options: Any = {"range": (start, stop), "if_match": about["e_tag"]}
-        try:
-            return bytes(obstore.get(self._store, key, options=options).bytes())
-        except obstore.exceptions.PreconditionError as error:
-            raise BadInput(f"{self.name}/{key}: changed after the store was opened; open it again") from error
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            tries = RETRY["max_retries"]
-            raise BadInput(f"{self.name}/{key}: cannot be read after {tries} tries ({_told(error)})") from None
+        with self._lock:
+            fetched = self._fetching.pop((key, start, stop), None)
+            self._fetching_bytes -= 0 if fetched is None else stop - start
+        return self._get(key, start, stop) if fetched is None else fetched.result()
 
     def expect(self, key: str, start: int, stop: int) -> None:
-        """Nothing can be fetched ahead."""
+        """Begin to fetch bytes [start, stop) of an object; nothing where too much is fetched already."""
+        with self._lock:
+            if (key, start, stop) in self._fetching or self._fetching_bytes + stop - start > AHEAD_BYTES:
+                return
+            self._fetching[key, start, stop] = pool_of("far", self.threads).submit(self._get, key, start, stop)
+            self._fetching_bytes += stop - start
+
+    def forget(self) -> None:
+        """Drop what was fetched ahead."""
+        with self._lock:
+            for future in self._fetching.values():
+                future.cancel()
+            self._fetching.clear()
+            self._fetching_bytes = 0
+
+    def _get(self, key: str, start: int, stop: int) -> bytes:
+        import obstore
+
+        stop = min(stop, self.size(key))
+        if stop <= start:
+            return b""
+        options: Any = {"range": (start, stop)}
+        if key in self._seen:
+            options["if_match"] = self._seen[key]["e_tag"]
+        with answered(f"{self.name}/{key}"):
+            try:
+                found = obstore.get(self._store, key, options=options)
+                self._note(key, found.meta)
+                return bytes(found.bytes())
+            except obstore.exceptions.PreconditionError as error:
+                raise self._changed(key) from error
+
+    def _note(self, key: str, about: Any) -> None:
+        """Keep what is said of an object; raise `BadInput` when it is another one than was seen first."""
+        if self._seen.setdefault(key, about)["e_tag"] != about["e_tag"]:
+            raise self._changed(key)
+
+    def _changed(self, key: str) -> BadInput:
+        return BadInput(f"{self.name}/{key}: changed after the store was opened; open it again")
 
     def check_unchanged(self, path: str) -> None:
         """Raise `BadInput` when the store is another one than was opened; with a manifest, files are compared."""
         if self.manifest is None and self._about_root() != self._root:
-            raise BadInput(f"{self.name}/{path}: changed after the store was opened; open it again")
+            raise self._changed(path)
 
     def _about_root(self) -> Any:
         """Version of the metadata of the root; None where it cannot be told."""
@@ -137,16 +155,6 @@ class RemoteBytes:
         import obstore
 
         if key not in self._seen:
-            try:
+            with answered(f"{self.name}/{key}"):
                 self._seen[key] = obstore.head(self._store, key)
-            except FileNotFoundError:
-                raise
-            except Exception as error:
-                raise BadInput(f"{self.name}/{key}: cannot be read ({_told(error)})") from None
         return self._seen[key]
-
-
-def _told(error: BaseException) -> str:
-    from data_loaders.reading.object_store import told  # imports obstore
-
-    return told(error)

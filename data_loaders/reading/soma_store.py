@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,16 @@ from data_loaders.reading.soma_words import of_object, one_line
 from data_loaders.reading.store import Column
 from data_loaders.reading.value_checks import Naming, check_first
 from data_loaders.sources.which import in_words
+from data_loaders.storage import is_remote, place, shown
+from data_loaders.storage.opened import spot_of
+from data_loaders.storage.tiledb import tiledb_config
 from data_loaders.types import Array, Ints, PathLike
 
 CONFIG = {
     "soma.init_buffer_bytes": 1 << 25,  # a column of a result: 2,048 rows of 2,048 counts; more comes in several tables
     "sm.mem.total_budget": 300_000_000,  # of one query; a tenth of TileDB's own limit, at the same speed
 }
+GROUP = {"__group", "__tiledb_group.tdb"}  # in the folder of one
 SHOWN_PARTS = 8  # of obs, whose values a message may name
 
 _opened: "weakref.WeakSet[SomaStore]" = weakref.WeakSet()
@@ -48,9 +52,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keep_in_child)
 
 
-def is_soma(path: PathLike) -> bool:
-    """Whether a local folder is a TileDB group."""
+def is_soma(path: PathLike, storage: Mapping[str, Any] | None = None) -> bool:
+    """Whether a local folder, or an address that can be listed, is a TileDB group."""
+    if is_remote(path):
+        return _is_remote_group(path, storage)
     return Path(str(path)).is_dir() and (Path(str(path)) / "__group").is_dir()
+
+
+def _is_remote_group(path: PathLike, storage: Mapping[str, Any] | None) -> bool:
+    try:
+        found = place(path, storage)
+    except BadInput:
+        return str(path).startswith("tiledb:/")
+    return bool(GROUP & set(found.names())) if spot_of(path).service != "http" else False
 
 
 @contextmanager
@@ -125,6 +139,7 @@ class SomaStore:
         round_counts: bool = False,
     ) -> None:
         self.name, self._var_names = str(uri), var_names
+        uri = shown(uri)
         self.notes: list[str] = []
         if raw and measurement not in (None, RAW):
             raise BadInput(f"{uri}: `measurement={measurement!r}` and `raw=True` together; expected one of them")
@@ -133,7 +148,7 @@ class SomaStore:
             import tiledbsoma
         except ImportError as error:
             raise BadInput(f"{uri}: reading SOMA needs tiledbsoma; install the extra `soma`") from error
-        context = tiledbsoma.SOMATileDBContext(tiledb_config=CONFIG | (config or {}))
+        context = tiledbsoma.SOMATileDBContext(tiledb_config=CONFIG | tiledb_config(self.name) | (config or {}))
         try:
             self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
         except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:

@@ -51,7 +51,7 @@ class Truth(TypedDict):
     sd_log_depth: float
 
 
-@alone()
+@alone(remote=True)
 def simulate(
     out: PathLike,
     *,

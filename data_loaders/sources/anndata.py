@@ -13,29 +13,37 @@ from anndata.io import read_elem
 from data_loaders.errors import DAMAGED, BadInput, readable
 from data_loaders.hdf5 import CONTENTS, check_filters, content_of, content_of_group
 from data_loaders.reading.checked import checked
+from data_loaders.reading.remote import open_remote
 from data_loaders.sources.hdf5 import open_in_hdf5
 from data_loaders.sources.matrices import open_matrix
 from data_loaders.sources.orientation import is_turned
 from data_loaders.sources.source import Group, Options, Source
 from data_loaders.sources.which import other_counts, other_places, place_of_counts
+from data_loaders.storage import is_remote, place, shown
 from data_loaders.zarr_groups import is_unknown, names
 from data_loaders.zarr_groups import open_group as open_group_of_zarr
 
 ZIPPED = (".zarr.zip",)
+IN_ZARR = ("zarr.json", ".zgroup", ".zattrs")
 
 
 def recognises(path: str) -> bool:
     """Whether a path is an h5ad file or an AnnData-Zarr store, version 2 or 3."""
-    place = Path(path)
-    if place.is_dir():
-        return any((place / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
-    if not place.is_file():
+    if is_remote(path):
+        return _is_remote_store(path)
+    folder = Path(path)
+    if folder.is_dir():
+        return any((folder / name).exists() for name in IN_ZARR)
+    if not folder.is_file():
         return False
-    return place.suffix.lower() == ".h5ad" or path.lower().endswith(ZIPPED) or content_of(place) == "anndata"
+    return folder.suffix.lower() == ".h5ad" or path.lower().endswith(ZIPPED) or content_of(folder) == "anndata"
 
 
 def open(path: str, options: Options) -> Source:
     """Open an h5ad file or an AnnData-Zarr store."""
+    if is_remote(path):
+        name = shown(path)
+        return _open_root(name, checked(open_remote(path)[0], name)[0], options)
     if path.lower().endswith(ZIPPED):
         return _open_zipped(path, options)
     if not Path(path).is_dir():
@@ -47,6 +55,15 @@ def open(path: str, options: Options) -> Source:
     if not isinstance(root, zarr.Group):
         raise BadInput(f"{path}: a single Zarr array; expected an AnnData")
     return _open_root(path, root, options)
+
+
+def _is_remote_store(path: str) -> bool:
+    """Whether a Zarr store is at an address; never at one of a kind that only others know."""
+    try:
+        found = place(path)
+    except BadInput:
+        return False
+    return any((found / name).is_file() for name in IN_ZARR)
 
 
 def _open_zipped(path: str, options: Options) -> Source:

@@ -13,8 +13,8 @@ RUNS_A_BLOCK = 2  # as many as are decoded at once
 
 
 def recognises(path: str) -> bool:
-    """Whether a path is a SOMA experiment on disk, or a URI."""
-    return "://" in path or is_soma(path)
+    """Whether a path is a SOMA experiment on a disk or at an address."""
+    return is_soma(path)
 
 
 def open(path: str, options: Options) -> Source:

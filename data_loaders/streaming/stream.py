@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, NotRequired, TypedDict
@@ -49,7 +50,8 @@ class CellStream:
     A stream can be pickled; the store is opened again where it is unpickled.
 
     Memory is that of two windows of `buffer_bytes` (the one shown and the one being read), or of a single one when all
-    selected cells fit in it: then they are read once and kept.
+    selected cells fit in it: then they are read once and kept. Of stores in a bucket the bytes of a third window, still
+    compressed, are fetched meanwhile.
 
     Parameters
     ----------
@@ -265,33 +267,41 @@ class CellStream:
         """(batches done, batch), window by window, the next one read while this one is shown."""
         first = self._batch // plan.window_batches
         numbers = range(self._batch, self._n_batches)
-        with ThreadPoolExecutor(1, "cell-stream") as pool:
-            ahead = pool.submit(self._read_window, plan, first, share)
+        with ThreadPoolExecutor(1, "cell-stream") as pool, ThreadPoolExecutor(1, "cell-stream-far") as far:
+            ahead = pool.submit(self._read_window, plan, first, share, far)
             for window in range(first, plan.n_windows):
                 rows, counts, edges = ahead.result()
                 shown = [(number, *edge) for number, edge in edges if number in numbers]
                 if not shown and window + 1 < plan.n_windows:
-                    ahead = pool.submit(self._read_window, plan, window + 1, share)
+                    ahead = pool.submit(self._read_window, plan, window + 1, share, far)
                 for i, (number, start, stop) in enumerate(shown):
                     if i == min(1, len(shown) - 1) and window + 1 < plan.n_windows:
                         # a consumer that asks for the second batch has let go of the window before, whose memory the
                         # next one takes over
-                        ahead = pool.submit(self._read_window, plan, window + 1, share)
+                        ahead = pool.submit(self._read_window, plan, window + 1, share, far)
                     yield number + 1, self._batch_of({k: v[start:stop] for k, v in counts.items()}, rows[start:stop])
 
     def _read_window(
-        self, plan: EpochPlan, window: int, share: Share
+        self, plan: EpochPlan, window: int, share: Share, far: ThreadPoolExecutor
     ) -> tuple[Ints, dict[str, Rows], list[tuple[int, tuple[int, int]]]]:
-        """Rows and counts of a window, and (number, (start, stop)) of the batches in them: those of a share."""
-        rows = plan.window_rows(window)
-        first = window * plan.window_batches
-        numbered = [(first + i, edge) for i, edge in enumerate(_edges(plan.window_sizes(window)))]
-        if share.n_workers > 1:
-            mine = [(number, edge) for number, edge in numbered if share.has(number)]
-            rows = np.concatenate([np.empty(0, np.int64), *(rows[slice(*edge)] for _, edge in mine)])
-            edges = _edges(np.array([stop - start for _, (start, stop) in mine], np.int64))
-            numbered = [(number, edge) for (number, _), edge in zip(mine, edges, strict=True)]
+        """Rows and counts of a window, and (number, (start, stop)) of the batches in them: those of a share.
+
+        Of stores that are far away, the bytes of the next window are fetched while this one is decoded and shown.
+        """
+        rows, numbered = _rows_of(plan, window, share)
+        if window + 1 < plan.n_windows:
+            far.submit(self._expect, plan, window + 1, share)
         return rows, {name: self.atlas.read(rows, name) for name in self.modalities}, numbered
+
+    def _expect(self, plan: EpochPlan, window: int, share: Share) -> None:
+        """Have the bytes of a window be fetched; what is wrong with them is said when they are read."""
+        readers = [self.atlas.reader(name) for name in self.modalities]
+        expecting = [reader for reader in readers if hasattr(reader, "expect")]
+        if expecting:
+            rows, _ = _rows_of(plan, window, share)
+            with suppress(BadInput):
+                for reader in expecting:
+                    reader.expect(rows)
 
     def _batch_of(self, counts: Mapping[str, Rows], rows: Ints) -> CellBatch:
         if self.atlas.has_size_factor and self.modalities[0] == self.atlas.modalities[0]:
@@ -362,6 +372,19 @@ class CellStream:
         for part in (self._rows, self._weights):
             check = zlib.crc32(b"" if part is None else np.ascontiguousarray(part).data, check)
         return check
+
+
+def _rows_of(plan: EpochPlan, window: int, share: Share) -> tuple[Ints, list[tuple[int, tuple[int, int]]]]:
+    """Rows of a window, and (number, (start, stop)) of the batches in them: those of a share."""
+    rows = plan.window_rows(window)
+    first = window * plan.window_batches
+    numbered = [(first + i, edge) for i, edge in enumerate(_edges(plan.window_sizes(window)))]
+    if share.n_workers > 1:
+        mine = [(number, edge) for number, edge in numbered if share.has(number)]
+        rows = np.concatenate([np.empty(0, np.int64), *(rows[slice(*edge)] for _, edge in mine)])
+        edges = _edges(np.array([stop - start for _, (start, stop) in mine], np.int64))
+        numbered = [(number, edge) for (number, _), edge in zip(mine, edges, strict=True)]
+    return rows, numbered
 
 
 def _default_block_rows(reader: Reader, atlas: Atlas, window_rows: int | Fraction) -> int:

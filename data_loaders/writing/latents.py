@@ -6,7 +6,6 @@ modalities), `split` and the labels.
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +15,9 @@ from zarr.codecs import Crc32cCodec
 
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput
-from data_loaders.files import begin_output, finish_output
-from data_loaders.manifest import seal
 from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.arrays import write_small
+from data_loaders.writing.building import Building
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,7 +35,7 @@ class LatentWriter:
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or address
         Must not exist.
     atlas : Atlas
         Where the cells come from: split, size factors and label columns are taken over.
@@ -62,8 +60,8 @@ class LatentWriter:
         self._rows: list[Ints] = []
         self._pending: list[Array] = []
         self._n_pending = 0
-        self._folder = begin_output(path)
-        self._root = zarr.open_group(self._folder, mode="w", zarr_format=3)
+        self._building = Building(path)
+        self._root = self._building.root
         self._x: zarr.Array[Any] = self._root.create_array(
             "X",
             shape=(0, n_dims),
@@ -119,12 +117,11 @@ class LatentWriter:
         for name in ("obsm", "obsp", "varm", "varp", "layers", "uns"):
             write_small(self._root, name, {})
         self._root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0", "content": LATENTS})
-        seal(self._root, self._folder)
-        finish_output(self._folder, self.path)
+        self._building.finish()
 
     def discard(self) -> None:
         """Remove what was written so far."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._building.discard()
 
     def _flush(self, n: int) -> None:
         """Write the first `n` pending cells at the end."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import zarr
 
 from data_loaders.card import SPLITS, build_card, describe_modality
-from data_loaders.files import begin_output, finish_output
-from data_loaders.manifest import seal
 from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.arrays import write_small
+from data_loaders.writing.building import Building
 from data_loaders.writing.matrix import MatrixWriter
 from data_loaders.writing.obs import ObsWriter
 from data_loaders.writing.size_factors import SizeFactorSums
@@ -30,12 +27,13 @@ if TYPE_CHECKING:
 class AtlasWriter:
     """Write an atlas store of any size with bounded memory.
 
-    The store is built beside `path` and renamed by `close`; leaving the `with` block by an exception removes it.
+    The store appears when `close` has written all of it, see `data_loaders.writing.building`; leaving the `with` block
+    by an exception removes what was written.
     `obs["size_factor"]` is computed here, the sum of each row; cells without a `split` column are training cells.
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or address
         Must not exist.
     var : pandas.DataFrame
         Index: gene names. Columns `n_cells` (cells with the gene), `mean` and `variance` (raw counts of training cells)
@@ -78,9 +76,9 @@ class AtlasWriter:
         self._hash = hashlib.sha256("\n".join(var.index).encode())
         for name, features in (modalities or {}).items():
             self._hash.update("\n".join([name, *features.index]).encode())
-        self._folder = begin_output(path)
+        self._building = Building(path)
         try:
-            self._root = zarr.open_group(self._folder, mode="w", zarr_format=3)
+            self._root = self._building.root
             self._root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             self._matrix = MatrixWriter(self._root.create_group("X"), var)
             write_small(self._root, "obsm", {})
@@ -189,8 +187,7 @@ class AtlasWriter:
         write_small(self._root, "uns", dict(uns or {}) | tables | {"atlas_card": json.dumps(card)})
         for name in ("obsp", "varp", "layers"):
             write_small(self._root, name, {})
-        seal(self._root, self._folder)
-        finish_output(self._folder, self.path)
+        self._building.finish()
         return card
 
     def _described_label(self, name: str, categories: list[str]) -> dict[str, Any]:
@@ -206,7 +203,7 @@ class AtlasWriter:
 
     def discard(self) -> None:
         """Remove what was written so far."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._building.discard()
 
     def __enter__(self) -> AtlasWriter:
         return self

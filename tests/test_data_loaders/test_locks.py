@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from data_loaders import BadInput, locks, simulate
-from data_loaders.locks import FileLock, alone, one_at_a_time
+from data_loaders.lock_keepers import FileLock
+from data_loaders.locks import alone, one_at_a_time
 
 HOLD = """
 import sys, time

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from data_loaders import vouchers
 from data_loaders.errors import BadInput
+from data_loaders.records import Record, read_json
+from data_loaders.storage.disk import DiskPlace
 from data_loaders.vouchers import check_vouched, is_vouched, sealed, unsealed, write_sealed, write_vouched
 
 
@@ -29,21 +30,21 @@ def test_without_the_file_there_is_nothing_to_refuse(tmp_path):
 
 
 def test_whoever_dies_between_checksum_and_file_leaves_a_file_that_is_vouched_for(tmp_path, monkeypatch):
-    file, write_whole = tmp_path / "last.ckpt", vouchers.write_whole
+    file, write = tmp_path / "last.ckpt", DiskPlace.write
     write_vouched(file, b"one")
 
-    def dying(path, write):
-        if path == file:
+    def dying(there, content):
+        if there.path == file:
             raise KeyboardInterrupt
-        write_whole(path, write)
+        write(there, content)
 
     for content in (b"two", b"three", b"four"):  # time and again
-        monkeypatch.setattr(vouchers, "write_whole", dying)
+        monkeypatch.setattr(DiskPlace, "write", dying)
         with pytest.raises(KeyboardInterrupt):
             write_vouched(file, content)
         assert file.read_bytes() == b"one"
         assert is_vouched(file)
-    monkeypatch.setattr(vouchers, "write_whole", write_whole)
+    monkeypatch.setattr(DiskPlace, "write", write)
     write_vouched(file, b"five")
     assert is_vouched(file)
     assert len((tmp_path / "last.ckpt.sha256").read_text().splitlines()) == 2
@@ -77,3 +78,27 @@ def test_records_are_written_with_their_checksum(tmp_path, values):
     if "a" in values:
         with pytest.raises(ValueError, match="not JSON compliant"):
             write_sealed(tmp_path / "b.json", values, any_number=False)
+
+
+def test_in_a_bucket_as_on_a_disk(bucket, tmp_path):
+    """The same objects as files, and the same refusals."""
+    for folder in (str(tmp_path), f"{bucket.url}/run"):
+        write_vouched(f"{folder}/last.ckpt", b"one")
+        write_vouched(f"{folder}/last.ckpt", b"two")
+        write_sealed(f"{folder}/card.json", {"cells": 3})
+    objects, files = bucket.keys("run/"), sorted(tmp_path.iterdir())
+    assert {key.partition("/")[2]: bucket.read(key) for key in objects} == {
+        file.name: file.read_bytes() for file in files
+    }
+    address = f"{bucket.url}/run/last.ckpt"
+    check_vouched(address, "")
+    bucket.put("run/last.ckpt", b"twa")
+    with pytest.raises(
+        BadInput, match=r"^s3://.*/run/last.ckpt is damaged \(its SHA-256 is not the one in last.ckpt.sha"
+    ):
+        check_vouched(address, "; remove it")
+    assert unsealed(read_json(f"{bucket.url}/run/card.json", Record), "card") == {"cells": 3}
+    with pytest.raises(BadInput, match=r"^s3://.*card.json has more than 5 bytes"):
+        read_json(f"{bucket.url}/run/card.json", Record, most=5)
+    with pytest.raises(FileNotFoundError):
+        read_json(f"{bucket.url}/run/none.json", Record)

@@ -14,6 +14,8 @@ from scipy import sparse
 from cfgen_dist.evaluation.spaces.log_normalised import BLOCK
 from data_loaders.errors import BadInput, nearest
 from data_loaders.statistics.normalisation import log_normalise
+from data_loaders.storage import local_copy, shown
+from data_loaders.storage.opened import NoAnswer
 from data_loaders.types import Array, Floats, Ints, PathLike
 
 N_MARKERS = 10  # a type
@@ -137,14 +139,17 @@ def _moments(n: int, total: Floats, squares: Floats) -> tuple[Floats, Floats]:
 def read_markers(path: PathLike) -> pd.DataFrame:
     """A marker table: CSV with columns `type` and `feature`; BadInput when it is none."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with local_copy(path) as file:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except NoAnswer:
+        raise
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from error
+        raise BadInput(f"{shown(path)}: cannot be read as a table ({' '.join(str(error).split())})") from error
     for name in ("type", "feature"):
         if name not in table:
-            raise BadInput(f"{path}: no column {name!r}; {nearest(name, table.columns)}")
+            raise BadInput(f"{shown(path)}: no column {name!r}; {nearest(name, table.columns)}")
     if table.empty:
-        raise BadInput(f"{path}: a table without markers; expected columns type and feature")
+        raise BadInput(f"{shown(path)}: a table without markers; expected columns type and feature")
     return table[["type", "feature"]]
 
 

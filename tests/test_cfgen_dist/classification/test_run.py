@@ -294,3 +294,17 @@ def test_what_cannot_be_compared(pair, tmp_path):
     four = np.append(three, [3, 3])
     new = write(tmp_path / "new.zarr", cells_of(four, rng), four, np.append(split, ["train"] * 2), np.arange(22) >= 20)
     refused("2 generated cells of 'kind 3', of which", small, new)
+
+
+def test_atlases_and_report_in_a_bucket(pair, result, bucket, capsys):
+    for path in pair:
+        bucket.put_folder(path.name, path)
+    real, augmented, out = (f"{bucket.url}/{name}" for name in (pair[0].name, pair[1].name, "report"))
+    assert main(["classify", real, augmented, "--out", out, "--seeds", "3"]) == 0
+    assert f"Table and figure: {out}\n" in capsys.readouterr().out
+    assert bucket.keys("report") == ["report/classify.csv", "report/classify.json", "report/classify.png"]
+    assert bucket.read("report/classify.csv") == (result[2] / "classify.csv").read_bytes()
+    found = json.loads(bucket.read("report/classify.json"))
+    assert found == json.loads((result[2] / "classify.json").read_text()) | {"atlas": real, "augmented": [augmented]}
+    assert main(["classify", real, augmented, "--out", out]) == 2
+    assert capsys.readouterr().err == f"error: {out}: exists already; expected an address where nothing is\n"

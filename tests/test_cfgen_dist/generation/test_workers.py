@@ -148,12 +148,12 @@ def test_damaged_and_foreign_parts_are_made_again(expected, tiny_run, tmp_path):
     for shard in (0, 1):
         write_part(model, shard, plan, ledger, sample_shard)
     write_part(model, 2, foreign, Ledger(parts, foreign.digest), sample_shard)
-    whole = ledger.arrays_path(names[0]).read_bytes()
-    ledger.arrays_path(names[0]).write_bytes(whole[:-100])
-    changed = bytearray(ledger.arrays_path(names[1]).read_bytes())
+    whole = Path(ledger.arrays_path(names[0])).read_bytes()
+    Path(ledger.arrays_path(names[0])).write_bytes(whole[:-100])
+    changed = bytearray(Path(ledger.arrays_path(names[1])).read_bytes())
     changed[len(changed) // 2] ^= 1
-    ledger.arrays_path(names[1]).write_bytes(changed)
-    ledger.record_path(names[3]).write_text("{")
+    Path(ledger.arrays_path(names[1])).write_bytes(changed)
+    Path(ledger.record_path(names[3])).write_text("{")
     assert [ledger.record(name) is None for name in names] == [True, False, True, True]
     assert ledger.whole_record(names[1]) is None, "only its bytes tell"
     summary = generate(tiny_run, out, CELLS, seed=7, shard_size=SHARD_SIZE, resume=True)

@@ -222,3 +222,18 @@ def test_the_command(tiny_run, tiny_atlas, tmp_path, capsys):
     assert "chosen" in shown
     assert main([*map(str, command[:5]), "--sweep", "cell_type"]) == 2
     assert "--sweep has 'cell_type', expected NAME=VALUE" in capsys.readouterr().err
+
+
+def test_model_atlas_and_study_in_a_bucket(bucket, tiny_run, tiny_atlas, tmp_path, capsys):
+    bucket.put_folder("run/bundle", tiny_run / "bundle")
+    bucket.put_folder("atlas.zarr", tiny_atlas)
+    options = ["--sweep", "cell_type=0:1:1", "--cells", "20", "--split", "all", "--steps", "2", "--no-measures"]
+    here = ["guide", str(tiny_run), str(tiny_atlas), "--out", str(tmp_path / "study"), *options]
+    there = ["guide", f"{bucket.url}/run", f"{bucket.url}/atlas.zarr", "--out", f"{bucket.url}/study", *options]
+    assert main(here) == main(there) == 0
+    assert f"{bucket.url}/study/guidance.json, guidance.csv" in capsys.readouterr().out
+    assert bucket.keys("study") == sorted(f"study/{file.name}" for file in (tmp_path / "study").iterdir())
+    for name in ("guidance.json", "guidance.csv"):
+        assert bucket.read(f"study/{name}") == (tmp_path / "study" / name).read_bytes()
+    assert main(there) == 2
+    assert f"{bucket.url}/study: exists already; expected an address where" in capsys.readouterr().err

@@ -289,3 +289,22 @@ def test_a_section_of_the_report(real, honest, tmp_path):
         evaluate(*places, audit=tmp_path, **options)
     evaluate(*places, tmp_path / "report", **options)
     assert "Not audited" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_an_audit_in_a_bucket(real, honest, bucket, tmp_path, capsys):
+    """Stores, parts and report are there; an evaluation finds the audit there too."""
+    for name, cells in (("real", real), ("made", honest)):
+        cells.write_zarr(tmp_path / f"{name}.zarr")
+        bucket.put_folder(f"{name}.zarr", tmp_path / f"{name}.zarr")
+    here = audit(tmp_path / "real.zarr", tmp_path / "made.zarr", tmp_path / "report", cells=200)
+    stores, out = (f"{bucket.url}/real.zarr", f"{bucket.url}/made.zarr"), f"{bucket.url}/report"
+    assert main(["audit", *stores, "--out", out, "--cells", "200"]) == 0
+    assert f"Report: {out}/audit.html" in capsys.readouterr().out
+    assert bucket.keys("report") == ["report/audit.html", "report/audit.json", "report/audit.png"]
+    found = json.loads(bucket.read("report/audit.json"))
+    for name in ("generated", "floor", "check", "power", "cells"):
+        assert found[name] == here[name], name
+    again = audit(*stores, out, cells=200, resume=True)
+    assert again["seconds"] == found["seconds"], "nothing to do"
+    with pytest.raises(BadInput, match=rf"{out}/none: no audit.json in it; expected the folder of an audit"):
+        evaluate(*stores, audit=f"{out}/none")

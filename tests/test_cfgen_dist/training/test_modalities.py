@@ -89,7 +89,7 @@ def test_a_damaged_shard_is_made_again(run, tmp_path, monkeypatch):
     out, whole = tmp_path / "cells.zarr", generate(run, tmp_path / "whole.zarr", 200, shard_size=100)
 
     def damaged(work, ledger, pool, make=module.make_parts):
-        made, parts = make(work, ledger, pool), ledger.folder
+        made, parts = make(work, ledger, pool), Path(ledger.folder)
         with np.load(parts / "shard-000001.npz") as file:
             arrays = dict(file)
         arrays["atac.indices"] = arrays["atac.indices"][::-1]

@@ -159,7 +159,7 @@ def test_an_interrupted_translation_is_finished(translated, model, tiny_run, tin
     parts = open_parts(out, {"plan": plan.to_dict(), "kind": "translation"}, False)
     for shard in (0, 3):
         write_part(model, shard, plan, Ledger(parts, plan.digest), partial(translate_shard, atlas=str(tiny_atlas)))
-    file = next(parts.glob("shard-000003.npz"))
+    file = Path(parts / "shard-000003.npz")
     file.write_bytes(file.read_bytes()[:-100] + bytes(100))
     with pytest.raises(BadInput, match=r"holds an interrupted generation: `resume=True` finishes it"):
         translate(tiny_run, tiny_atlas, out, {"donor": donor}, shard_size=130, seed=2)
@@ -300,3 +300,21 @@ def test_generated_cells_can_be_translated(tiny_run, tmp_path, model):
     generate(tiny_run, tmp_path / "made.zarr", 80, seed=1)
     translate(tiny_run, tmp_path / "made.zarr", tmp_path / "cells.zarr", {"donor": model.labels["donor"][1]})
     assert open_atlas(tmp_path / "cells.zarr").n_cells == 80
+
+
+def test_a_translation_in_a_bucket_has_the_bytes_of_one_on_a_disk(translated, bucket, tiny_run, tiny_atlas, capsys):
+    bucket.put_folder("run/bundle", tiny_run / "bundle")
+    bucket.put_folder("atlas.zarr", tiny_atlas)
+    donor = open_atlas(tiny_atlas).categories("donor")[0]
+    words = ["--to", f"donor={donor}", "--shard-size", "130", "--seed", "2"]
+    run, atlas, out = (f"{bucket.url}/{name}" for name in ("run", "atlas.zarr", "cells.zarr"))
+    assert main(["translate", run, atlas, out, *words]) == 0
+    assert translated[1]["sha256"] in capsys.readouterr().out
+    files = {file.relative_to(translated[0]).as_posix(): file for file in translated[0].rglob("*") if file.is_file()}
+    objects = bucket.keys("cells.zarr/")
+    assert objects == sorted(f"cells.zarr/{name}" for name in files)
+    differ = {name for name, file in files.items() if bucket.read(f"cells.zarr/{name}") != file.read_bytes()}
+    assert differ <= {"uns/atlas_card/c", "uns/atlas_files/c"}, "the card says where the real cells are"
+    beside = translated[0].with_name(translated[0].name + ".scores.json")
+    assert bucket.read("cells.zarr.scores.json") == beside.read_bytes()
+    assert bucket.keys("cells.zarr.parts") == []

@@ -3,12 +3,13 @@
 import threading
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from data_loaders import BadInput, open_atlas
-from data_loaders.reading import remote
-from data_loaders.reading.object_store import address, told
+from data_loaders.storage import as_address, is_remote, opened, shown
+from data_loaders.storage.address import on_disk, told
 
 SECRET = "s3cr3t"
 
@@ -46,7 +47,7 @@ def server():
     ],
 )
 def test_refusals_hold_no_secret(server, monkeypatch, url, options):
-    monkeypatch.setattr(remote, "RETRY", remote.RETRY | {"max_retries": 0, "retry_timeout": timedelta(seconds=1)})
+    monkeypatch.setattr(opened, "RETRY", opened.RETRY | {"max_retries": 0, "retry_timeout": timedelta(seconds=1)})
     options = options | ({"endpoint": server} if options else {})
     with pytest.raises(BadInput) as error:
         open_atlas(url.replace("HERE", server), storage=options)
@@ -57,10 +58,39 @@ def test_refusals_hold_no_secret(server, monkeypatch, url, options):
 
 
 def test_addresses_are_shown_without_what_signs_them():
-    assert address("https://me:pass@host/a.zarr?X-Amz-Signature=s3cr3t#x") == "https://host/a.zarr"
-    assert address("s3://bucket/a.zarr") == "s3://bucket/a.zarr"
+    assert shown("https://me:pass@host/a.zarr?X-Amz-Signature=s3cr3t#x") == "https://host/a.zarr"
+    assert shown("s3://bucket/a.zarr") == "s3://bucket/a.zarr"
     text = told(
         RuntimeError("GET https://u:s3cr3t@h/a?sig=s3cr3t&b=1 failed:\n X-Amz-Security-Token: s3cr3t\n\ndebug s3cr3t")
     )
     assert SECRET not in text
     assert text.startswith("GET https://h/a failed:")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("s3://bucket/a", "s3://bucket/a"),
+        (Path("s3://bucket/a"), "s3://bucket/a"),
+        ("S3://bucket/a", "s3://bucket/a"),
+        ("gs://b/a", "gs://b/a"),
+        ("https://host/a?b=1", "https://host/a?b=1"),
+        ("a/b:c", None),
+        ("/a/s3:/b", None),
+        ("file.h5:GENOME", None),
+        ("file:///a/b", None),
+    ],
+)
+def test_what_is_an_address(path, expected):
+    assert as_address(path) == expected
+    assert is_remote(path) == (expected is not None)
+
+
+def test_a_file_address_is_a_path():
+    assert on_disk("file:///a%20b/c") == Path("/a b/c")
+
+
+@pytest.mark.parametrize("path", ["ftp://host/a", "hdfs:/a", "s4://bucket/x"])
+def test_unknown_kinds_are_refused(path):
+    with pytest.raises(BadInput, match=r"are not known; expected .* s3://"):
+        as_address(path)

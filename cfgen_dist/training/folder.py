@@ -1,0 +1,245 @@
+"""The folder of a run, on a disk or in a bucket.
+
+Torch, Lightning and safetensors write files on a disk. Of a run in a bucket every process therefore has a scratch
+folder of its own, empty at its start and removed at its end: rank 0 copies into it what is in the bucket, and puts into
+the bucket what it has finished. The bucket is all that a run is; no machine has anything that another one needs.
+"""
+
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cfgen_dist.training.saves import POINTER, SAVED, TENSORBOARD, Saver, restore
+from data_loaders.errors import BadInput, WorkFailed
+from data_loaders.files import temporary_folder
+from data_loaders.storage import Place, is_remote, place
+from data_loaders.storage.address import on_disk
+from data_loaders.storage.bucket import BucketPlace
+from data_loaders.storage.opened import answered
+from data_loaders.types import PathLike
+from data_loaders.vouchers import SUFFIX
+
+log = logging.getLogger("cfgen_dist")
+WEIGHTS, METRICS = "weights.safetensors", "metrics.csv"  # of a stage
+CONFIG, ATLAS = "config.yaml", "atlas.json"
+STORE = ("latents.zarr", "latents.zarr.parts", "bundle")  # read where they are, not copied
+PAUSE = 2.0  # seconds between two looks at what has grown
+TRIES = 8  # to add to a file to which others add too
+
+
+class RunFolder:
+    """A run's folder, as one process sees it.
+
+    Parameters
+    ----------
+    path : Path
+        Where its files are on a disk.
+    remote : BucketPlace or None
+        Where the run is, if that is a bucket; `path` is a scratch folder then.
+
+    Attributes
+    ----------
+    saver : Saver or None
+        Puts checkpoints into the bucket.
+    """
+
+    def __init__(self, path: Path, remote: BucketPlace | None = None) -> None:
+        self.path, self.remote = path, remote
+        self.saver = None if remote is None else Saver(path, remote)
+        self._known: dict[str, tuple[int, str]] = {}
+
+    @property
+    def place(self) -> Place:
+        """Where the run is."""
+        return self.remote or place(self.path)
+
+    @property
+    def shown(self) -> str:
+        """For messages."""
+        return self.place.shown
+
+    def begin(self) -> bool:
+        """Whether the run is new; of one that is not, its settings are copied from the bucket.
+
+        Raises
+        ------
+        BadInput
+            Something else is there.
+        """
+        if self.remote is None:
+            is_new = not (self.path / CONFIG).exists()
+            others = self.path.exists() and (
+                not self.path.is_dir() or any(entry.name != ATLAS for entry in self.path.iterdir())
+            )
+        else:
+            names = self.remote.names()
+            is_new = CONFIG not in names
+            others = bool(set(names) - {ATLAS}) or self.remote.is_file()
+            for name in (CONFIG, ATLAS):
+                if not is_new and name in names:
+                    (self.remote / name).download(self.path / name)
+        if is_new and others:
+            raise BadInput(f"{self.shown} exists and is not a run: give a directory that does not exist")
+        return is_new
+
+    def put(self, *names: str) -> None:
+        """Put files and folders into the bucket, in this order; on a disk they are where they belong."""
+        for name in names:
+            if self.remote is not None and (self.path / name).exists():
+                (self.remote / name).upload(self.path / name)
+
+    def take_up(self) -> None:
+        """Copy what an interrupted run needs from the bucket: settings, weights, metrics, and its checkpoints."""
+        if self.remote is None:
+            return
+        names = self.remote.files()
+        there = {name.rpartition("/")[0] for name in names if name.endswith(f"/{WEIGHTS}")}
+        for name in names:
+            steps = name.split("/")
+            if steps[0] in STORE or SAVED in steps or steps[-1] == POINTER or (self.path / name).exists():
+                continue
+            (self.remote / name).download(self.path / name)
+        for name in names:
+            stage, _, last = name.rpartition("/")
+            if last == POINTER and not any(f"{stage}/".startswith(f"{done}/") for done in there):
+                restore(self.remote / stage, self.path / stage)
+
+    def finish_stage(self, stage: str) -> None:
+        """Put the result of a stage into the bucket; its weights last, for with them it is finished."""
+        if self.remote is None or self.saver is None:
+            return
+        self.saver.wait()
+        for name in (METRICS, METRICS + SUFFIX, TENSORBOARD, WEIGHTS + SUFFIX, WEIGHTS):
+            self.put(f"{stage}/{name}")
+
+    def append(self, name: str, text: str) -> None:
+        """Add to a file, to which other processes may add too."""
+        if self.remote is None:
+            with open(self.path / name, "a") as file:
+                file.write(text)
+            return
+        file_there = self.remote / name
+        for _ in range(TRIES):
+            found = file_there.read_versioned()
+            if found is None:
+                if file_there.write_new(text.encode()):
+                    return
+            elif file_there.replace(found.content + text.encode(), found.version):
+                return
+
+    def pull(self, *ends: str) -> None:
+        """Copy from the bucket what is new of the files whose names end so, if it is small."""
+        if self.remote is None:
+            return
+        found = _listed(self.remote)
+        wanted = {
+            name: facts for name, facts in found.items() if name.endswith(ends) and self._known.get(name) != facts
+        }
+        for name, facts in wanted.items():
+            with suppress(FileNotFoundError):
+                target = self.path / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                content = (self.remote / name).read()
+                beside = target.with_name(f"{target.name}.coming")
+                beside.write_bytes(content)
+                beside.replace(target)
+                self._known[name] = facts
+
+    @contextmanager
+    def watching(self, *ends: str) -> Iterator[None]:
+        """With this, `pull` every few seconds: what the workers of a run tell their driver."""
+        with self._every(lambda: self.pull(*ends)):
+            yield
+
+    @contextmanager
+    def putting(self, name: str) -> Iterator[None]:
+        """With this, a file that grows is put into the bucket every few seconds."""
+        size = -1
+
+        def look() -> None:
+            nonlocal size
+            path = self.path / name
+            if path.is_file() and path.stat().st_size != size:
+                size = path.stat().st_size
+                self.put(name)
+
+        with self._every(look):
+            yield
+
+    @contextmanager
+    def _every(self, look: Callable[[], None]) -> Iterator[None]:
+        if self.remote is None:
+            yield
+            return
+        ended = threading.Event()
+
+        def run() -> None:
+            while not ended.wait(PAUSE):
+                _quietly(look)
+            _quietly(look)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def in_words(self, error: Exception) -> Exception:
+        """An error of one line that names the bucket where it named the scratch folder."""
+        if self.remote is None or str(self.path) not in str(error):
+            return error
+        return type(error)(str(error).replace(str(self.path), self.remote.shown))
+
+
+@contextmanager
+def open_folder(out: PathLike) -> Iterator[RunFolder]:
+    """With this: the folder of a run at a path or an address.
+
+    At the end what was saved is in the bucket, and the scratch folder is removed. Errors of one line that name it name
+    the bucket instead.
+    """
+    if not is_remote(out):
+        yield RunFolder(on_disk(out).absolute())
+        return
+    remote = BucketPlace.at(out)
+    remote.check_writable()
+    with temporary_folder(Path(tempfile.gettempdir()) / "cfgen-run") as scratch:  # those of killed processes go too
+        folder = RunFolder(scratch, remote)
+        try:
+            yield folder
+        except (BadInput, WorkFailed) as error:
+            told = folder.in_words(error)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            if folder.saver is not None:
+                folder.saver.settle()
+
+
+def _quietly(look: Callable[[], None]) -> None:
+    """Look; a bucket that does not answer is asked again the next time."""
+    try:
+        look()
+    except (BadInput, OSError) as error:
+        log.debug("%s", error)
+
+
+def _listed(remote: BucketPlace) -> dict[str, tuple[int, str]]:
+    """Size and version of all objects of a folder that are not in its stores."""
+    import obstore
+
+    found: dict[str, tuple[int, str]] = {}
+    start = len(remote.key) + 1
+    with answered(remote.shown, "listed"):
+        for batch in obstore.list(remote.bucket, f"{remote.key}/"):
+            for about in batch:
+                name = about["path"][start:]
+                if name.split("/")[0] not in STORE and SAVED not in name.split("/"):
+                    found[name] = int(about["size"]), about["e_tag"] or str(about["last_modified"])
+    return found
