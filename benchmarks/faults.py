@@ -106,7 +106,7 @@ def raising(folder, atlas, raised):
                 raise raised
 
         trainer.SeedEveryStep.on_train_batch_start = fail
-        on_ray.work_as_rank(settings)
+        return on_ray.work_as_rank(settings)
 
     original, on_ray.work_as_rank = on_ray.work_as_rank, failing
     try:

@@ -61,6 +61,20 @@ class WorkFailed(RuntimeError):
         super().__init__(brief(str(message)))
 
 
+class Interrupted(KeyboardInterrupt):
+    """Work that was stopped by a signal; the message is one line, as those of `BadInput`.
+
+    Attributes
+    ----------
+    code : int
+        The exit code of a command: 128 and the number of the signal.
+    """
+
+    def __init__(self, message: str = "", code: int = 130) -> None:
+        super().__init__(brief(message))
+        self.code = code
+
+
 def nearest(name: object, valid: Iterable[object]) -> str:
     """The words "did you mean 'x'?" for the valid name most like `name`, or the valid names if none is near."""
     names = [str(value)[:LONGEST_VALUE] for value in valid]

@@ -2,7 +2,7 @@
 
 Each module `cfgen_dist.cli.COMMAND` has two functions: `configure(parser)` adds the arguments, `run(args)` does the
 work. At their tops they import nothing heavy, so that --help answers at once: what does the work is imported in `run`.
-Exit codes: 0 done, 2 bad input or arguments, 1 anything else, 130 interrupted.
+Exit codes: 0 done, 2 bad input or arguments, 1 anything else, 130 interrupted, 143 stopped by SIGTERM.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from cfgen_dist.cli.storage import add_storage, storage_of
 from cfgen_dist.cli.words import in_options
-from data_loaders.errors import BadInput, WorkFailed, nearest
+from data_loaders.errors import BadInput, Interrupted, WorkFailed, nearest
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # no mistake in the arguments
 COMMANDS = {
@@ -76,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.filename or argv[0]}: {error.strerror or error}", file=sys.stderr)
         return 1 if error.errno in FULL else 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        return error.code if isinstance(error, Interrupted) else 130
 
 
 def _run(argv: list[str]) -> int:
@@ -115,5 +115,7 @@ def _run(argv: list[str]) -> int:
             module.run(args)
     except (BadInput, WorkFailed) as error:  # of the library, which speaks Python
         raise type(error)(in_options(str(error), command, COMMANDS)) from error
+    except Interrupted as error:
+        raise Interrupted(in_options(str(error), command, COMMANDS), error.code) from error
     sys.stdout.flush()  # here, where a closed pipe can still be answered
     return 0

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="share of type k is proportional to (1/n_k)^(1/T); larger is nearer to equal shares (default 1)",
     )  # fmt: skip
     add_sampling(parser)
-    add_workers(parser)
+    add_workers(parser, gpus=True)
 
 
 def run(args: argparse.Namespace) -> None:

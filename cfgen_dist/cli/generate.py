@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_sampling(parser)
     parser.add_argument("--plan", metavar="FILE", help="repeat the generation whose plan this is (OUT.plan.json)")
-    add_workers(parser)
+    add_workers(parser, gpus=True)
 
 
 def run(args: argparse.Namespace) -> None:

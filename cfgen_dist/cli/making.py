@@ -7,7 +7,7 @@ from cfgen_dist.cli.values import weights
 from cfgen_dist.config import SOLVERS
 
 SAMPLING = ("guidance", "size_factor", "solver", "steps", "seed", "shard_size", "device", "unseen")
-WORKERS = ("ray", "workers", "resume")
+WORKERS = ("ray", "workers", "gpus_per_worker", "resume")
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +37,8 @@ def add_solver(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="steps of a fixed-step solver")
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say where the work is done."""
+def add_workers(parser: argparse.ArgumentParser, gpus: bool = False) -> None:
+    """Add the arguments that say where the work is done; `gpus`: it may be done on GPUs."""
     parser.add_argument(
         "--ray",
         metavar="auto|local|ADDRESS",
@@ -46,6 +46,12 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
         "cluster at an address; threads of this process otherwise",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="threads or actors; one a core by default")
+    if gpus:
+        parser.add_argument(
+            "--gpus-per-worker",
+            metavar="SHARE|auto",
+            help="share of a GPU that an actor takes with --device cuda; default 1; auto: by the memory that it needs",
+        )
     parser.add_argument("--resume", action="store_true", help="finish an interrupted run")
 
 

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--where", metavar="NAME=VALUE[,...]", help="which cells: those with these labels, such as condition=ctrl"
     )
     add_flow(parser)
-    add_workers(parser)
+    add_workers(parser, gpus=True)
 
 
 def run(args: argparse.Namespace) -> None:

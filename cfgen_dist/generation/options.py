@@ -38,8 +38,7 @@ class Sampling:
     shard_size : int
         Cells per shard.
     device : {"cpu", "cuda"}
-        Where the networks run; counts are drawn on the CPU. A GPU makes other cells of the same law. With Ray each
-        actor takes an eighth of a GPU.
+        Where the networks run; counts are drawn on the CPU. A GPU makes other cells of the same law.
     unseen : {"transfer", "compose", "refuse"}, optional
         How label combinations that no training cell had are made: from the nearest one that was seen by what a label
         changes in other cells, as `cfgen_dist.model.transfer` says (a model with joint conditioning), or by guidance as

@@ -34,6 +34,7 @@ class Sharded:
     """What all plans share: a number of shards, plain values, a digest. A plan is a frozen dataclass."""
 
     shard_size: int
+    batch_size: int
     device: str
 
     if TYPE_CHECKING:  # a field of one plan, a sum in another: no attribute here that a dataclass would find

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cfgen_dist.generation.disk import check_room
+from cfgen_dist.generation.gpu_memory import gpu_bytes
 from cfgen_dist.generation.parts import Part, Sampler, ShardRecord, read_part, shard_of, write_part
 from cfgen_dist.generation.plan import Plan
 from cfgen_dist.generation.shard import sample_shard
@@ -118,7 +119,8 @@ def write_store(
     started = time.monotonic()
     if isinstance(plan, Plan):
         check_room(out, model, plan)
-    with open_pool(who, plan.device) as pool:
+    needed = gpu_bytes(model, plan.batch_size) if plan.device == "cuda" else 0
+    with open_pool(who, plan.device, needed) as pool:
         ledger = Ledger(open_parts(out, work.note, resume), plan.digest, ShardRecord)
         kept = make_parts(work, ledger, pool)
     with AtlasWriter(out, content.genes, labels=list(content.labels), modalities=feature_tables(model)) as writer:

@@ -14,9 +14,10 @@ from cfgen_dist.model.autoencoder import Autoencoder
 from cfgen_dist.model.build import build_autoencoder
 from cfgen_dist.model.multimodal import JointAutoencoder, branches
 from cfgen_dist.training.callbacks import average_weights
-from cfgen_dist.training.checkpoints import best_state, whole
+from cfgen_dist.training.checkpoints import LAST, best_state, whole
 from cfgen_dist.training.metrics import mean_over_ranks
 from cfgen_dist.training.modalities import MAIN, model_features
+from cfgen_dist.training.ranks import on_main
 from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.stream import TrainingStream, held_out_stream
 from cfgen_dist.training.trainer import fit
@@ -133,17 +134,19 @@ def train_autoencoder(
     """
     cells = {split: atlas.rows(split=split) for split in ("train", "val")}
     task = _task(atlas, config, modalities, settings, len(cells["train"]))
-    fit(
-        task,
-        _stream(atlas, config, settings.seed, cells["train"]),
-        held_out_stream(atlas, config.batch_size, rows=cells["val"], labels=_stream_labels(config)),
-        directory=directory,
-        stage="autoencoder",
-        metric="val_nll",
-        settings=settings,
-        callbacks=[*callbacks, *_averaging(config), EarlyStopping("val_nll", patience=config.patience)],
-        max_epochs=config.max_epochs,
-    )
+    refit = directory / "refit"
+    if not (settings.refit and on_main((refit / LAST).exists)):  # else the first training is over
+        fit(
+            task,
+            _stream(atlas, config, settings.seed, cells["train"]),
+            held_out_stream(atlas, config.batch_size, rows=cells["val"], labels=_stream_labels(config)),
+            directory=directory,
+            stage="autoencoder",
+            metric="val_nll",
+            settings=settings,
+            callbacks=[*callbacks, *_averaging(config), EarlyStopping("val_nll", patience=config.patience)],
+            max_epochs=config.max_epochs,
+        )
     state, epoch = best_state(directory)
     fitted = cells["train"]
     if settings.refit:
@@ -153,7 +156,7 @@ def train_autoencoder(
             task,
             _stream(atlas, config, settings.seed, fitted),
             None,
-            directory=directory / "refit",
+            directory=refit,
             stage="autoencoder, refit",
             metric="train_nll",
             settings=settings,

@@ -13,6 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from cfgen_dist.training.checkpoints import save_last
+from cfgen_dist.training.stopping import Agreement, Stopped, begin_steps, count_step
 from cfgen_dist.training.stream import TrainingStream
 from data_loaders import CellBatch
 from data_loaders.seeds import Training, derived_seed
@@ -108,20 +109,35 @@ class SaveLast(Checkpoint):
     What is due at the last step of an epoch waits until the epoch has been validated. Lightning takes an epoch saved in
     between for finished: a run resumed from there would not validate it, so it could not become the best, and early
     stopping would not count it.
+
+    Whoever asks the training to stop (`cfgen_dist.training.stopping`) gets a checkpoint in the same way, and then
+    `Stopped` is raised on all ranks.
+
+    Parameters
+    ----------
+    path : Path
+    stage : str
+        For messages.
+    steps : int
+    minutes : float or None
     """
 
-    def __init__(self, path: Path, steps: int, minutes: float | None) -> None:
-        self.path, self.steps, self.minutes, self.due = path, steps, minutes, False
+    def __init__(self, path: Path, stage: str, steps: int, minutes: float | None) -> None:
+        self.path, self.stage, self.steps, self.minutes, self.due = path, stage, steps, minutes, False
+        self.agreement, self.stop = Agreement(), False
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Start the clock."""
         self.saved = time.monotonic()
+        begin_steps(self.stage, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: CellBatch, batch_idx: int
     ) -> None:
         """Save, or wait for the end of the epoch."""
-        self.due = trainer.global_step % self.steps == 0
+        count_step(trainer.global_step)
+        self.stop = self.agreement.reached(trainer.global_step, trainer.strategy.root_device)
+        self.due = self.stop or trainer.global_step % self.steps == 0
         if self.minutes and trainer.global_step % LOG_EVERY == 0:  # the ranks' agreement takes its time
             self.due |= trainer.strategy.broadcast(time.monotonic() - self.saved >= 60 * self.minutes)
         if not (trainer.is_last_batch and trainer.check_val_every_n_epoch):
@@ -134,8 +150,11 @@ class SaveLast(Checkpoint):
 
     def _save_if_due(self, trainer: L.Trainer) -> None:
         if self.due:
-            save_last(trainer, self.path)
+            save_last(trainer, self.path, wait=self.stop)
             self.due, self.saved = False, time.monotonic()
+            count_step(trainer.global_step, saved=True)
+        if self.stop and trainer.global_step != trainer.max_steps:  # else nothing is left to do
+            raise Stopped(f"step {trainer.global_step:,} of the {self.stage}")
 
 
 class HalfGradients(Callback):

@@ -5,9 +5,14 @@ finds is what was saved last, without Ray's own checkpoint records, which know o
 
 Ray Train's `FailureConfig(max_failures=)` starts the workers again after any error, also one that would repeat itself
 for ever, so it is left at zero: here lost workers are replaced, and errors of the program or the user end the run.
+
+The number of workers is chosen anew at every start. Ray Train can do that too, `ScalingConfig(num_workers=(MIN, MAX))`,
+but it ends the workers where they are to change their number, and the steps since the last checkpoint are lost; here
+they are asked to save first (`cfgen_dist.training.notices`).
 """
 
 import logging
+import os
 import shutil
 import socket
 import threading
@@ -22,7 +27,10 @@ from typing import TYPE_CHECKING, Any
 from cfgen_dist.config import Config, load_config, to_dict
 from cfgen_dist.training.folder import RunFolder, open_folder
 from cfgen_dist.training.memory import ENVIRONMENT
+from cfgen_dist.training.notices import leave_word, listen, take_word_back
+from cfgen_dist.training.stopping import WAY_ON, Stopped, WorkersStop, asked
 from cfgen_dist.workers.cluster import connect, is_local
+from cfgen_dist.workers.room import SETTLED, Claims, Labels, count_room
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, WorkFailed
 from data_loaders.storage import carried, carry
@@ -36,6 +44,9 @@ LOG, ERRORS = "train.log", "errors.log"  # in the run directory: rank 0's progre
 SAVED = ("last.ckpt", "saved.json", "weights.safetensors.sha256", "part-*.npz", "part-*.json")
 PROGRESS = ("/saved.json", "/weights.safetensors.sha256")  # of a run in a bucket: what its driver looks at
 SECONDS_OF_SILENCE = (8, 60)  # before it is said that workers are waited for; before that is repeated
+GROW_AFTER = 60.0  # seconds of training until more workers are taken in: a new start takes some twenty
+LOST_RESOURCES = 10.0  # seconds in which those of lost workers are free again
+NOTICED_WITHIN = "1"  # seconds until Ray Train tells the workers that a machine will be taken away
 FAILED_AT = "failed_at"  # attribute of an error: when it was raised
 
 
@@ -45,18 +56,22 @@ class WorkerError(WorkFailed):
 
 @contextmanager
 def connect_workers(
-    address: str, workers: int, cpus: int | None, gpus: float | None, accelerator: str
+    address: str, workers: tuple[int, int], cpus: int | None, gpus: float | None, accelerator: str, labels: Labels
 ) -> Iterator[dict[str, float]]:
     """Be connected to a cluster and know what each worker gets of it.
 
     Parameters
     ----------
     address : str
-        As in `cfgen_dist.workers.cluster.connect`.
-    workers : int
+        As in `cfgen_dist.workers.cluster.connect`. A cluster that is started here gets CPUs for as many workers as this
+        machine has cores for, and for the fewest at least.
+    workers : (int, int)
+        The fewest and the most.
     cpus, gpus : int, optional
         Of each worker; by default 1 CPU, and 1 GPU where the cluster has some and `accelerator` allows them.
     accelerator : {"auto", "cpu", "gpu"}
+    labels : dict
+        What machines of workers must have.
 
     Yields
     ------
@@ -69,7 +84,9 @@ def connect_workers(
         No cluster, or one of this machine that is too small; any other may grow.
     """
     cpus = cpus or 1
-    with connect(address, workers * cpus) as ray:
+    least, most = workers
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", NOTICED_WITHIN)
+    with connect(address, max(least, min(most, (os.cpu_count() or 1) // cpus)) * cpus) as ray:
         there = ray.cluster_resources()
         if gpus is None:
             wanted = accelerator == "gpu" or (accelerator == "auto" and there.get("GPU", 0) >= 1)
@@ -77,16 +94,30 @@ def connect_workers(
         each: dict[str, float] = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
         if is_local(address):
             for kind, n in each.items():
-                if workers * n > there.get(kind, 0):
+                if least * n > there.get(kind, 0):
                     found = f"this machine's cluster has {there.get(kind, 0):.0f}"
-                    raise BadInput(f"{workers} workers with {n} {kind} each need {workers * n}, but {found}")
+                    raise BadInput(f"{least} workers with {n} {kind} each need {least * n}, but {found}")
+            has = ray.nodes()[0]["Labels"]
+            for key, value in labels.items():
+                if value.isidentifier() and has.get(key) != value:  # operators such as !spot are for Ray to read
+                    found = f"is {has[key]!r}" if key in has else "is not set"
+                    raise BadInput(f"`label_selector` asks for {key}={value}, but {key} {found} in this machine")
         yield each
 
 
 def train_on_ray(
-    atlas: str, contents: str | None, folder: RunFolder, config: Config, workers: int, each: Mapping[str, float]
+    atlas: str,
+    contents: str | None,
+    folder: RunFolder,
+    config: Config,
+    workers: tuple[int, int],
+    each: Mapping[str, float],
+    labels: Labels,
 ) -> None:
     """Run the stages of a run on workers of the cluster that is connected, replacing those that are lost.
+
+    With a range of workers training starts with as many as there is room for. When there is room for more, or a machine
+    is about to be taken away, the workers save and start again, as many as there is room for then.
 
     Parameters
     ----------
@@ -98,9 +129,12 @@ def train_on_ray(
         In a bucket, or on a disk that all machines see.
     config : Config
         Settled.
-    workers : int
+    workers : (int, int)
+        The fewest and the most.
     each : dict
         Resources of one, as `connect_workers` gives them.
+    labels : dict
+        What machines of workers must have.
 
     Raises
     ------
@@ -108,6 +142,8 @@ def train_on_ray(
         A disk that workers do not see; what the stages refuse.
     OSError
         A worker could not write.
+    Interrupted
+        By SIGTERM or Ctrl-C, with what is saved and what is lost.
     WorkerError
     """
     import ray.train
@@ -122,50 +158,148 @@ def train_on_ray(
         "cpus": each["CPU"],
         "gpus": each.get("GPU", 0),
     }
-    tries, before = 0, -1
-    while True:
-        saved = _last_saved(out)
-        tries = 1 if saved != before else tries + 1
-        before = saved
+    tries, before, patience = 0, -1, SETTLED
+    with WorkersStop(folder.shown) as signals:
+        while True:
+            saved = _last_saved(out)
+            tries = 1 if saved != before else tries + 1
+            before = saved
+            try:
+                n = (
+                    count_room(*workers, each, labels, patience, signals.tell)
+                    if workers[0] < workers[1]
+                    else workers[0]
+                )
+                start = _Start(work, n, workers, each, labels, out)
+                stopped = start.follow(signals)
+                if not stopped:
+                    shutil.rmtree(out / "ray", ignore_errors=True)
+                    return
+                signals.raise_if_stopped(stopped["at"])
+                log.info("stopped after %s, saved: %s; starting again", stopped["at"], stopped["why"])
+                patience = SETTLED
+            except ray.train.WorkerGroupError as error:
+                _raise_unless_lost(error.worker_failures, out)
+                if tries == TRIES and _last_saved(out) == saved:
+                    raise WorkerError(
+                        f"workers were lost {TRIES} times before they could save anything new, the last time: "
+                        f"{_line(next(iter(error.worker_failures.values())))}; `resume=True` tries again"
+                    ) from None
+                log.warning("lost worker %s: starting again from the last checkpoint", _ranks(error.worker_failures))
+                patience = LOST_RESOURCES
+            except ray.exceptions.RayActorError as error:  # Ray Train's own process, which watches over the workers
+                if tries == TRIES and _last_saved(out) == saved:
+                    raise WorkerError(f"Ray Train was lost {TRIES} times: {_line(error)}; {WAY_ON}") from None
+                log.warning("lost Ray Train's controller: starting again from the last checkpoint")
+                patience = LOST_RESOURCES
+            except ray.train.TrainingFailedError as error:
+                if workers[0] == workers[1] or tries == TRIES:
+                    raise WorkerError(f"the workers could not be started: {_line(error)}") from None
+                log.warning("the workers could not be started, counting machines again: %s", _line(error))
+                patience = LOST_RESOURCES
+
+
+class _Start:
+    """One start of the workers, followed to its end."""
+
+    def __init__(
+        self,
+        work: dict[str, Any],
+        n: int,
+        workers: tuple[int, int],
+        each: Mapping[str, float],
+        labels: Labels,
+        out: Path,
+    ) -> None:
+        self.name = f"{time.time_ns()}"  # a name used before would be taken for one to go on with
+        self.n, self.most, self.each, self.labels, self.out = n, workers[1], each, labels, out
+        self.trainer = _trainer(work | {"key": self.name}, self.name, n, workers[0] < workers[1], each, labels, out)
+        self.claims: Claims | None = None
+        self.began: float | None = None
+        self.asked = self.granted = False
+
+    def follow(self, signals: WorkersStop) -> dict[str, str] | None:
+        """Wait for the end; returns where and why the workers stopped, None when all is done."""
+        what = f"{self.n} workers with {dict(self.each)}"
         try:
-            _follow(_trainer(work, workers, each, out).fit, out / LOG, f"{workers} workers with {each}")
-            shutil.rmtree(out / "ray", ignore_errors=True)
+            result = _follow(self.trainer.fit, self.out / LOG, what, lambda started: self._watch(started, signals))
+        finally:
+            signals.patient = False
+            if self.claims is not None:
+                self.claims.drop()
+            if self.asked:
+                take_word_back(self.name)
+        stopped: dict[str, str] | None = result.return_value
+        return stopped
+
+    def _watch(self, started: bool, signals: WorkersStop) -> None:
+        """Ask the workers to stop when a signal came or there is room for more of them."""
+        signals.patient = started
+        if self.asked or not started:
             return
-        except ray.train.WorkerGroupError as error:
-            _raise_unless_lost(error.worker_failures, out)
-            if tries == TRIES and _last_saved(out) == saved:
-                raise WorkerError(
-                    f"workers were lost {TRIES} times before they could save anything new, the last time: "
-                    f"{_line(next(iter(error.worker_failures.values())))}; `resume=True` tries again"
-                ) from None
-            log.warning("lost worker %s: starting again from the last checkpoint", _ranks(error.worker_failures))
-        except ray.train.TrainingFailedError as error:
-            raise WorkerError(f"the workers could not be started: {_line(error)}") from None
+        now = time.monotonic()
+        self.began = now if self.began is None else self.began
+        if signals.came:
+            self._ask(signals.why)
+        elif self.n < self.most and now - self.began > GROW_AFTER:
+            if self.claims is None:
+                self.claims = Claims(self.most - self.n, self.each, self.labels)
+            more = self.claims.granted()
+            if more and self.granted:  # for the second time: of several machines that come one waits for the other
+                log.info("there is room for %d more workers", more)
+                self._ask(f"room for {more} more workers")
+            self.granted = more > 0
+            self.began = now - GROW_AFTER + SETTLED
+
+    def _ask(self, why: str) -> None:
+        self.asked = True
+        leave_word(self.name, why)
 
 
-def _trainer(work: dict[str, Any], workers: int, each: Mapping[str, float], out: Path) -> "TorchTrainer":
+def _trainer(
+    work: dict[str, Any],
+    name: str,
+    workers: int,
+    elastic: bool,
+    each: Mapping[str, float],
+    labels: Labels,
+    out: Path,
+) -> "TorchTrainer":
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
+
+    from cfgen_dist.training.process_group import Group
 
     gpus = each.get("GPU", 0)
     return TorchTrainer(
-        work_as_rank,
+        work_as_rank,  # type: ignore[arg-type]
         train_loop_config=work,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=dict(each)),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=workers,
+            use_gpu=gpus > 0,
+            resources_per_worker=dict(each),
+            label_selector=dict(labels) or None,
+        ),
+        torch_config=Group(backend="nccl" if gpus else "gloo"),
         run_config=RunConfig(  # type: ignore[call-arg]
-            name=f"{time.time_ns()}",  # a name used before would be taken for one to go on with
+            name=name,
             storage_path=str(out / "ray"),
-            failure_config=FailureConfig(max_failures=0),
+            # With a range, workers that do not come up are counted anew; else Ray waits for them.
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=0, controller_failure_limit=0 if elastic else -1
+            ),
             logging_config=LoggingConfig(log_level="ERROR"),
             worker_runtime_env={"env_vars": ENVIRONMENT},
         ),
     )
 
 
-def work_as_rank(work: dict[str, Any]) -> None:
-    """What each worker does: the stages of the run, as one rank of the process group it finds itself in."""
+def work_as_rank(work: dict[str, Any]) -> dict[str, str] | None:
+    """What each worker does: the stages of the run, as one rank of the process group it finds itself in.
+
+    Returns where and why it stopped, with everything saved; None when all is done.
+    """
     import ray
     import torch
 
@@ -174,10 +308,10 @@ def work_as_rank(work: dict[str, Any]) -> None:
     config = load_config(work["config"])
     config.accelerator = "gpu" if work["gpus"] else "cpu"
     with open_folder(work["out"]) as folder, folder.putting(LOG):
-        _work(folder, work, config)
+        return _work(folder, work, config)
 
 
-def _work(folder: RunFolder, work: dict[str, Any], config: Config) -> None:
+def _work(folder: RunFolder, work: dict[str, Any], config: Config) -> dict[str, str] | None:
     from cfgen_dist.training.ranks import rank, world_size
     from cfgen_dist.training.stages import run_stages
 
@@ -195,7 +329,11 @@ def _work(folder: RunFolder, work: dict[str, Any], config: Config) -> None:
         atlas = open_atlas(work["atlas"])
         if atlas.contents != work["contents"]:
             raise BadInput(f"{atlas.name}: another store than when the training was started; start it again")
+        listen(work["key"], first=rank() == 0)
         run_stages(atlas, folder, config)
+        return None
+    except Stopped as stopped:
+        return {"at": str(stopped), "why": asked() or "another worker was asked to"}
     except Exception as error:
         # The other ranks fail next, for want of this one: the time tells cause from consequence.
         setattr(error, FAILED_AT, time.time())
@@ -210,8 +348,8 @@ def _note(folder: RunFolder, rank: int) -> None:
         folder.append(ERRORS, head + traceback.format_exc() + "\n")
 
 
-def _follow(fit: Callable[[], Any], path: Path, what: str) -> Any:
-    """Call `fit` and repeat the lines that appear in the file meanwhile."""
+def _follow(fit: Callable[[], Any], path: Path, what: str, watch: Callable[[bool], None]) -> Any:
+    """Call `fit` and repeat the lines that appear in the file meanwhile; `watch` is told whether there are some."""
     outcome: Future[Any] = Future()
 
     def run() -> None:
@@ -240,6 +378,7 @@ def _follow(fit: Callable[[], Any], path: Path, what: str) -> Any:
             heard, patience = time.monotonic(), later
         if done:
             return outcome.result()
+        watch(started)
         time.sleep(0.3)
 
 

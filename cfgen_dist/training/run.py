@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from cfgen_dist.training.on_ray import ERRORS, LOG, PROGRESS, connect_workers, t
 from cfgen_dist.training.ranks import check_workers
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import identity, run_stages
+from cfgen_dist.training.stopping import saved_at_signals
+from cfgen_dist.workers.room import read_labels, read_range
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
@@ -50,15 +52,18 @@ def train(
     *,
     resume: bool = False,
     ray: str | None = None,
-    workers: int | None = None,
+    workers: int | str | Sequence[int] | None = None,
     cpus_per_worker: int | None = None,
     gpus_per_worker: int | None = None,
+    label_selector: Mapping[str, str] | Sequence[str] | None = None,
 ) -> CFGen:
     """Train a model and write it to the folder `bundle` in `out`.
 
     Each stage leaves its result in the run directory: `autoencoder/`, `latents.zarr`, `flow/`, `bundle/`; a resumed run
     skips the stages that are finished and goes on inside the one that is not, from its last checkpoint. The number of
     workers may differ from that of the interrupted run.
+
+    SIGTERM and Ctrl-C are answered after the step that is being done, with a checkpoint; a second one at once.
 
     Without Ray this process keeps memory that it frees for its own use from then on (`cfgen_dist.training.memory`).
 
@@ -75,11 +80,14 @@ def train(
     ray : {None, "auto", "local"} or str
         None: in this process. Else as in `cfgen_dist.workers.cluster.connect`; `atlas` and `out` must then lie in
         a bucket, or on a disk that all machines see.
-    workers : int, optional
-        Processes under Ray, one by default. They share the batches of the config.
+    workers : int, str or (int, int), optional
+        Processes under Ray, one by default. They share the batches of the config. "2:8" or (2, 8): as many as the
+        cluster has room for, at least 2 and at most 8; the rest of an epoch is dealt anew when machines come and go.
     cpus_per_worker, gpus_per_worker : int, optional
         What each worker gets; 1 CPU by default, and 1 GPU where the cluster has some and `config.accelerator` is not
         `cpu`.
+    label_selector : dict or sequence of "KEY=VALUE", optional
+        Labels of Ray that a machine must have to get workers, such as `{"ray.io/market-type": "spot"}`.
 
     Returns
     -------
@@ -90,17 +98,21 @@ def train(
     BadInput
         A run directory that exists (without `resume`), another config or atlas than the run was started with, settings
         that do not fit the atlas or the number of workers.
+    Interrupted
+        By SIGTERM or Ctrl-C, with what is saved and what is lost.
     WorkerError
         A worker failed in a way that starting it again does not mend.
     """
     given = {"workers": workers, "cpus_per_worker": cpus_per_worker, "gpus_per_worker": gpus_per_worker}
-    for name, value in given.items():
+    for name, value in (given | {"label_selector": label_selector}).items():
         if value is not None and ray is None:
             raise BadInput(f"`{name}` is {value}, but only `ray` has workers: expected `ray` auto, local or HOST:PORT")
+    for name, value in (("cpus_per_worker", cpus_per_worker), ("gpus_per_worker", gpus_per_worker)):
         least = 0 if name == "gpus_per_worker" else 1
         if value is not None and value < least:
             raise BadInput(f"`{name}` is {value}, expected at least {least}")
-    workers = workers or 1
+    fewest, most = read_range(workers)
+    labels = read_labels(label_selector)
     source = open_atlas(atlas)
     with open_folder(out) as folder:
         bundle = folder.place / "bundle"
@@ -113,19 +125,21 @@ def train(
             if bundle.exists() if not bundle.is_remote else (bundle / CARD).is_file():
                 log.info("%s is finished: nothing to do", folder.shown)
                 return CFGen.load(str(bundle))
-        _check_shares(config, source, workers)
+        _check_shares(config, source, most)
         if ray is None:
             if is_new:
                 _begin_run(folder, config, source)
             keep_freed_memory()
-            run_stages(source, folder, config)
+            with saved_at_signals(folder.shown):
+                run_stages(source, folder, config)
         else:
-            with connect_workers(ray, workers, cpus_per_worker, gpus_per_worker, config.accelerator) as each:
+            shares = (cpus_per_worker, gpus_per_worker, config.accelerator)
+            with connect_workers(ray, (fewest, most), *shares, labels) as each:
                 if is_new:
                     _begin_run(folder, config, source)
                 address = str(atlas) if is_remote(atlas) else str(on_disk(atlas).absolute())
                 with folder.watching(LOG, ERRORS, *PROGRESS):
-                    train_on_ray(address, source.contents, folder, config, workers, each)
+                    train_on_ray(address, source.contents, folder, config, (fewest, most), each, labels)
     return CFGen.load(str(bundle))
 
 
@@ -141,6 +155,11 @@ def _begin_run(folder: RunFolder, config: Config, atlas: Atlas) -> None:
 def _check_shares(config: Config, atlas: Atlas, workers: int) -> None:
     sizes = {"autoencoder.batch_size": config.autoencoder.batch_size, "flow.batch_size": config.flow.batch_size}
     sizes |= {f"the number of {split} cells": len(atlas.rows(split=split)) for split in ("train", "val")}
+    n = sizes["the number of train cells"]
+    sizes |= {
+        f"a step of {n} train cells in batches of {size}": n // -(-n // size)
+        for size in (config.autoencoder.batch_size, config.flow.batch_size)
+    }
     check_workers(workers, sizes)
 
 

@@ -35,6 +35,7 @@ from cfgen_dist.training.memory import give_memory_back
 from cfgen_dist.training.modalities import atlas_card, fitted_rows, other_modalities, sized_modalities
 from cfgen_dist.training.ranks import on_main
 from cfgen_dist.training.settings import RunSettings
+from cfgen_dist.training.stopping import stop_between_stages
 from cfgen_dist.training.transfer import learn_transfer
 from data_loaders import Atlas
 from data_loaders.errors import BadInput
@@ -102,6 +103,7 @@ def _autoencoder(atlas: Atlas, config: Config, folder: RunFolder) -> Autoencoder
     settings = RunSettings.of(config, folder.saver)
     autoencoder = train_autoencoder(atlas, config.autoencoder, config.modalities, settings, directory)
     _finish(folder, directory, autoencoder)
+    stop_between_stages()
     return autoencoder
 
 
@@ -118,6 +120,7 @@ def _velocity(latents: Atlas, labels: Mapping[str, Sequence[str]], config: Confi
     settings = RunSettings.of(config, folder.saver)
     velocity = train_flow(latents, labels, config.flow, config.modalities, settings, directory)
     _finish(folder, directory, velocity)
+    stop_between_stages()
     return velocity
 
 

@@ -19,6 +19,7 @@ from cfgen_dist.training.checkpoints import LAST, Restored, WholeCheckpoints, ch
 from cfgen_dist.training.metrics import open_loggers
 from cfgen_dist.training.ranks import on_main, rank, world_size
 from cfgen_dist.training.settings import RunSettings
+from cfgen_dist.training.stopping import end_steps, interrupted
 from cfgen_dist.training.stream import TrainingStream
 from data_loaders import CellBatch
 
@@ -98,7 +99,7 @@ def fit(
             precision=settings.autocast,
             logger=False if rank() else open_loggers(directory, place["step"] if place else None, LOG_EVERY),
             callbacks=[
-                *_checkpoints(directory, metric if val_stream is not None else None, settings),
+                *_checkpoints(directory, stage, metric if val_stream is not None else None, settings),
                 *callbacks,
                 SeedEveryStep(settings.seed, stage),
                 restored,
@@ -117,7 +118,8 @@ def fit(
             with taking_up(last if place else None, restored):
                 trainer.fit(module, train_stream, val_stream, ckpt_path=last if place else None, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
+            raise interrupted() from None
+        end_steps()
     if settings.saver is not None and not rank():  # what the next stage begins with
         settings.saver.take(directory, trainer.global_step)
     return trainer
@@ -145,9 +147,9 @@ def _placement(settings: RunSettings) -> dict[str, Any]:
     }
 
 
-def _checkpoints(directory: Path, metric: str | None, settings: RunSettings) -> list[Callback]:
+def _checkpoints(directory: Path, stage: str, metric: str | None, settings: RunSettings) -> list[Callback]:
     """Callbacks that save; the best first, so that the last knows it."""
-    last = SaveLast(directory / LAST, settings.checkpoint_every_n_steps, settings.checkpoint_every_minutes)
+    last = SaveLast(directory / LAST, stage, settings.checkpoint_every_n_steps, settings.checkpoint_every_minutes)
     if metric is None:
         return [last]
     place: dict[str, Any] = {"dirpath": directory, "enable_version_counter": False}

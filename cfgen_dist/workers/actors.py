@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cfgen_dist")
 INLINE = 64 << 10  # bytes that may travel with every item
-GPU_SHARE = 0.125  # of a GPU that an actor takes: most of the time it draws counts, on its CPU
 TRIES = 20  # of one item, then the run ends: it may be the item that kills the workers
 
 
 @contextmanager
-def open_actors(workers: int | None = None, device: str = "cpu") -> Iterator[Pool]:
+def open_actors(
+    workers: int | None = None, gpus: Callable[[Mapping[str, float]], float] | None = None
+) -> Iterator[Pool]:
     """Actors of the cluster that is connected, for as long as the block lasts: yields map(function, items, setup).
+
+    Each takes a CPU and, where `gpus` is given, that share of a GPU, a function of the cluster's resources. By default
+    there are as many as the cluster has room for.
 
     The map is `cfgen_dist.workers.threads.map_threads` over actors. They start with the first item of the first map and
     serve all maps of the block: a process that imports torch takes seconds to come up.
@@ -40,10 +44,12 @@ def open_actors(workers: int | None = None, device: str = "cpu") -> Iterator[Poo
         function: Callable[[State, Item], Result], items: Iterable[Item], setup: Callable[[], State]
     ) -> Iterator[tuple[Item, Result]]:
         if not actors:
-            needs = {"CPU": 1, "GPU": GPU_SHARE if device == "cuda" else 0}
             resources = ray.cluster_resources()
-            if needs["GPU"] and not resources.get("GPU"):
-                log.warning("the cluster has no GPU yet: waiting for one")
+            needs = {"CPU": 1, "GPU": gpus(resources) if gpus else 0}
+            if gpus:
+                log.info("each worker takes %g of a GPU", needs["GPU"])
+                if not resources.get("GPU"):
+                    log.warning("the cluster has no GPU yet: waiting for one")
             room = min(int(resources.get(kind, 0) / need) for kind, need in needs.items() if need)
             cls = ray.remote(
                 num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_restarts=-1, max_task_retries=TRIES

@@ -30,11 +30,16 @@ class Workers:
     ray : {None, "auto", "local"} or str
         Where the workers are: None is threads of this process, else see `cfgen_dist.workers.cluster.connect`.
     workers : int, optional
-        How many; by default one for each core of this machine or of the Ray cluster.
+        How many; by default one for each core of this machine or of the Ray cluster, or for each GPU with
+        `device="cuda"`.
+    gpus_per_worker : float or "auto", optional
+        The share of a GPU that a worker under Ray takes with `device="cuda"`, 1 by default; "auto": by the memory that
+        it needs, where Ray knows which cards there are.
     """
 
     ray: str | None = None
     workers: int | None = None
+    gpus_per_worker: float | str | None = None
 
 
 class WorkersOptions(TypedDict, total=False):
@@ -42,6 +47,7 @@ class WorkersOptions(TypedDict, total=False):
 
     ray: str | None
     workers: int | None
+    gpus_per_worker: float | str | None
 
 
 def build(kind: type[D], options: Mapping[str, Any]) -> D:

@@ -34,7 +34,7 @@ def recording(folder):
             time.sleep(0.04)  # steps of so small a model are over before a test can hit the one it wants
 
         trainer.SeedEveryStep.on_train_batch_start = record
-        on_ray.work_as_rank(settings)
+        return on_ray.work_as_rank(settings)
 
     return work
 
@@ -65,8 +65,8 @@ def cells_of_epochs(folder):
     return epochs
 
 
-def train_recorded(atlas, out, folder, settings, **options):
-    """`train(..., ray="local")` with a record in `folder`."""
+def train_recorded(atlas, out, folder, settings, ray_at="local", grow_after=None, **options):
+    """`train(..., ray=ray_at)` with a record in `folder`, which all machines see; `grow_after` as in `on_ray`."""
     import ray
 
     import cfgen_dist.training.on_ray as on_ray
@@ -75,12 +75,18 @@ def train_recorded(atlas, out, folder, settings, **options):
 
     if __name__ != "__main__":
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    if grow_after is not None:
+        on_ray.GROW_AFTER = grow_after
     original, on_ray.work_as_rank = on_ray.work_as_rank, recording(folder)
     try:
-        return train(atlas, out, load_config(overrides=settings), ray="local", **options)
+        return train(atlas, out, load_config(overrides=settings), ray=ray_at, **options)
     finally:
         on_ray.work_as_rank = original
 
 
 if __name__ == "__main__":
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("cfgen_dist").setLevel(logging.INFO)
     train_recorded(**json.loads(sys.argv[1]))

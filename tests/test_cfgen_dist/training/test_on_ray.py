@@ -119,6 +119,40 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint(ray_local, alone, 
     assert held_out(model) == pytest.approx(alone[1], abs=TOLERANCE)
 
 
+@pytest.mark.slow  # three starts; benchmarks/elastic.py has more of the kind
+def test_workers_that_come_and_a_notice_cost_no_step(ray_local, alone, tiny_atlas, tmp_path, monkeypatch, caplog):
+    """One worker while others hold the cluster, two when it is free, then SIGTERM to one of them; 5,000 steps from any
+    checkpoint that is due, so that every step that is not done twice was saved on purpose."""
+    monkeypatch.setattr("cfgen_dist.training.on_ray.GROW_AFTER", 1.0)
+
+    @ray_local.remote(num_cpus=2)
+    class Held:
+        def there(self):
+            return True
+
+    held = Held.remote()
+    assert ray_local.get(held.there.remote())
+
+    def act():
+        wait_for(lambda: any(r["step"] >= 5 for r in records(tmp_path)))
+        ray_local.kill(held)
+        wait_for(lambda: any(r["ranks"] == 2 and r["rank"] == 1 for r in records(tmp_path)), 600)
+        os.kill(next(r["pid"] for r in records(tmp_path) if r["rank"] == 1), signal.SIGTERM)
+
+    acting = threading.Thread(target=act)
+    acting.start()
+    long = SETTINGS | {"autoencoder.max_epochs": 20, "autoencoder.patience": 20, "checkpoint_every_n_steps": 5000}
+    train_recorded(tiny_atlas, tmp_path / "run", tmp_path, long, workers="1:2")
+    acting.join()
+    starts = sorted({r["start"] for r in records(tmp_path)})
+    assert len(starts) == 3
+    assert [{r["ranks"] for r in records(tmp_path) if r["start"] == start} for start in starts] == [{1}, {2}, {2}]
+    steps = [(r["stage"], r["step"], r["rank"]) for r in records(tmp_path)]
+    assert len(steps) == len(set(steps)), "no step is done twice"
+    assert "there is room for 1 more workers" in caplog.text
+    check_cells(tmp_path, tiny_atlas, epochs=20)
+
+
 @pytest.mark.slow  # a minute and a half; benchmarks/faults.py has this drill too, and more
 def test_a_killed_driver_is_resumed_on_other_workers(ray_local, alone, tiny_atlas, tmp_path):
     """Two workers to the middle of an epoch, three from there on."""
@@ -153,7 +187,7 @@ def test_a_worker_that_raises_is_told_in_one_line(ray_local, tiny_atlas, tmp_pat
                 raise ZeroDivisionError("by\nzero")
 
         trainer.SeedEveryStep.on_train_batch_start = fail
-        on_ray.work_as_rank(settings)
+        return on_ray.work_as_rank(settings)
 
     monkeypatch.setattr(on_ray, "work_as_rank", failing)
     message = r"^worker 1 failed: ZeroDivisionError: by zero; the traceback is in .*errors\.log$"

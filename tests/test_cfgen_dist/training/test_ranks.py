@@ -2,6 +2,7 @@
 
 import os
 import socket
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cfgen_dist.training.stream as training_stream
 from cfgen_dist.model.autoencoder import BatchNorm
 from cfgen_dist.training.batch_norm import over_all_ranks
 from cfgen_dist.training.metrics import mean_over_ranks
 from cfgen_dist.training.ranks import check_workers, on_main
 from cfgen_dist.training.stream import TrainingStream
-from data_loaders import open_atlas
+from data_loaders import CellStream, open_atlas
 from data_loaders.errors import BadInput
 
 
@@ -28,15 +30,21 @@ def streams(atlas, batch_size, world_size, n_cells=500):
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     batch_size=st.integers(20, 130),
     n_cells=st.integers(140, 500),
-    worlds=st.lists(st.tuples(st.integers(1, 5), st.integers(0, 6)), min_size=1, max_size=4),
+    worlds=st.lists(st.tuples(st.integers(1, 8), st.integers(0, 6)), min_size=1, max_size=7),
+    windows=st.sampled_from([{}, {"buffer_bytes": 2000, "block_rows": 4}, {"buffer_bytes": 20_000, "block_rows": 32}]),
 )
-def test_an_epoch_continued_on_any_ranks_shows_every_cell_once(tiny_atlas, batch_size, n_cells, worlds):
+def test_an_epoch_continued_on_any_ranks_shows_every_cell_once(tiny_atlas, batch_size, n_cells, worlds, windows):
     """Some batches on some ranks, a checkpoint of rank 0, some on others, and so on to the end of the next epoch."""
-    atlas = open_atlas(tiny_atlas)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_stream, "CellStream", partial(CellStream, **windows))
+        check_continued(open_atlas(tiny_atlas), batch_size, n_cells, worlds)
+
+
+def check_continued(atlas, batch_size, n_cells, worlds):
     n_batches = len(streams(atlas, batch_size, 1, n_cells)[0])
     shown, state = {0: [], 1: []}, None
     for world_size, wanted in [*worlds, (2, 10**6)]:
@@ -62,7 +70,10 @@ def test_an_epoch_continued_on_any_ranks_shows_every_cell_once(tiny_atlas, batch
     for steps in shown.values():
         assert len(steps) == n_batches
         assert sorted(np.concatenate([rows for step in steps for rows in step])) == list(range(50, 50 + n_cells))
-        assert max(sum(map(len, step)) for step in steps) <= batch_size + 5, "a cell a rank more"
+        of_a_step = [sum(map(len, step)) for step in steps]
+        assert max(of_a_step) <= batch_size + 8, "a cell a rank more"
+        assert min(of_a_step) >= n_cells // n_batches - 8, "steps are equal, whoever does them"
+        assert all(max(map(len, step)) - min(map(len, step)) <= 1 for step in steps)
 
 
 def test_a_position_of_other_cells_is_refused(tiny_atlas):
