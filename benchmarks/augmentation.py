@@ -160,7 +160,14 @@ def summarise(scores, rare_below):
 
 
 def show(table):
-    """Print the table as Markdown."""
+    """Print, as Markdown, generated cells against copies for each setting, then each setting by type."""
+    groups = [(kind, name) for kind in ("logistic", "knn") for name in ("rare types", "all types")]
+    print("\n| setting | " + " | ".join(f"{kind}, {name}" for kind, name in groups) + " |")
+    print("|---|" + "---|" * len(groups))
+    for words, own in table.groupby("setting", sort=False):
+        rows = own.set_index(["classifier", "type"])
+        cells = [compared(rows.loc[group]) if group in rows.index else "" for group in groups]
+        print(f"| `{words}` | " + " | ".join(cells) + " |")
     for words, own in table.groupby("setting", sort=False):
         print(f"\n{words}\n")
         print("| classifier | type | train | generated | original | copies | generated | gain | over copies |")
@@ -170,6 +177,13 @@ def show(table):
             f1 = " | ".join(f"{row[key]:.3f}" for key in SCORES[:3])
             gains = " | ".join(f"{row[g]:+.3f} ({row[g + '_low']:+.3f} to {row[g + '_high']:+.3f})" for g in SCORES[3:])
             print(f"| {row['classifier']} | {row['type']} | {numbers} | {f1} | {gains} |")
+
+
+def compared(row):
+    """F1 with copies, with generated cells, and the difference with its interval."""
+    g = "gain_over_copies"
+    interval = f"({row[f'{g}_low']:+.3f} to {row[f'{g}_high']:+.3f})"
+    return f"{row['f1_copies']:.3f}, {row['f1_generated']:.3f}: {row[g]:+.3f} {interval}"
 
 
 def main():

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from datetime import date
+from pathlib import Path
 
 PACKAGES = ("cfgen-dist", "torch", "lightning", "ray", "anndata", "zarr", "tiledbsoma", "numpy", "scanpy")
 
@@ -19,17 +20,30 @@ def base_parser(doc):
     return parser
 
 
-def report(args, figures):
-    """Write `figures` with the machine and the versions to --json, if asked."""
-    if not args.json:
-        return
-    machine = {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()}
+def about():
+    """Date, machine and versions: what figures are worth nothing without."""
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    about = {"date": str(date.today()), "machine": machine, "python": platform.python_version(), "versions": versions}
-    with open(args.json, "w") as file:
-        json.dump(about | {"quick": args.quick} | figures, file, indent=1, default=float)
+    machine = {"cpus": os.cpu_count(), "processor": _processor()}
+    return {"date": str(date.today()), "machine": machine, "python": platform.python_version(), "versions": versions}
+
+
+def report(args, figures):
+    """Write `figures` with the machine and the versions to --json, if asked."""
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(about() | {"quick": args.quick} | figures, file, indent=1, default=float)
+
+
+def _processor():
+    """Its name, where Linux tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

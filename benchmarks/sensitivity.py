@@ -1,13 +1,13 @@
 """Which measure sees what? Sets of cells that are wrong in one known way, scored by `evaluate`.
 
-    python benchmarks/sensitivity.py FOLDER --json sensitivity.json
-    python benchmarks/sensitivity.py --read sensitivity.json     # the tables again, judged by today's tolerances
+    python benchmarks/sensitivity.py FOLDER       # everything; goes on where it was interrupted
+    python benchmarks/sensitivity.py --tables     # the tables again, judged by today's tolerances
 
 FOLDER has pbmc3k.h5ad, kang_ifnb_pbmc.h5ad and baron_pancreas_h1.h5ad, raw counts with the obs columns of `SETS`. The
 cells of each are split, stratified by type, into test (20 %), training (40 %) and a pool (40 %). A wrong set is made
 from the pool, which no measure knows; at strength 0 it is a set of fresh real cells. Two halves of the pool make two
-sets.
-`wrong_sets.py` makes them, `FAULTS` lists them.
+sets. `wrong_sets.py` makes them, `FAULTS` lists them. What is measured of a data set and a split is kept in
+--work/DATA-SPLIT.json, and not measured again.
 
 Tolerances: sets of strength 0 over several splits say how far real cells lie from the floor by chance. The tolerance of
 a measure (`near` in the catalogue) is twice the largest excess over the floor among them, rounded up to two digits; up
@@ -29,7 +29,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import wrong_sets
-from common import base_parser, report
+from common import about, base_parser, report
 from sklearn.model_selection import train_test_split
 
 from cfgen_dist.evaluation import evaluate
@@ -190,20 +190,20 @@ def score(real, sets):
     return values
 
 
-def measure(folder, name, keys, quick, seed, only_right=False):
-    """One row for each of some faults and strength of a data set; of strength 0 alone, if so asked."""
+def measure(folder, name, keys, quick, seed):
+    """One row for each of some faults and strength of a data set, and for strength 0."""
     cells = load(folder, SETS[name])
     test, train, halves = split(cells, seed)
     real = real_cells(test, train)
     sets = {("none", 0): [as_anndata(half) for half in halves]}
-    faults = [] if only_right else [fault for fault in FAULTS if fault.key in keys and fault.key != BY_BATCH]
-    for fault in faults:
-        for strength in fault.strengths[-1:] if quick else fault.strengths:
-            sets[fault.key, strength] = make(fault, strength, halves, train, seed)
+    for fault in FAULTS:
+        if fault.key in keys and fault.key != BY_BATCH:
+            for strength in fault.strengths[-1:] if quick else fault.strengths:
+                sets[fault.key, strength] = make(fault, strength, halves, train, seed)
     say(f"{name}, split {seed}: {sum(map(len, sets.values()))} sets")
     found = score(real, sets)
     found["none", 0]["composition"]["generated"] = chance_composition(test, train, seed)
-    if SETS[name].batches and BY_BATCH in keys and not only_right:
+    if BY_BATCH in keys:
         fault = next(fault for fault in FAULTS if fault.key == BY_BATCH)
         strengths = (0, *(fault.strengths[-1:] if quick else fault.strengths))
         real = real_cells(test, train, batches=True)
@@ -214,6 +214,25 @@ def measure(folder, name, keys, quick, seed, only_right=False):
         {"data": name, "seed": seed, "fault": fault, "strength": strength, "values": values}
         for (fault, strength), values in found.items()
     ]
+
+
+def measured(args, name, seed):
+    """The rows of a data set and a split: those kept, and those of the faults that they lack.
+
+    Splits after the first are for the tolerances: of these, sets of strength 0 alone.
+    """
+    place = args.work / f"{name}-{seed}{'-quick' if args.quick else ''}.json"
+    rows = json.loads(place.read_text())["rows"] if place.exists() else []
+    wanted = [key for key in args.faults if key != BY_BATCH or SETS[name].batches] if seed == 0 else []
+    missing = [key for key in wanted if key not in {row["fault"] for row in rows}]
+    if missing or not rows:
+        new = measure(args.folder, name, missing, args.quick, seed)
+        rows = [row for row in rows if row["fault"] != "none"] + new
+        place.parent.mkdir(parents=True, exist_ok=True)
+        written = place.with_suffix(".part")
+        written.write_text(json.dumps(about() | {"rows": rows}, default=float))
+        written.replace(place)
+    return rows
 
 
 def score_groups(real, stores):
@@ -299,27 +318,6 @@ def verdicts(row):
     }
 
 
-def table(rows):
-    """Markdown: for each measure and fault the smallest strength at which the measure is off on every data set."""
-    seen = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        if row["strength"] > 0:
-            for key, verdict in verdicts(row).items():
-                seen[row["fault"]][key, row["strength"]].append(verdict)
-    lines = ["| measure | " + " | ".join(fault.title for fault in FAULTS if fault.key in seen) + " |"]
-    lines.append("| --- |" + " --- |" * len(seen))
-    for key in all_keys(rows):
-        cells = []
-        for fault in FAULTS:
-            if fault.key not in seen:
-                continue
-            off = [s for s in fault.strengths if seen[fault.key][key, s] and set(seen[fault.key][key, s]) == {"off"}]
-            some = [s for s in fault.strengths if "off" in seen[fault.key][key, s]]
-            cells.append(f"{off[0]:g}" if off else f"({some[0]:g})" if some else "")
-        lines.append(f"| {in_code(key)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def first_seen(rows):
     """Markdown: for each fault and strength, how many measures are off on each data set, and which on all of them.
 
@@ -360,35 +358,30 @@ def main():
     """Measure, and print the tables."""
     parser = base_parser(__doc__)
     parser.add_argument("folder", nargs="?", help="folder with the data sets")
-    parser.add_argument(
-        "--read",
-        metavar="JSON",
-        nargs="+",
-        help="print the tables of earlier runs; later rows replace earlier",
-    )
+    parser.add_argument("--tables", action="store_true", help="measure nothing, print the tables of what is in --work")
     parser.add_argument("--splits", type=int, default=SPLITS, help=f"for the tolerances (default {SPLITS})")
     parser.add_argument("--data", nargs="+", default=list(SETS), choices=list(SETS))
     keys = [fault.key for fault in FAULTS]
     parser.add_argument("--faults", nargs="+", default=keys, choices=keys, metavar="KEY", help="some of them alone")
+    parser.add_argument("--work", type=Path, default=Path("benchmarks/.work/sensitivity"), help="figures, kept")
     args = parser.parse_args()
-    if args.read:
-        rows = [row for file in args.read for row in json.loads(Path(file).read_text())["rows"]]
-        rows = list({tuple(row[key] for key in ("data", "seed", "fault", "strength")): row for row in rows}.values())
+    if not args.tables and args.folder is None:
+        parser.error("a folder is wanted, or --tables")
+    if args.tables:
+        rows = [row for file in sorted(args.work.glob("*.json")) for row in json.loads(file.read_text())["rows"]]
+        if not rows:
+            raise SystemExit(f"{args.work}: no figures there")
     else:
-        rows = [
-            row
-            for name in args.data
-            for seed in range(1 if args.quick else args.splits)
-            for row in measure(args.folder, name, args.faults, args.quick, seed, only_right=seed > 0)
-        ]
-        report(args, {"rows": rows})
+        splits = range(1 if args.quick else args.splits)
+        rows = [row for seed in splits for name in args.data for row in measured(args, name, seed)]
+    report(args, {"rows": rows})
     largest = {key: max(each) for key, each in excesses(rows).items()}
     print(f"Tolerances, from {sum(row['fault'] == 'none' for row in rows)} sets of strength 0\n")
     for key, near in tolerances(rows).items():
         print(f"{key:18s} near {near:<8g} today {METRICS[key].near:<8g} largest excess {largest[key]:.2g}")
     for margin in (1, 1.5, 2, 3):
         print(f"left out, margin {margin}: {np.mean(left_out(rows, margin)):.2f} measures off")
-    print(f"\n{table(rows)}\n\n{first_seen(rows)}")
+    print(f"\n{first_seen(rows)}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from cfgen_dist.evaluation import Reference, matched_rows
 from data_loaders import CellStream, ingest, open_atlas
 
 SETS = 3
-SHOWN = ["w2", "mmd", "knn_f1", "zeros", "auc_genes", "correlation_error", "coverage"]
+SHOWN = ["w2", "mmd", "knn_f1", "zeros", "auc_genes", "auc_linear", "fold_slope", "correlation_error", "coverage"]
 
 
 def main():

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from cfgen_dist.classification.run import classify
     from cfgen_dist.config import load_config
     from cfgen_dist.evaluation.run import evaluate
+    from cfgen_dist.forecasting.run import plan
     from cfgen_dist.generation.augment import augment
     from cfgen_dist.generation.run import generate
     from cfgen_dist.guidance_sweep.run import guide
     from cfgen_dist.privacy.run import audit
     from cfgen_dist.training.cards import describe
-    from cfgen_dist.training.forecast import plan
     from cfgen_dist.training.run import train
     from cfgen_dist.translation.run import translate
     from cfgen_dist.tuning.run import tune
@@ -35,7 +35,7 @@ _HOMES = {
     "generate": "generation.run",
     "guide": "guidance_sweep.run",
     "load_config": "config",
-    "plan": "training.forecast",
+    "plan": "forecasting.run",
     "train": "training.run",
     "translate": "translation.run",
     "tune": "tuning.run",

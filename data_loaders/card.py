@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from data_loaders.errors import BadInput
+from data_loaders.identity import StoreId
 from data_loaders.records import Record, Whole, parse_json
 from data_loaders.types import PathLike
 
@@ -93,6 +94,7 @@ class AtlasCard(Record):
     splits: dict[str, Whole]
     size_factor: SizeFactors
     fingerprint: Annotated[str, Field(min_length=1)]
+    id: StoreId | None = None
     sources: list[Any] = Field(default=[])
     options: dict[str, Any] = Field(default={})
     dropped: dict[str, Any] = Field(default={})
@@ -125,6 +127,7 @@ def build_card(
     splits: Mapping[str, int],
     size_factor: Mapping[str, Any],
     fingerprint: str,
+    identity: str,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Put the facts of a store into the dict that becomes its card.
@@ -141,6 +144,8 @@ def build_card(
         As `writing.size_factors.SizeFactorSums.summary` returns it.
     fingerprint : str
         Equal for equal cells in equal order, with equal labels and splits.
+    identity : str
+        The id of the store, see `data_loaders.identity`.
     provenance : dict
         Written as it is: `sources`, `options`, `dropped`, `notes`, whatever the maker of the store knows.
 
@@ -165,6 +170,7 @@ def build_card(
         "splits": {name: splits.get(name, 0) for name in SPLITS},
         "size_factor": size_factor,
         "fingerprint": fingerprint,
+        "id": identity,
         **provenance,
         "versions": versions,
     }

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import zarr
+from zarr.storage import LocalStore
 
 from data_loaders.errors import BadInput
+from data_loaders.identity import ATTRIBUTE, which
 
 if TYPE_CHECKING:
     from data_loaders.storage import Place
@@ -45,6 +47,10 @@ class Manifest:
         As `seal` wrote it.
     name : str
         Path of the store, for messages.
+    identity : str, optional
+        The id of the store, see `data_loaders.identity`.
+    folder : Path, optional
+        Where it is on this machine: messages then say whether another store is there by now.
 
     Attributes
     ----------
@@ -60,8 +66,8 @@ class Manifest:
         When the text is damaged.
     """
 
-    def __init__(self, text: str, name: str) -> None:
-        self.name = name
+    def __init__(self, text: str, name: str, identity: str | None = None, folder: Path | None = None) -> None:
+        self.name, self.identity, self._folder = name, identity, folder
         digest, _, body = text.partition("\n")
         if hashlib.sha256(body.encode()).hexdigest() != digest:
             raise BadInput(f"{name}: uns/{ELEMENT} is damaged or missing; {CHANGED}")
@@ -106,7 +112,17 @@ class Manifest:
 
     def _error(self, key: str, what: str) -> BadInput:
         element = key.partition("/c/")[0].removesuffix("/c").removesuffix(f"/{ROOT}")
-        return BadInput(f"{self.name}: {element} cannot be read: the file {key} {what}; {CHANGED}")
+        told = which(self._identity_now(), self.identity)
+        way = f": {told}" if told else ""
+        return BadInput(f"{self.name}: {element} cannot be read: the file {key} {what}; {CHANGED}{way}")
+
+    def _identity_now(self) -> str | None:
+        """The id of the store that is in the folder by now; None where that cannot be told."""
+        try:
+            found = None if self._folder is None else json.loads((self._folder / ROOT).read_bytes())
+            return None if found is None else str(found["attributes"][ATTRIBUTE])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
 
     def fault(self, root: Place, key: str) -> str | None:
         """What is wrong with a file of a store, every byte looked at; None when nothing is."""
@@ -178,7 +194,9 @@ def read_manifest(root: zarr.Group, name: str) -> tuple[Manifest | None, bool]:
         raise BadInput(f"{name}: uns/{ELEMENT} cannot be read ({reason}); {CHANGED}") from error
     if not is_sealed and element is None:
         return None, True
-    manifest = Manifest(text, name)
+    identity = root.attrs.get(ATTRIBUTE)
+    folder = root.store.root / root.path if isinstance(root.store, LocalStore) else None
+    manifest = Manifest(text, name, identity if isinstance(identity, str) else None, folder)
     if not is_sealed:
         ours = [key for key in ("X/data", "X/indices", "X/indptr", "X") if f"{key}/{ROOT}" in manifest]
         if not any(_is_ours(root, manifest, key) for key in ours[: 3 if len(ours) > 1 else 1]):

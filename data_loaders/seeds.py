@@ -103,6 +103,13 @@ class Classification(IntEnum):
 
 
 @unique
+class Forecasting(IntEnum):
+    """Of the simulation of many machines."""
+
+    JITTER = 0  # how long each worker takes for each step; then the number of workers
+
+
+@unique
 class Tuning(IntEnum):
     """Of a search for hyper-parameters."""
 

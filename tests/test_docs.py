@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cfgen_dist.cli import COMMANDS
+from cfgen_dist.cli import COMMANDS, Parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(page for page in (ROOT / "docs").glob("*.md") if not page.is_symlink())])
@@ -87,3 +87,19 @@ def test_names_that_python_examples_import_are_there(page):
         for module, names in re.findall(r"^from ((?:cfgen_dist|data_loaders)[\w.]*) import (.+)$", block, re.MULTILINE):
             for name in names.split(","):
                 assert hasattr(importlib.import_module(module), name.strip()), f"{module} has no {name}"
+
+
+@pytest.mark.parametrize("name", ["atlases.md", "cluster.md"])
+def test_commands_of_the_tutorials_parse(name):
+    """Every option of every command is one, whole lines as they would be typed."""
+    found = 0
+    for block in re.findall(r"^```\w*\n(.*?)^```$", (ROOT / "docs" / name).read_text(), re.MULTILINE | re.DOTALL):
+        for line in re.sub(r"\s*\\\n\s*", " ", block).splitlines():
+            if line.startswith("cfgen-dist "):
+                words = shlex.split(re.sub(r"\s{2,}.*", "", line), comments=True)
+                parser = Parser(prog=words[1], allow_abbrev=False)
+                importlib.import_module(f"cfgen_dist.cli.{words[1]}").configure(parser)
+                _, unknown = parser.parse_known_intermixed_args(words[2:])
+                assert not unknown, line
+                found += 1
+    assert found >= 3

@@ -69,6 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TABLE",
         help="of Parquet of cells: the genes of its tokens (default: beside the files)",
     )
+    parser.add_argument("--organism", metavar="NAME", help="of a CELLxGENE Census, such as homo_sapiens")
     parser.add_argument("--measurement", metavar="NAME", help="of a SOMA experiment (default: the only one, or RNA)")
     parser.add_argument(
         "--obs-filter", metavar="EXPR", help="take only these cells, such as 'tissue == \"lung\" and n_genes > 500'"
@@ -134,6 +135,7 @@ def run(args: argparse.Namespace) -> None:
         obs_files=args.obs_files,
         drop_empty=args.drop_empty,
         keep_order=args.keep_order,
+        organism=args.organism,
         measurement=args.measurement,
         obs_filter=args.obs_filter,
         var_names=args.var_names,

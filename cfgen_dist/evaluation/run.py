@@ -200,7 +200,7 @@ def evaluate(
                 path = str(folder / f"{name}.zarr")
                 if not is_written(path):
                     write(path, cells, train, chosen.wanted, seed, draw)
-                drawn = open_cells(path, cells.label)
+                drawn = open_cells(path, cells.label, labelled=bool(cells.label))
                 scored_cells.append(drawn.without_types() if inputs.pooled else drawn.with_types_of(cells))
                 origins.append(path)
                 rows[name], source_of[name] = np.arange(len(drawn)), len(origins) - 1

@@ -24,6 +24,7 @@ from cfgen_dist.workers.pool import open_pool
 from cfgen_dist.workers.threads import Pool, map_threads
 from data_loaders import AtlasWriter
 from data_loaders.errors import BadInput
+from data_loaders.identity import id_of
 from data_loaders.locks import alone
 from data_loaders.manifest import ROOT
 from data_loaders.parallel import ordered_map
@@ -123,7 +124,13 @@ def write_store(
     with open_pool(who, plan.device, needed) as pool:
         ledger = Ledger(open_parts(out, work.note, resume), plan.digest, ShardRecord)
         kept = make_parts(work, ledger, pool)
-    with AtlasWriter(out, content.genes, labels=list(content.labels), modalities=feature_tables(model)) as writer:
+    with AtlasWriter(
+        out,
+        content.genes,
+        labels=list(content.labels),
+        modalities=feature_tables(model),
+        identity=id_of(json.dumps(work.note, sort_keys=True)),
+    ) as writer:
         content.before(writer)
         total = append_parts(writer, model, work, ledger, kept, content.dress)
         uns = {"generation": provenance(model, work.note | {"sha256": total.sha256.hexdigest()})}

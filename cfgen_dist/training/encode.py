@@ -14,6 +14,7 @@ from cfgen_dist.training.ranks import on_main, rank, world_size
 from cfgen_dist.training.stream import IN_ORDER_BYTES
 from cfgen_dist.workers.parts import Ledger, parts_place
 from data_loaders import Atlas, CellStream, LatentWriter, open_atlas
+from data_loaders.identity import id_of
 from data_loaders.manifest import ROOT
 from data_loaders.progress import progress
 from data_loaders.storage import Place, place
@@ -120,7 +121,7 @@ def _put_together(
     atlas: Atlas, autoencoder: Autoencoder | JointAutoencoder, ledger: Ledger, path: Place, device: str
 ) -> None:
     """Write the parts in their order; one whose bytes are not those that were written is made again first."""
-    with LatentWriter(str(path), atlas, autoencoder.latent_dim) as writer:
+    with LatentWriter(str(path), atlas, autoencoder.latent_dim, id_of(_work(atlas, autoencoder))) as writer:
         for part in range(-(-atlas.n_cells // PART_ROWS)):
             arrays = ledger.whole_arrays(_name(part))
             if arrays is None:

@@ -33,6 +33,7 @@ from cfgen_dist.workers.cluster import connect, is_local
 from cfgen_dist.workers.room import SETTLED, Claims, Labels, count_room
 from data_loaders import open_atlas
 from data_loaders.errors import BadInput, WorkFailed
+from data_loaders.identity import which
 from data_loaders.storage import carried, carry
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def connect_workers(
 
 def train_on_ray(
     atlas: str,
-    contents: str | None,
+    known: tuple[str | None, str | None],
     folder: RunFolder,
     config: Config,
     workers: tuple[int, int],
@@ -123,8 +124,8 @@ def train_on_ray(
     ----------
     atlas : str
         An address, or an absolute path on a disk that all machines see.
-    contents : str or None
-        `Atlas.contents`: workers refuse any other store.
+    known : (str or None, str or None)
+        `Atlas.contents` and `Atlas.identity`: workers refuse other contents, and say whether it is another store.
     folder : RunFolder
         In a bucket, or on a disk that all machines see.
     config : Config
@@ -151,7 +152,8 @@ def train_on_ray(
     out = folder.path
     work = {
         "atlas": atlas,
-        "contents": contents,
+        "contents": known[0],
+        "id": known[1],
         "out": str(folder.place),
         "storage": ray.put(carried()),  # not as it is: Ray shows what is here to whoever asks for the state of a run
         "config": to_dict(config),
@@ -328,7 +330,8 @@ def _work(folder: RunFolder, work: dict[str, Any], config: Config) -> dict[str, 
             log.info("%d workers started", world_size())
         atlas = open_atlas(work["atlas"])
         if atlas.contents != work["contents"]:
-            raise BadInput(f"{atlas.name}: another store than when the training was started; start it again")
+            told = which(atlas.identity, work["id"]) or "another store"
+            raise BadInput(f"{atlas.name}: not what it was when the training was started, {told}; start it again")
         listen(work["key"], first=rank() == 0)
         run_stages(atlas, folder, config)
         return None

@@ -21,6 +21,7 @@ from cfgen_dist.workers.room import read_labels, read_range
 from data_loaders import Atlas, open_atlas
 from data_loaders.errors import BadInput
 from data_loaders.files import write_whole
+from data_loaders.identity import StoreId, which
 from data_loaders.locks import alone
 from data_loaders.records import Record, Sha256, Whole, read_json
 from data_loaders.storage import is_remote
@@ -40,6 +41,7 @@ class TrainedOn(Record):
     fingerprint: str
     n_cells: Whole = 0
     contents: Sha256 | None = None
+    id: StoreId | None = None
     config: Sha256 | None = None
     checksum: Sha256 | None = None
 
@@ -139,14 +141,16 @@ def train(
                     _begin_run(folder, config, source)
                 address = str(atlas) if is_remote(atlas) else str(on_disk(atlas).absolute())
                 with folder.watching(LOG, ERRORS, *PROGRESS):
-                    train_on_ray(address, source.contents, folder, config, (fewest, most), each, labels)
+                    known = source.contents, source.identity
+                    train_on_ray(address, known, folder, config, (fewest, most), each, labels)
     return CFGen.load(str(bundle))
 
 
 def _begin_run(folder: RunFolder, config: Config, atlas: Atlas) -> None:
     out = folder.path
     out.mkdir(parents=True, exist_ok=True)
-    facts = identity(atlas) | {"contents": atlas.contents, "config": _digest(to_dict(config))}
+    config_digest = _digest(to_dict(config))
+    facts = identity(atlas) | {"contents": atlas.contents, "id": atlas.identity, "config": config_digest}
     write_whole(out / "atlas.json", lambda file: file.write(json.dumps(sealed(facts)).encode()))
     save_config(config, out / "config.yaml")  # last: with it the run exists
     folder.put("atlas.json", "config.yaml")
@@ -168,10 +172,16 @@ def _resumed_config(out: Path, config: Config | None, atlas: Atlas, resume: bool
     if not resume:
         raise BadInput(f"{out} holds a run already: `resume=True` continues it, or give another directory")
     saved, trained_on = read_run(out)
+    told = which(atlas.identity, trained_on["id"])
+    way = f": {told}" if told else ""
     if trained_on["fingerprint"] != identity(atlas)["fingerprint"]:
-        raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}")
+        raise BadInput(f"{out} was trained on {trained_on['path']}, whose cells differ from those of {atlas.name}{way}")
     if None not in (atlas.contents, trained_on["contents"]) and atlas.contents != trained_on["contents"]:
-        raise BadInput(f"{out} was trained on {trained_on['path']}, whose counts or columns differ from {atlas.name}")
+        raise BadInput(
+            f"{out} was trained on {trained_on['path']}, whose counts or columns differ from {atlas.name}{way}"
+        )
+    if None not in (atlas.identity, trained_on["id"]) and atlas.identity != trained_on["id"]:
+        log.info("%s is another store than the run was started on, made anew with the same contents", atlas.name)
     atlas.check_files()
     if config is not None:
         config = copy.deepcopy(config)
@@ -194,7 +204,7 @@ def read_run(out: Path) -> tuple[Config, dict[str, Any]]:
         raise BadInput(f"{out}/config.yaml is damaged: keys are missing; give another directory")
     try:
         trained_on = read_json(out / "atlas.json", TrainedOn)
-        trained_on = {"contents": None, "config": None} | unsealed(trained_on, "it", "restore it")
+        trained_on = {"contents": None, "id": None, "config": None} | unsealed(trained_on, "it", "restore it")
     except FileNotFoundError:
         raise BadInput(f"{out}/atlas.json is missing; give another directory") from None
     except BadInput as error:

@@ -14,13 +14,20 @@ import numpy as np
 from numcodecs import Blosc
 from scipy.sparse import csr_matrix
 
-from data_loaders.statistics.csr import scatter_rows
-from data_loaders.types import Ints, PathLike
+from data_loaders.ingestion.taking import Taken
+from data_loaders.statistics.csr import count_chosen, scatter_chosen
+from data_loaders.types import Array, Bools, Ints, PathLike
 
 BUCKET_VALUES = 1 << 23  # about 200 MB while a bucket is put together and written
 MOST_BUCKETS = 1024
+HEADER = struct.calcsize("<4q4B")  # sizes and widths of the four arrays of a frame
 _CODEC = Blosc(cname="lz4", clevel=1, shuffle=Blosc.SHUFFLE)
-_TYPES: tuple[type[np.integer[Any]], ...] = (np.int64, np.int32, np.uint32, np.uint32)  # of the arrays of a frame
+_TYPES: tuple[type[np.integer[Any]], ...] = (
+    np.int64,
+    np.int32,
+    np.uint32,
+    np.uint32,
+)  # of the arrays of a frame in memory
 
 
 class Frame(NamedTuple):
@@ -52,23 +59,54 @@ class Spill:
         self._bounds = np.linspace(0, len(position), self.n_buckets + 1).astype(np.int64)
         self._inverse: Ints | None = None
 
-    def encode(self, rows: Ints, block: csr_matrix) -> list[tuple[int, bytes]]:
-        """Cut a block (CSR, sorted columns, uint32) up: a list of (bucket, bytes). Safe in threads."""
+    def in_order(self, rows: Ints) -> tuple[Ints, list[tuple[int, slice]]]:
+        """How rows go into buckets.
+
+        Parameters
+        ----------
+        rows : int64 (n,)
+            Rows of the atlas's table; -1 for those to leave out.
+
+        Returns
+        -------
+        order : int64 (n,)
+            The rows of a bucket together, those to leave out last.
+        parts : list of (int, slice)
+            Bucket, and the part of `order` that goes into it.
+        """
         bucket = np.searchsorted(self._bounds, self.position[rows], side="right") - 1
+        bucket = np.where(rows < 0, self.n_buckets, bucket)
         order = np.argsort(bucket, kind="stable")
-        block = block[order]
         present, first = np.unique(bucket[order], return_index=True)
+        parts = [
+            (int(number), slice(start, stop))
+            for number, start, stop in zip(present, first, [*first[1:], len(rows)], strict=True)
+            if number < self.n_buckets
+        ]
+        return order, parts
+
+    def encode(self, rows: Ints, taken: Taken, parts: list[tuple[int, slice]]) -> list[tuple[int, bytes]]:
+        """Cut counts up: a list of (bucket, bytes). Safe in threads.
+
+        Parameters
+        ----------
+        rows : int64 (n,)
+            Rows of the atlas's table, in the order of `taken`.
+        taken : Taken
+        parts : list of (int, slice)
+            As `in_order` returns them.
+        """
         pieces = []
-        for number, start, stop in zip(present, first, [*first[1:], len(rows)], strict=True):
-            entries = slice(block.indptr[start], block.indptr[stop])
-            lengths = np.diff(block.indptr[start : stop + 1])
+        for number, part in parts:
+            starts = taken.starts[part.start : part.stop + 1]
+            entries = slice(starts[0], starts[-1])
             if entries.start == entries.stop:
                 continue  # rows without counts need no words
-            frame = Frame(rows[order[start:stop]], lengths, block.indices[entries], block.data[entries])
-            parts = [
-                _CODEC.encode(np.ascontiguousarray(array, kind)) for array, kind in zip(frame, _TYPES, strict=True)
-            ]
-            pieces.append((int(number), struct.pack("<4q", *map(len, parts)) + b"".join(parts)))
+            frame = Frame(rows[part], np.diff(starts), taken.columns[entries], taken.counts[entries])
+            arrays = [_narrow(array) for array in frame]
+            packed = [_CODEC.encode(array) for array in arrays]
+            header = struct.pack("<4q4B", *map(len, packed), *(array.itemsize for array in arrays))
+            pieces.append((number, header + b"".join(packed)))
         return pieces
 
     def write(self, pieces: list[tuple[int, bytes]]) -> None:
@@ -82,27 +120,50 @@ class Spill:
         if not self._file(number).exists():
             return
         with open(self._file(number), "rb") as file:
-            while header := file.read(32):
-                parts = [file.read(length) for length in struct.unpack("<4q", header)]
-                yield Frame(*(_decoded(part, kind) for part, kind in zip(parts, _TYPES, strict=True)))
+            while header := file.read(HEADER):
+                *sizes, a, b, c, d = struct.unpack("<4q4B", header)
+                parts = [_decoded(file.read(size), width) for size, width in zip(sizes, (a, b, c, d), strict=True)]
+                yield Frame(*(part.astype(kind, copy=False) for part, kind in zip(parts, _TYPES, strict=True)))
 
-    def assemble(self, number: int) -> tuple[Ints, csr_matrix]:
-        """Rows of a bucket in the order of the atlas, int64 (n,), and their counts, CSR (n, n_columns)."""
+    def assemble(
+        self, number: int, kept: Bools | None = None, columns: Ints | None = None, n_columns: int | None = None
+    ) -> tuple[Ints, csr_matrix]:
+        """Put a bucket together.
+
+        Parameters
+        ----------
+        number : int
+        kept : bool (n_rows,), optional
+            Rows to take; all by default.
+        columns : int64 (n_columns,), optional
+            The new column of each column, -1 leaves it out; as they are by default.
+        n_columns : int, optional
+            How many new columns there are.
+
+        Returns
+        -------
+        int64 (n,), scipy CSR (n, n_columns)
+            Rows in the order of the atlas, and their counts.
+        """
         low, high = self._bounds[number : number + 2]
-        frames = list(self.frames(number))
-        sizes = np.zeros(high - low, np.int64)
-        for frame in frames:
-            np.add.at(sizes, self.position[frame.rows] - low, frame.lengths)
-        indptr = np.append(0, np.cumsum(sizes))
-        columns, counts = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.uint32)
+        names = np.arange(self.n_columns, dtype=np.int32) if columns is None else columns.astype(np.int32)
+        rows = self._row_at()[low:high]
+        stays = np.ones(len(rows), bool) if kept is None else kept[rows]
+        place_of = np.where(stays, np.cumsum(stays) - 1, -1)
+        frames = [(place_of[self.position[frame.rows] - low], frame) for frame in self.frames(number)]
+        rows = rows[stays]
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        for places, frame in frames:
+            count_chosen(places, frame.lengths, frame.columns, names, indptr)
+        np.cumsum(indptr, out=indptr)
+        chosen, counts = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.uint32)
         cursor = indptr[:-1].copy()
         while frames:
-            frame = frames.pop(0)
-            places = self.position[frame.rows] - low
-            scatter_rows(places, frame.lengths, frame.columns, frame.counts, cursor, columns, counts)
-        block = csr_matrix((counts, columns, indptr), shape=(high - low, self.n_columns))
-        block.sort_indices()  # for rows that came in pieces
-        return self._row_at()[low:high], block
+            places, frame = frames.pop(0)
+            scatter_chosen(places, frame.lengths, frame.columns, frame.counts, names, cursor, chosen, counts)
+        block = csr_matrix((counts, chosen, indptr), shape=(len(rows), n_columns or self.n_columns))
+        block.sort_indices()  # for rows that came in pieces, and columns in another order
+        return rows, block
 
     def _row_at(self) -> Ints:
         """The inverse of `position`, int64 (n_rows,)."""
@@ -115,5 +176,10 @@ class Spill:
         return self.folder / f"{number:05d}"
 
 
-def _decoded(part: bytes, kind: type[np.integer[Any]]) -> Ints:
-    return np.frombuffer(_CODEC.decode(part), kind)
+def _narrow(array: Ints) -> Array:
+    """Numbers from 0 on in the smallest type that holds them: less to pack, and no other bytes in the atlas."""
+    return np.ascontiguousarray(array, np.min_scalar_type(int(array.max())))
+
+
+def _decoded(part: bytes, width: int) -> Array:
+    return np.frombuffer(_CODEC.decode(part), f"<u{width}")

@@ -17,7 +17,7 @@ from data_loaders.ingestion.gather import Gathered
 from data_loaders.parallel import reduce_items
 from data_loaders.reading.rows import SparseRows, offsets
 from data_loaders.statistics import variable_genes
-from data_loaders.statistics.csr import add_row_sums, choose_columns
+from data_loaders.statistics.csr import add_row_sums
 from data_loaders.statistics.normalisation import LogSums
 from data_loaders.statistics.sums import GeneMoments, Pass, S
 from data_loaders.types import Bools, Floats, Ints
@@ -51,9 +51,7 @@ class Kept:
         """Rows of a bucket that are kept, int64 (n,), and their counts in the chosen features, CSR."""
         columns = np.full(len(self.part.var), -1, np.int64)
         columns[self.features] = np.arange(len(self.features))
-        rows, block = self.part.spill.assemble(number)
-        kept = kept_cells[rows]
-        return rows[kept], choose_columns(block[kept], columns, len(self.features))
+        return self.part.spill.assemble(number, kept_cells, columns, len(self.features))
 
     def dropped(self) -> tuple[int, int]:
         """What the card says of features left out: too rare, and not chosen."""
@@ -135,8 +133,7 @@ def _pass_over(spill: Spill, cells: Bools) -> Pass:
         def of_bucket(number: int) -> S:
             sums = new()
             if isinstance(sums, LogSums):  # needs whole cells, and frames may hold a cell in pieces
-                rows, block = spill.assemble(number)
-                sums.add(block[cells[rows]])
+                sums.add(spill.assemble(number, cells)[1])
             else:
                 for frame in spill.frames(number):
                     _, lengths, columns, counts = _only(frame, cells)
@@ -161,7 +158,8 @@ def _only(frame: Frame, cells: Bools) -> Frame:
 def _totals_of(part: Gathered, features: Ints) -> Floats:
     """Total of each cell over some features."""
     spill = part.spill
-    if len(features) == spill.n_columns:
+    n_left_out = spill.n_columns - len(features)
+    if not n_left_out:
         return part.identity.totals
     weight = np.zeros(spill.n_columns)
     weight[features] = 1.0

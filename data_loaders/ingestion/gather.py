@@ -9,11 +9,11 @@ import pandas as pd
 
 from data_loaders.ingestion.buckets import Spill
 from data_loaders.ingestion.genes import column_map
-from data_loaders.parallel import ordered_map, reduce_items
+from data_loaders.ingestion.taking import take_counts
+from data_loaders.parallel import ordered_map
 from data_loaders.progress import progress
 from data_loaders.sources.counts import as_counts
 from data_loaders.sources.source import Block, Source
-from data_loaders.statistics.csr import add_row_hashes, add_row_sums, choose_columns
 from data_loaders.types import Array, Floats, Ints
 
 
@@ -74,49 +74,46 @@ def gather(sources: Sequence[Source], rows_of: Sequence[Ints], var: pd.DataFrame
     BadInput
         A value is not a count.
     """
-    _set_aside(sources, rows_of, var.index, spill)
-    return Gathered(var, spill, _sum_up(spill, len(spill.position)))
+    return Gathered(var, spill, _set_aside(sources, rows_of, var.index, spill))
 
 
-def _set_aside(sources: Sequence[Source], rows_of: Sequence[Ints], features: pd.Index, spill: Spill) -> None:
-    """Read all counts once: check them, rename their columns, add them to the buckets."""
+def _set_aside(sources: Sequence[Source], rows_of: Sequence[Ints], features: pd.Index, spill: Spill) -> RowIdentity:
+    """Read all counts once: check them, rename their columns, add them to the buckets, and sum them up."""
+    n_rows = len(spill.position)
+    identity = RowIdentity(np.zeros(n_rows, np.uint64), np.zeros(n_rows, np.int32), np.zeros(n_rows))
     with progress("read", sum(source.matrix.n_values for source in sources), "values") as advance:
         for source, row_of in zip(sources, rows_of, strict=True):
             encode = functools.partial(
                 _encoded, source=source, row_of=row_of, columns=column_map(source, features), spill=spill
             )
-            for pieces, n_values in ordered_map(encode, source.matrix.blocks()):
+            for pieces, part, rows, n_values in ordered_map(encode, source.matrix.blocks()):
                 spill.write(pieces)
+                for sums, added in zip(identity, part, strict=True):
+                    np.add.at(sums, rows, added)  # a cell may come in pieces
                 advance(n_values)
+    return identity
 
 
 def _encoded(
     block: Block, *, source: Source, row_of: Ints, columns: Ints, spill: Spill
-) -> tuple[list[tuple[int, bytes]], int]:
-    """The pieces of a block for the buckets, and how many values it had."""
+) -> tuple[list[tuple[int, bytes]], RowIdentity, Ints, int]:
+    """The pieces of a block for the buckets, what it adds to the identity of which rows, and how many values it had."""
     rows, counts = block
     n_values = counts.nnz
+    own = np.ones(counts.shape[1], bool)
     if source.left_out:  # what is of another type need not be counts
-        own = np.zeros(counts.shape[1], bool)
+        own[:] = False
         own[source.features] = True
-        counts.data = np.where(own[counts.indices], counts.data, 0)
-    counts = choose_columns(as_counts(counts, rows, source), columns, spill.n_columns)
     places = row_of[rows]
-    if (places < 0).any():
-        counts, places = counts[places >= 0], places[places >= 0]
-    return spill.encode(places, counts), n_values
-
-
-def _sum_up(spill: Spill, n_rows: int) -> RowIdentity:
-    """The total of each cell, and what tells it from others."""
-    one = np.ones(spill.n_columns)
-    identity = RowIdentity(np.zeros(n_rows, np.uint64), np.zeros(n_rows, np.int32), np.zeros(n_rows))
-
-    def add(number: int) -> int:
-        for rows, lengths, columns, counts in spill.frames(number):
-            add_row_sums(rows, lengths, columns, counts, one, identity.totals)
-            add_row_hashes(rows, lengths, columns, counts, identity.hashes, identity.n_genes)
-        return 0
-
-    reduce_items(add, range(spill.n_buckets), lambda a, b: 0)
-    return identity
+    order, parts = spill.in_order(places)
+    taken = take_counts(counts, order, columns, own)
+    if taken is None:
+        if source.left_out:
+            counts.data = np.where(own[counts.indices], counts.data, 0)
+        taken = take_counts(as_counts(counts, rows, source), order, columns, own)
+    assert taken is not None  # `as_counts` raises where there are none
+    places = places[order]
+    pieces = spill.encode(places, taken, parts)
+    inside = slice(0, int((places >= 0).sum()))
+    lengths = np.diff(taken.starts)[inside].astype(np.int32)
+    return pieces, RowIdentity(taken.hashes[inside], lengths, taken.totals[inside]), places[inside], n_values

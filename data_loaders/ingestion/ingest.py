@@ -82,6 +82,7 @@ def ingest(
     obs_files: Paths | None = None,
     drop_empty: bool = False,
     keep_order: bool = False,
+    organism: str | None = None,
     measurement: str | None = None,
     obs_filter: str | None = None,
     var_names: str | Sequence[str] | None = None,
@@ -147,6 +148,9 @@ def ingest(
         Keep the cells in the order of the sources. By default they are shuffled once here, so that the reads of a
         shuffled stream can be large and contiguous and every batch is still a random sample; `obs["source_row"]` has
         the original rows.
+    organism : str, optional
+        Of a CELLxGENE Census, such as "homo_sapiens"; its primary cells alone are taken, unless `obs_filter` names
+        `is_primary_data`.
     measurement : str, optional
         Of SOMA experiments; the only one, or RNA, by default.
     obs_filter : str, optional
@@ -211,7 +215,7 @@ def ingest(
             merge_obs([source], labels, also, missing_values=missing_values, unlabelled=may_lack)
 
         table = None if genes_table is None else str(genes_table)
-        options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts, genes_in, table)
+        options_of_rna = Options(layer, raw, measurement, obs_filter, round_counts, genes_in, table, organism)
         opened = _open(files, local, paths[MAIN], options_of_rna, obs_files, refusals, check, var_names=var_names)
         refused = refusals.notes()
         further = Options(round_counts=round_counts)

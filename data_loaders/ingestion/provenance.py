@@ -10,6 +10,7 @@ from data_loaders.labels import parse_missing
 from data_loaders.sources.source import Source
 
 OPTIONAL = {  # arguments of `ingest` that the card names only where they are not these
+    "organism": None,
     "obs_filter": None,
     "var_names": None,
     "min_shared": MIN_SHARED,

@@ -55,6 +55,8 @@ class AnnDataStore:
         Whether the cells were put in random order when the store was written.
     contents : str or None
         What tells the data of the store from any other; None where it has no manifest.
+    identity : str or None
+        The id of the store, see `data_loaders.identity`; None where it has none.
     is_ours : bool
         Whether this project wrote the counts, which are then in X and need no check.
     counts_from : str
@@ -84,6 +86,7 @@ class AnnDataStore:
         self.root, self.source, self.name, self._var_names = root, source, name, var_names
         self.readers: dict[str, CsrReader | DenseReader] = {}
         self.contents: str | None = None
+        self.identity: str | None = None
         self._is_believed = True
         self.notes: list[str] = []
         with readable(name):
@@ -98,7 +101,7 @@ class AnnDataStore:
         elif not self.root.path:  # a store inside another's folder was put there by other programs
             self.root, manifest, self._is_believed = checked(self.root, self.name)
             if manifest is not None:
-                self.contents = manifest.contents
+                self.contents, self.identity = manifest.contents, manifest.identity
             if self.source is not None:
                 self.source.manifest = manifest
         if not self._is_believed:
@@ -129,7 +132,11 @@ class AnnDataStore:
         for key in [] if obsm is None else sorted(self._keys(obsm)):
             if not is_unknown(root["obsm"], key) and root[f"obsm/{key}"].attrs.get("encoding-type") == "csr_matrix":
                 self._add_modality(str(key))
-        self.is_shuffled = card is not None and parse_card(card, name).get("options", {}).get("in_order") is False
+        facts = {} if card is None else parse_card(card, name)
+        told = facts.get("id")
+        if self.identity is not None and told is not None and told != self.identity:
+            raise BadInput(f"{name}: its card is of another store (id {told[:8]}, expected {self.identity[:8]})")
+        self.is_shuffled = facts.get("options", {}).get("in_order") is False
         self._check_lengths()
 
     def _open_counts(self, options: Options, main: str, has_card: bool) -> CsrReader | DenseReader:

@@ -79,7 +79,7 @@ def open_atlas(
         Texts that are no label, such as "nan" and "unknown", whatever their case. Missing values and empty text are
         none anyway: their code is -1.
     **soma
-        Of a SOMA experiment: `measurement`, `obs_columns`, `config`, see
+        Of a SOMA experiment: `organism` (of a CELLxGENE Census), `measurement`, `obs_columns`, `config`, see
         `data_loaders.reading.soma_store.SomaStore`.
 
     Returns
@@ -344,6 +344,12 @@ class Atlas:
         """SHA-256 that tells the data of the store from any other; None where its writer noted no checksums."""
         contents: str | None = getattr(self._store, "contents", None)
         return contents
+
+    @property
+    def identity(self) -> str | None:
+        """The id of the store, drawn once when it was begun, or that of its plan; None for stores without one."""
+        identity: str | None = getattr(self._store, "identity", None)
+        return identity
 
     def check_files(self) -> None:
         """Look at size and end of every file of a local store that has a manifest.

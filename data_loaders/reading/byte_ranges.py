@@ -52,6 +52,9 @@ class ByteSource(Protocol):
     def expect(self, key: str, start: int, stop: int) -> None:
         """Announce that bytes [start, stop) of a file will be read."""
 
+    def drop_expected(self) -> None:
+        """What was announced and not read will not be read."""
+
     def check_unchanged(self, path: str) -> None:
         """Raise `BadInput` when the store is another one than was opened, or what is at `path` was written to since."""
 
@@ -111,6 +114,9 @@ class LocalBytes:
         """Have the system fetch bytes [start, stop) of a file while others are decoded; where it can be asked to."""
         if self.fetches_ahead:
             os.posix_fadvise(self._file(key).descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
+
+    def drop_expected(self) -> None:
+        """Nothing is kept here; the system drops what it likes."""
 
     def forget(self) -> None:
         """Close all files; each is opened and looked at again when it is read."""

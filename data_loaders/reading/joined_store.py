@@ -144,6 +144,11 @@ class JoinedReader:
         for number, reader in enumerate(self._readers):
             reader.expect(rows[owner == number] - self._starts[number])
 
+    def drop_expected(self) -> None:
+        """Let go of what was fetched and not read."""
+        for reader in self._readers:
+            reader.drop_expected()
+
     def read(self, rows: Ints) -> SparseRows:
         """Read rows, int64 (B,), any order."""
         from data_loaders.reading.kernels import map_columns

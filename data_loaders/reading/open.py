@@ -16,6 +16,7 @@ from data_loaders.reading.filtered_store import FilteredStore
 from data_loaders.reading.joined_store import JoinedStore
 from data_loaders.reading.mixed_store import genes_alone
 from data_loaders.reading.remote import open_remote
+from data_loaders.reading.soma_census import is_public
 from data_loaders.reading.soma_store import SomaStore, is_soma
 from data_loaders.reading.source_store import open_mudata, open_one_source
 from data_loaders.reading.store import Store
@@ -23,7 +24,6 @@ from data_loaders.sources import mudata
 from data_loaders.sources.open import FORMATS
 from data_loaders.sources.source import Options
 from data_loaders.storage import is_remote, shown
-from data_loaders.storage.tiledb import tiledb_config
 from data_loaders.types import PathLike
 
 ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata")
@@ -100,7 +100,7 @@ def _stores_at(path: PathLike, how: How, var_names: str | None) -> Sequence[Stor
 
 def _at_address(path: str, how: How, var_names: str | None) -> Sequence[Store]:
     """The stores at an address: Zarr, or else SOMA."""
-    if not how.soma:
+    if not how.soma and not is_public(path):
         if Path(path.partition("?")[0]).suffix in IN_HDF5:
             raise BadInput(
                 f"{shown(path)}: HDF5 is read by rows from a disk alone; copy it there, or make a store of it that is "
@@ -115,10 +115,10 @@ def _at_address(path: str, how: How, var_names: str | None) -> Sequence[Store]:
             if not is_soma(path, how.storage):
                 raise
     elif not is_soma(path, how.storage):
-        given = ", ".join(f"`{name}`" for name in how.soma)
+        given = ", ".join(f"`{name}`" for name in how.soma or ())
         raise BadInput(f"{shown(path)}: {given} given, but it is no SOMA experiment")
     soma = dict(how.soma or {}, obs_filter=how.obs_filter, var_names=var_names)
-    soma["config"] = tiledb_config(path, how.storage) | dict(soma.get("config") or {})
+    soma["config"] = dict(how.storage or {}) | dict(soma.get("config") or {})
     return [SomaStore(path, layer=how.options.layer, raw=how.options.raw, **soma)]
 
 

@@ -110,7 +110,7 @@ class CsrReader:
         self._data, self._indices = chunks["data"], chunks["indices"]
         self._threads = source.threads if source is not None else 1
         self._run_bytes = source.run_bytes if source is not None else 1 << 22
-        self._is_far = source is not None and source.is_far
+        self._far = source if source is not None and source.is_far else None
         self._buffers = Buffers()
         self.indptr = read_whole(chunks["indptr"], self._threads).astype(np.int64, copy=False)
         self._check(n)
@@ -189,12 +189,17 @@ class CsrReader:
 
     def expect(self, rows: Ints) -> None:
         """Have the bytes of rows that will be read be fetched meanwhile, where they are far away."""
-        if not self._is_far:
+        if self._far is None:
             return
         starts, stops = self.indptr[rows], self.indptr[rows + 1]
         order = np.argsort(starts, kind="stable")
         order = order[starts[order] < stops[order]]
         fetch_runs((self._data, self._indices), starts[order], stops[order], self._run_bytes, self._threads)
+
+    def drop_expected(self) -> None:
+        """Let go of what was fetched and not read."""
+        if self._far is not None:
+            self._far.drop_expected()
 
     def _read(self, rows: Ints) -> SparseRows:
         indptr = offsets(self.indptr[rows + 1] - self.indptr[rows])
@@ -292,7 +297,7 @@ class DenseReader:
         self._dtype = WIDE if named is not None and stored.kind in "iu" and stored.itemsize > 4 else stored
         self.row_bytes: float = self.n_features * self._dtype.itemsize
         self._run_bytes = max(1, source.run_bytes if source is not None else 1 << 22)
-        self._is_far = source is not None and source.is_far
+        self._far = source if source is not None and source.is_far else None
         self._threads = source.threads if source is not None else 1
 
     def __len__(self) -> int:
@@ -327,10 +332,15 @@ class DenseReader:
 
     def expect(self, rows: Ints) -> None:
         """Have the bytes of rows that will be read be fetched meanwhile, where they are far away."""
-        if self._is_far:
+        if self._far is not None:
             rows = np.sort(rows)
             run_bytes = self._run_bytes // max(self._n_stored, 1)
             fetch_runs((self._chunks,), rows, rows + 1, run_bytes, self._threads)
+
+    def drop_expected(self) -> None:
+        """Let go of what was fetched and not read."""
+        if self._far is not None:
+            self._far.drop_expected()
 
     def _checked(self, values: Array, rows: Ints) -> Array:
         """Values of rows, if they are counts; those that are whole but for what `fault` allows are rounded."""

@@ -104,8 +104,8 @@ class RemoteBytes:
             self._fetching[key, start, stop] = pool_of("far", self.threads).submit(self._get, key, start, stop)
             self._fetching_bytes += stop - start
 
-    def forget(self) -> None:
-        """Drop what was fetched ahead."""
+    def drop_expected(self) -> None:
+        """Let go of what was fetched ahead."""
         with self._lock:
             for future in self._fetching.values():
                 future.cancel()
@@ -130,7 +130,9 @@ class RemoteBytes:
                 raise self._changed(key) from error
 
     def _note(self, key: str, about: Any) -> None:
-        """Keep what is said of an object; raise `BadInput` when it is another one than was seen first."""
+        """Keep what is said of an object; raise `BadInput` when it is another one than was seen first, or expected."""
+        if self.manifest is not None:
+            self.manifest.check_size(key, about["size"])
         if self._seen.setdefault(key, about)["e_tag"] != about["e_tag"]:
             raise self._changed(key)
 

@@ -15,18 +15,18 @@ import pandas as pd
 from data_loaders.errors import DAMAGED, BadInput, nearest
 from data_loaders.features.gene_names import name_features
 from data_loaders.obs_filter import ObsFilter
+from data_loaders.reading import soma_census as census
 from data_loaders.reading.soma_places import FIRST_ROWS, RAW, SomaPlace, is_dense, place_of_counts, places_of
 from data_loaders.reading.soma_reader import SomaReader
-from data_loaders.reading.soma_words import of_object, one_line
+from data_loaders.reading.soma_words import one_line
 from data_loaders.reading.store import Column
 from data_loaders.reading.value_checks import Naming, check_first
 from data_loaders.sources.which import in_words
 from data_loaders.storage import is_remote, place, shown
 from data_loaders.storage.opened import spot_of
-from data_loaders.storage.tiledb import tiledb_config
 from data_loaders.types import Array, Ints, PathLike
 
-CONFIG = {
+CONFIG: dict[str, str | float] = {
     "soma.init_buffer_bytes": 1 << 25,  # a column of a result: 2,048 rows of 2,048 counts; more comes in several tables
     "sm.mem.total_budget": 300_000_000,  # of one query; a tenth of TileDB's own limit, at the same speed
 }
@@ -55,7 +55,7 @@ if hasattr(os, "register_at_fork"):
 def is_soma(path: PathLike, storage: Mapping[str, Any] | None = None) -> bool:
     """Whether a local folder, or an address that can be listed, is a TileDB group."""
     if is_remote(path):
-        return _is_remote_group(path, storage)
+        return census.is_public(path) or _is_remote_group(path, storage)
     return Path(str(path)).is_dir() and (Path(str(path)) / "__group").is_dir()
 
 
@@ -89,6 +89,9 @@ class SomaStore:
     Parameters
     ----------
     uri : str
+        An experiment, or a CELLxGENE Census (its root or `census_data`).
+    organism : str, optional
+        Of a Census, such as "homo_sapiens"; the only one when left out.
     measurement : str, optional
         The only one beside `raw`, or `RNA`, when left out.
     layer : str, optional
@@ -98,11 +101,12 @@ class SomaStore:
         Take the counts of the measurement `raw`.
     obs_filter : str, optional
         An expression over obs, such as `tissue == "lung"`, see `data_loaders.obs_filter`; only these cells are in the
-        atlas.
+        atlas. Of a Census only primary cells are, unless the filter names `is_primary_data`.
     obs_columns : sequence of str, optional
         The obs columns of the atlas; all when left out. A column is read when it is asked for.
     config : dict, optional
-        TileDB configuration, such as credentials of an object store.
+        TileDB configuration, such as credentials of an object store; also the options of other stores (`region`,
+        `endpoint`, `skip_signature`, ...). Environment variables such as AWS_ENDPOINT_URL count.
     var_names : str, optional
         The var column with the gene names; by the rule of `features.gene_names` when left out.
     checked : bool
@@ -128,6 +132,7 @@ class SomaStore:
         self,
         uri: PathLike,
         *,
+        organism: str | None = None,
         measurement: str | None = None,
         layer: str | None = None,
         raw: bool = False,
@@ -148,11 +153,9 @@ class SomaStore:
             import tiledbsoma
         except ImportError as error:
             raise BadInput(f"{uri}: reading SOMA needs tiledbsoma; install the extra `soma`") from error
-        context = tiledbsoma.SOMATileDBContext(tiledb_config=CONFIG | tiledb_config(self.name) | (config or {}))
-        try:
-            self._experiment = tiledbsoma.Experiment.open(self.name, context=context)
-        except (tiledbsoma.DoesNotExistError, tiledbsoma.SOMAError, TypeError) as error:
-            raise BadInput(f"{uri}: {of_object(self.name, context, error)}") from error
+        settings: dict[str, str | float] = {**CONFIG, **census.settings(self.name, config)}
+        context = tiledbsoma.SOMATileDBContext(tiledb_config=settings)
+        self._experiment, self._context = census.open_experiment(self.name, organism, context), context
         _opened.add(self)
         self._ids: Ints | None = None  # of the cells that pass a filter, sorted
         try:
@@ -186,6 +189,11 @@ class SomaStore:
         self._order = np.argsort(ids, kind="stable")
         self.n_cells, self.n_all = len(ids), self._experiment.obs.count
         return ids[self._order]
+
+    def _is_census(self) -> bool:
+        """Whether the experiment is one of a CELLxGENE Census."""
+        measurement = self._experiment.ms[self._found]
+        return census.PRESENCE in measurement and census.PRIMARY in self._experiment.obs.schema.names
 
     def _open_matrix(self, ids: Ints, layer: str | None, or_raw: bool, checked: bool, round_counts: bool) -> None:
         """Choose the matrix and open its reader."""
@@ -271,20 +279,30 @@ class SomaStore:
 
         The filter is evaluated here, part by part, and not by TileDB, so that it means what it means for other files.
         """
-        if obs_filter is None:
+        expression = None if obs_filter is None else ObsFilter(obs_filter, self.name)
+        primary = self._is_census() and census.PRIMARY not in (expression.columns if expression else ())
+        if expression is None and not primary:
             return np.asarray(self._query(["soma_joinid"])["soma_joinid"])
-        expression = ObsFilter(obs_filter, self.name)
-        expression.check_columns(list(self._experiment.obs.schema.names))
-        columns = list(dict.fromkeys(["soma_joinid", *expression.columns]))
+        if expression is not None:
+            expression.check_columns(list(self._experiment.obs.schema.names))
+        columns = ["soma_joinid", *(expression.columns if expression else ()), *([census.PRIMARY] if primary else ())]
         passing: list[Ints] = []
         parts: list[pd.DataFrame] = []
-        for table in self._experiment.obs.read(column_names=columns):
+        n_copies = 0
+        for table in self._experiment.obs.read(column_names=list(dict.fromkeys(columns))):
             part = table.to_pandas()
-            passes = expression.passes(part)
+            passes = np.ones(len(part), bool) if expression is None else expression.passes(part)
+            if primary:
+                kept = passes & part[census.PRIMARY].to_numpy(bool)
+                n_copies, passes = n_copies + int(passes.sum() - kept.sum()), kept
             passing.append(part["soma_joinid"].to_numpy()[passes])
             parts.append(part if not passes.any() and len(parts) < SHOWN_PARTS else part.iloc[:0])
         ids = np.concatenate(passing or [np.empty(0, np.int64)])
-        if len(ids) == 0:
+        if n_copies:
+            self.notes.append(census.note(self.name, n_copies, self._context))
+        if len(ids) == 0 and n_copies:
+            raise BadInput(f"{self.notes[-1]}; no other cell is there")
+        if len(ids) == 0 and expression is not None:
             raise expression.none_passes(pd.concat(parts) if parts else None)
         self._ids = np.sort(ids)
         return ids

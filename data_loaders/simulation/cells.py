@@ -13,6 +13,7 @@ logarithmic size with parameter mu/(theta + mu). Events of all genes of a cell a
 so random numbers are drawn per count and not per gene.
 """
 
+import json
 from typing import Any, TypedDict
 
 import numba
@@ -21,6 +22,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from data_loaders.errors import BadInput
+from data_loaders.identity import id_of
 from data_loaders.ingestion.splits import random_split
 from data_loaders.locks import alone
 from data_loaders.parallel import ordered_map
@@ -133,7 +135,10 @@ def simulate(
     options |= {"peaks": peaks} if peaks else {}
     of_peaks = make_peak_truth(peaks, types, N_PROGRAMMES, density, seed) if peaks else None
     modalities = {"atac": peak_table(of_peaks)} if of_peaks else None
-    with AtlasWriter(out, var, labels=["cell_type", "donor"], varm=varm, modalities=modalities) as writer:
+    plan = id_of(f"simulated {json.dumps(options | {'in_order': in_order})}")  # the arguments are the plan
+    with AtlasWriter(
+        out, var, labels=["cell_type", "donor"], varm=varm, modalities=modalities, identity=plan
+    ) as writer:
         with progress("simulate", cells, "cells") as advance:
             for counts, obs, others in ordered_map(block, range(-(-cells // BLOCK))):
                 writer.append(counts, obs, others)

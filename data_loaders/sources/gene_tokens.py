@@ -12,6 +12,7 @@ from data_loaders.tables import read_table
 from data_loaders.types import Ints, PathLike
 
 TOKEN_NAMES = ("token_id", "gene_token_id", "token", "gene_token", "tokens", "token_ids", "gene_token_ids")
+TEXT_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 SPECIAL = r"<[^<>]*>"  # a name of no gene: <pad>, <cls>, <eoc>
 BESIDE = ("", "metadata")  # where it is looked for, from the folder of the cells and from that of `data`
 
@@ -69,13 +70,13 @@ def find_genes(path: str, folder: Path, lists: Sequence[str], given: PathLike | 
         if found:
             return _genes(str(found[0]), _table(found[0]), names)
     raise BadInput(
-        f"{path}: no table of genes beside it, a Parquet file with a column {TOKEN_NAMES[0]!r} and the names of genes; "
+        f"{path}: no table of genes beside it (Parquet, CSV, TSV) with a column {TOKEN_NAMES[0]!r} and their names; "
         "expected `genes_table=PATH`"
     )
 
 
 def _candidates(place: Path, names: Sequence[str]) -> list[Path]:
-    """Parquet files of a folder with a column of tokens and one of text, and no lists."""
+    """Tables of a folder with a column of tokens and one of text, and no lists: Parquet, or text such as CSV."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -89,6 +90,15 @@ def _candidates(place: Path, names: Sequence[str]) -> list[Path]:
         tokens = any(field.name.lower() in names and pa.types.is_integer(field.type) for field in schema)
         if texts and tokens and not any(pa.types.is_nested(field.type) for field in schema):
             found.append(file)
+    for file in sorted(place.iterdir()) if place.is_dir() else []:
+        if file.name.lower().endswith(TEXT_ENDINGS) and file.is_file():
+            try:
+                table = _table(file)
+            except BadInput:
+                continue
+            numbers = [name for name in table if _whole(table[name])]
+            if any(name.lower() in names for name in numbers) and len(numbers) < table.shape[1]:
+                found.append(file)
     return found
 
 

@@ -63,9 +63,10 @@ class CompressedMatrix:
             stop = max(stop, start + 1)
             first, last = self._indptr[start], self._indptr[stop]
             with readable(f"{self.name}, {'rows' if self.by_row else 'columns'} {start} to {stop}"):
-                data, indices = native(self._data[first:last]), self._indices[first:last].astype(np.int64)
+                data, indices = native(self._data[first:last]), self._indices[first:last]
             if len(indices) and not 0 <= indices.min() <= indices.max() < n_minor:
                 raise BadInput(f"{self.name}: index {indices.max()} is outside 0..{n_minor - 1}; {DAMAGED}")
+            indices = indices.astype(np.int32 if n_minor <= 1 << 31 else np.int64, copy=False)
             lengths = np.diff(self._indptr[start : stop + 1])
             if self.by_row:
                 block = csr_matrix((data, indices, np.append(0, np.cumsum(lengths))), shape=(stop - start, n_minor))

@@ -61,7 +61,8 @@ FORMATS = (  # the first that recognises a path opens it
         ("layer", "genes_table"),
     ),
     Format(
-        "a SOMA experiment", "folder or URI", soma.recognises, soma.open, ("layer", "raw", "measurement", "obs_filter")
+        "a SOMA experiment", "folder or URI", soma.recognises, soma.open,
+        ("layer", "raw", "organism", "measurement", "obs_filter"),
     ),
 )  # fmt: skip
 

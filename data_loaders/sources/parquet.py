@@ -1,8 +1,9 @@
 """Parquet with one row a cell as a source: a list of gene tokens, a list of values, and columns about the cell.
 
 Tahoe-100M (`genes`, `expressions`) and X-Atlas/Orion (`gene_token_id`, `gene_expression`) are published so. A file, a
-folder of parts and a pattern of them are one source. Which gene a token is says the table of
-`sources.gene_tokens`. Columns about the cell are obs; lists are read later, a few rows of a row group at a time.
+folder of parts and a pattern of them are one source; folders `COLUMN=VALUE` around the parts are columns too
+(`sources.hive`). Which gene a token is says the table of `sources.gene_tokens`. Columns about the cell are obs; lists
+are read later, a few rows of a row group at a time.
 """
 
 import glob
@@ -18,6 +19,7 @@ from scipy.sparse import csr_matrix
 from data_loaders.errors import BadInput, nearest, readable
 from data_loaders.sources import matrices
 from data_loaders.sources.gene_tokens import Genes, find_genes
+from data_loaders.sources.hive import add_partitions, is_partition, outside
 from data_loaders.sources.source import Block, Options, Source
 from data_loaders.types import Array, Bools, Ints
 
@@ -82,7 +84,7 @@ def open(path: str, options: Options) -> Source:
             f"{files[0]}: columns {_shown(schemas[0].names)}, of them {len(of_numbers)} with lists of numbers; "
             "expected one row a cell, with a list of gene tokens and a list of values"
         )
-    genes = find_genes(path, files[0].parent, list(of_numbers), options.genes_table)
+    genes = find_genes(path, outside(files[0]), list(of_numbers), options.genes_table)
     lists = _choose(files[0], of_numbers, options.layer, genes)
     for file, schema in zip(files, schemas, strict=True):
         lacking = [name for name in lists if name not in _lists(schema)]
@@ -216,9 +218,13 @@ def _of_folder(folder: Path) -> list[str]:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "_")))
     if any(entry.name.endswith(OTHER_SOURCES) for entry in entries):
         return []
-    return [
-        str(entry) for entry in entries if entry.suffix.lower() in ENDINGS and entry.is_file() and holds_cells(entry)
-    ]
+    found = []
+    for entry in entries:
+        if entry.is_dir() and is_partition(entry):
+            found += _of_folder(entry)
+        elif entry.suffix.lower() in ENDINGS and entry.is_file() and holds_cells(entry):
+            found.append(str(entry))
+    return found
 
 
 def _schema(file: Path) -> "pa.Schema":
@@ -336,6 +342,7 @@ def _obs(path: str, parts: Sequence[Part], schemas: Sequence["pa.Schema"]) -> tu
         notes.append(
             f"{path}: cells are named by their numbers; no column of text is called {_shown(CELLS[:3], ' or ')}"
         )
+    notes += add_partitions(path, obs, [part.path for part in parts], [part.n_cells for part in parts])
     return obs, notes
 
 

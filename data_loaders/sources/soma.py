@@ -22,6 +22,7 @@ def open(path: str, options: Options) -> Source:
     obs_filter = options.obs_filter
     store = SomaStore(
         path,
+        organism=options.organism,
         measurement=options.measurement,
         layer=options.layer,
         raw=options.raw,
@@ -35,7 +36,7 @@ def open(path: str, options: Options) -> Source:
     except BadInput:
         store.close()
         raise
-    notes = []
+    notes = [note for note in store.notes if "`is_primary_data`" in note]
     if obs.index.has_duplicates:
         notes.append(f"{path}: {int(obs.index.duplicated().sum()):,} repeated cell names were numbered (-1, -2, ...)")
         obs.index = make_index_unique(obs.index)

@@ -27,6 +27,8 @@ class Options:
         Take the counts from `raw` of an AnnData.
     measurement : str or None
         Of a SOMA experiment.
+    organism : str or None
+        Of a CELLxGENE Census, which has an experiment for each.
     obs_filter : str or None
         Which cells of the source are taken, see `data_loaders.obs_filter`.
     round_counts : bool
@@ -44,6 +46,7 @@ class Options:
     round_counts: bool = False
     genes_in: str | None = None
     genes_table: str | None = None
+    organism: str | None = None
 
     def given(self) -> list[str]:
         """Names of the options that were used."""

@@ -82,9 +82,9 @@ def place_of_counts(
         raise BadInput(f"{path}: `layer={layer!r}` and `raw=True` together; expected one of them")
     if layer is not None:
         if layer not in layers:
-            known = nearest(layer, layers) if layers else "it has none"
-            other = "; `raw=True` takes the counts of raw" if has(root, "raw/X") else ""
-            raise BadInput(f"{path}: no layer {layer!r}; {known}{other}")
+            ways = [nearest(layer, layers)] if layers else []
+            ways += ["`raw=True` takes the counts of raw"] if has(root, "raw/X") else []
+            raise BadInput(f"{path}: no layer {layer!r}; {'; '.join(ways) or 'there are no layers in it'}")
         return Place(f"layers[{layer!r}]", f"layers/{layer}")
     if options.raw:
         if not has(root, "raw/X"):

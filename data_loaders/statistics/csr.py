@@ -82,15 +82,32 @@ def add_row_hashes(rows: Ints, lengths: Ints, columns: Ints, counts: Array, hash
 
 
 @numba.njit(nogil=True, cache=True)
-def scatter_rows(
-    places: Ints, lengths: Ints, columns: Ints, counts: Array, cursor: Ints, out_columns: Ints, out_counts: Array
-) -> None:
-    """Copy row i to where `cursor[places[i]]` stands in the output, and move the cursor behind it."""
+def count_chosen(places: Ints, lengths: Ints, columns: Array, names: Ints, sizes: Ints) -> None:
+    """Add to `sizes[places[i] + 1]` how many columns of row i have a name, which is not -1; place -1 is no row."""
     k = 0
     for i in range(len(places)):
-        at = cursor[places[i]]
-        for _ in range(lengths[i]):
-            out_columns[at], out_counts[at] = columns[k], counts[k]
-            at += 1
-            k += 1
-        cursor[places[i]] = at
+        n = 0
+        if places[i] >= 0:
+            for j in range(k, k + lengths[i]):
+                n += names[columns[j]] >= 0
+            sizes[places[i] + 1] += n
+        k += lengths[i]
+
+
+@numba.njit(nogil=True, cache=True)
+def scatter_chosen(
+    places: Ints, lengths: Ints, columns: Array, counts: Array, names: Ints, cursor: Ints, out_columns: Ints,
+    out_counts: Array,
+) -> None:  # fmt: skip
+    """Copy what `count_chosen` counts of row i to where `cursor[places[i]]` stands, and move the cursor behind it."""
+    k = 0
+    for i in range(len(places)):
+        if places[i] >= 0:
+            at = cursor[places[i]]
+            for j in range(k, k + lengths[i]):
+                name = names[columns[j]]
+                if name >= 0:
+                    out_columns[at], out_counts[at] = name, counts[j]
+                    at += 1
+            cursor[places[i]] = at
+        k += lengths[i]

@@ -267,19 +267,27 @@ class CellStream:
         """(batches done, batch), window by window, the next one read while this one is shown."""
         first = self._batch // plan.window_batches
         numbers = range(self._batch, self._n_batches)
-        with ThreadPoolExecutor(1, "cell-stream") as pool, ThreadPoolExecutor(1, "cell-stream-far") as far:
-            ahead = pool.submit(self._read_window, plan, first, share, far)
-            for window in range(first, plan.n_windows):
-                rows, counts, edges = ahead.result()
-                shown = [(number, *edge) for number, edge in edges if number in numbers]
-                if not shown and window + 1 < plan.n_windows:
-                    ahead = pool.submit(self._read_window, plan, window + 1, share, far)
-                for i, (number, start, stop) in enumerate(shown):
-                    if i == min(1, len(shown) - 1) and window + 1 < plan.n_windows:
-                        # a consumer that asks for the second batch has let go of the window before, whose memory the
-                        # next one takes over
+        try:
+            with ThreadPoolExecutor(1, "cell-stream") as pool, ThreadPoolExecutor(1, "cell-stream-far") as far:
+                ahead = pool.submit(self._read_window, plan, first, share, far)
+                for window in range(first, plan.n_windows):
+                    rows, counts, edges = ahead.result()
+                    shown = [(number, *edge) for number, edge in edges if number in numbers]
+                    if not shown and window + 1 < plan.n_windows:
                         ahead = pool.submit(self._read_window, plan, window + 1, share, far)
-                    yield number + 1, self._batch_of({k: v[start:stop] for k, v in counts.items()}, rows[start:stop])
+                    for i, (number, start, stop) in enumerate(shown):
+                        if i == min(1, len(shown) - 1) and window + 1 < plan.n_windows:
+                            # a consumer that asks for the second batch has let go of the window before, whose memory
+                            # the next one takes over
+                            ahead = pool.submit(self._read_window, plan, window + 1, share, far)
+                        yield (
+                            number + 1,
+                            self._batch_of({k: v[start:stop] for k, v in counts.items()}, rows[start:stop]),
+                        )
+        except GeneratorExit:  # broken off
+            for reader in self._far_readers():
+                reader.drop_expected()
+            raise
 
     def _read_window(
         self, plan: EpochPlan, window: int, share: Share, far: ThreadPoolExecutor
@@ -295,13 +303,17 @@ class CellStream:
 
     def _expect(self, plan: EpochPlan, window: int, share: Share) -> None:
         """Have the bytes of a window be fetched; what is wrong with them is said when they are read."""
-        readers = [self.atlas.reader(name) for name in self.modalities]
-        expecting = [reader for reader in readers if hasattr(reader, "expect")]
-        if expecting:
+        readers = self._far_readers()
+        if readers:
             rows, _ = _rows_of(plan, window, share)
             with suppress(BadInput):
-                for reader in expecting:
+                for reader in readers:
                     reader.expect(rows)
+
+    def _far_readers(self) -> list[Any]:
+        """Readers that can fetch ahead; of SOMA there are none."""
+        readers = [self.atlas.reader(name) for name in self.modalities]
+        return [reader for reader in readers if hasattr(reader, "expect")]
 
     def _batch_of(self, counts: Mapping[str, Rows], rows: Ints) -> CellBatch:
         if self.atlas.has_size_factor and self.modalities[0] == self.atlas.modalities[0]:

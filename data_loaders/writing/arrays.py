@@ -15,6 +15,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from data_loaders.types import Array
 from data_loaders.writing.building import move
+from data_loaders.writing.shards import BLOSC, write_shards
 
 CHUNK = 1 << 16  # elements decoded together: small enough that a block of rows decodes little that it does not need
 SHARD = 1 << 24  # elements a file: few files at any size, at most 16 MiB of memory per byte of the type while writing
@@ -101,7 +102,7 @@ class ArrayAppender:
         )
 
     def _blosc(self) -> BloscCodec:
-        return BloscCodec(cname="lz4hc", clevel=5, shuffle="shuffle", typesize=self.dtype.itemsize)
+        return BloscCodec(cname=BLOSC["cname"], clevel=BLOSC["clevel"], shuffle="shuffle", typesize=self.dtype.itemsize)
 
     def _flush(self, n: int) -> None:
         """Write the first `n` pending elements at the end of the array."""
@@ -114,7 +115,10 @@ class ArrayAppender:
         self._n_pending -= n
         start = self._array.shape[0]
         self._array.resize((start + n,))
-        self._array[start : start + n] = values[:n]
+        if self.is_text:
+            self._array[start : start + n] = values[:n]
+        else:
+            write_shards(self._array, start // SHARD, values[:n])
 
 
 def _never(dtype: np.dtype[Any]) -> Any:

@@ -15,6 +15,7 @@ from zarr.codecs import Crc32cCodec
 
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput
+from data_loaders.identity import ATTRIBUTE, new_id
 from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.arrays import write_small
 from data_loaders.writing.building import Building
@@ -41,6 +42,8 @@ class LatentWriter:
         Where the cells come from: split, size factors and label columns are taken over.
     n_dims : int
         Latent dimensions D.
+    identity : str, optional
+        The id of the store; a random one by default, see `data_loaders.identity`.
 
     Raises
     ------
@@ -55,7 +58,8 @@ class LatentWriter:
     >>> latents = open_atlas("latents.zarr")  # modality "latent"
     """
 
-    def __init__(self, path: PathLike, atlas: Atlas, n_dims: int) -> None:
+    def __init__(self, path: PathLike, atlas: Atlas, n_dims: int, identity: str | None = None) -> None:
+        self.identity = identity or new_id()
         self.path, self.atlas, self.n_dims = path, atlas, n_dims
         self._rows: list[Ints] = []
         self._pending: list[Array] = []
@@ -116,7 +120,8 @@ class LatentWriter:
         write_small(self._root, "var", pd.DataFrame(index=[f"latent_{i}" for i in range(self.n_dims)]))
         for name in ("obsm", "obsp", "varm", "varp", "layers", "uns"):
             write_small(self._root, name, {})
-        self._root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0", "content": LATENTS})
+        attributes = {"encoding-type": "anndata", "encoding-version": "0.1.0", "content": LATENTS}
+        self._root.attrs.update(attributes | {ATTRIBUTE: self.identity})
         self._building.finish()
 
     def discard(self) -> None:

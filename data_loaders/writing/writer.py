@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from data_loaders.card import SPLITS, build_card, describe_modality
+from data_loaders.identity import ATTRIBUTE, new_id
 from data_loaders.types import Array, Ints, PathLike
 from data_loaders.writing.arrays import write_small
 from data_loaders.writing.building import Building
@@ -45,6 +46,8 @@ class AtlasWriter:
     modalities : dict, optional
         Name → var of further matrices with the same cells (peaks, proteins). Each becomes `obsm[NAME]`, its var
         `uns["features"][NAME]`, with the same columns added, and the sums of its rows `obs["size_factor_NAME"]`.
+    identity : str, optional
+        The id of the store; a random one by default, see `data_loaders.identity`.
 
     Raises
     ------
@@ -67,7 +70,9 @@ class AtlasWriter:
         labels: Sequence[str] = (),
         varm: Mapping[str, Array] | None = None,
         modalities: Mapping[str, pd.DataFrame] | None = None,
+        identity: str | None = None,
     ) -> None:
+        self.identity = identity or new_id()
         self.path, self.var, self.labels, self.varm = path, var, tuple(labels), dict(varm or {})
         self.n_cells = 0
         self._law = SizeFactorSums()
@@ -79,7 +84,8 @@ class AtlasWriter:
         self._building = Building(path)
         try:
             self._root = self._building.root
-            self._root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+            attributes = {"encoding-type": "anndata", "encoding-version": "0.1.0", ATTRIBUTE: self.identity}
+            self._root.attrs.update(attributes)
             self._matrix = MatrixWriter(self._root.create_group("X"), var)
             write_small(self._root, "obsm", {})
             self._others = {
@@ -179,6 +185,7 @@ class AtlasWriter:
             splits=dict(zip(SPLITS, self._splits.tolist(), strict=True)),
             size_factor=self._law.summary(categories),
             fingerprint=self._hash.hexdigest(),
+            identity=self.identity,
             provenance=(self._described() if self._others else {}) | dict(provenance or {}),
         )
         write_small(self._root, "var", var)

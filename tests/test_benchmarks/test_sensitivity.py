@@ -1,10 +1,13 @@
 """The suite of wrong sets: its tolerances and tables, and its main rows on real cells."""
 
 import importlib
+from argparse import Namespace
 
+import anndata as ad
 import pytest
 
 from cfgen_dist.evaluation.metrics.catalogue import METRICS
+from data_loaders import simulate
 
 # Measures that see each fault at this strength on PBMC3K. docs/evaluation.md has all of them.
 SEEN = {
@@ -46,18 +49,34 @@ def test_a_tolerance_is_twice_the_largest_excess_of_right_sets(sensitivity):
     assert [sensitivity.rounded_up(value) for value in (0.0, 0.1234, 12.01, 0.05)] == [0.0, 0.13, 13.0, 0.05]
 
 
-def test_the_table_has_the_smallest_strength_that_is_seen_on_all_data(sensitivity):
+def test_the_table_names_a_measure_at_the_smallest_strength_that_is_seen_on_all_data(sensitivity):
     rows = [row("ambient", strength, recall=1 - 2 * strength, w2=1.0) for strength in (0.05, 0.1, 0.3)]
-    lines = sensitivity.table(rows).splitlines()
-    assert lines[0] == "| measure | ambient counts |"
     tolerance = next(metric.near for metric in METRICS if metric.key == "recall")
     first = next(strength for strength in (0.05, 0.1, 0.3) if 2 * strength > tolerance)
-    assert f"| `recall` | {first:g} |" in lines
-    assert "| `w2` |  |" in lines
+    lines = sensitivity.first_seen(rows).splitlines()
+    assert lines[0] == "| fault | strength | PBMC3K | Kang | Baron | off on all, from this strength on |"
+    assert [line for line in lines if "`recall`" in line] == [f"| ambient counts | {first:g} | 1 |  |  | `recall` |"]
     others = [row("ambient", strength, recall=1.0, w2=5.0) | {"data": "Baron"} for strength in (0.05, 0.1, 0.3)]
-    lines = sensitivity.table([*rows, *others]).splitlines()
-    assert f"| `recall` | ({first:g}) |" in lines, "in brackets: on some data only"
-    assert "| `w2` | (0.05) |" in lines
+    lines = sensitivity.first_seen([*rows, *others]).splitlines()
+    assert f"| ambient counts | {first:g} | 1 |  | 1 |  |" in lines, "each on one of them, none on both"
+
+
+@pytest.mark.heavy
+def test_what_is_measured_is_kept(sensitivity, tmp_path):
+    simulate(tmp_path / "cells.zarr", cells=400, genes=120, types=3, seed=0)
+    cells = ad.read_zarr(tmp_path / "cells.zarr")
+    ad.AnnData(cells.X, cells.obs[["cell_type"]]).write_h5ad(tmp_path / "pbmc3k.h5ad")
+    args = Namespace(folder=tmp_path, work=tmp_path / "work", quick=True, faults=["shallower"])
+    first = sensitivity.measured(args, "PBMC3K", 0)
+    assert {(each["fault"], each["strength"]) for each in first} == {("none", 0), ("shallower", 0.25)}
+    args.faults = ["shallower", "relabelled"]
+    both = sensitivity.measured(args, "PBMC3K", 0)
+    assert [each["fault"] for each in both].count("none") == 1
+    assert {each["fault"] for each in both} == {"none", "shallower", "relabelled"}
+    kept = {each["fault"]: each["values"] for each in both}
+    assert kept["shallower"] == next(each["values"] for each in first if each["fault"] == "shallower")
+    (tmp_path / "pbmc3k.h5ad").unlink()
+    assert sensitivity.measured(args, "PBMC3K", 0) == both, "nothing is read again"
 
 
 def test_every_fault_has_strengths_that_grow(sensitivity):

@@ -1,6 +1,7 @@
 """The cluster files: what Ray says of them, what a launch on AWS would do, and that nothing is left open."""
 
 import copy
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ def test_ray_accepts_the_file_and_would_see_a_mistake(name):
             prepared(config | change)
 
 
+@pytest.mark.parametrize("name", ["cluster.yaml", "cluster.onprem.yaml", "deploy/rayjob.yaml", "deploy/slurm.sh"])
+def test_no_machine_needs_a_disk_of_others(name):
+    text = (ROOT / name).read_text()
+    assert not any(word in text for word in ("/shared", "nfs", "efs.", "persistentVolumeClaim", "mountpoint"))
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "cluster.onprem.yaml"])
+def test_machines_get_what_jobs_and_buckets_need(name):
+    """The extras with Ray's dashboard, which `ray job submit` speaks to, and with object storage."""
+    setup = " ".join(read(name)["setup_commands"])
+    assert "[ray,remote,soma,hdf5,tensorboard]" in setup
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(wanted.startswith("ray[") and "default" in wanted for wanted in extras["ray"])
+    assert any("obstore" in wanted for wanted in extras["remote"])
+
+
 @pytest.mark.parametrize("name", ["cluster.yaml", "cluster.onprem.yaml"])
 def test_nothing_listens_to_the_world_and_everything_asks_for_the_token(name):
     config = prepared(read(name))
@@ -44,7 +61,7 @@ def test_nothing_listens_to_the_world_and_everything_asks_for_the_token(name):
     assert "--dashboard-host=127.0.0.1" in starts[0]
     assert "0.0.0.0" not in (ROOT / name).read_text()
     assert "~/.ray/auth_token" in config["file_mounts"]
-    assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
+    assert any(line.startswith("chmod 600 ~/.ray/auth_token") for line in config["setup_commands"])
 
 
 def test_the_cluster_on_aws_uses_what_it_is_given():
@@ -105,12 +122,20 @@ def test_a_launch_on_aws(tmp_path, monkeypatch):
 
 
 # The fields of KubeRay 1.5 (ray-operator/apis/ray/v1) that a manifest may use here; others are taken for mistakes.
+# All of them, and no others, are also in the definition of 1.7.0, which the manifest was checked against in full.
 JOB = {"entrypoint", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit"}
-CLUSTER = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "headGroupSpec", "workerGroupSpecs"}
+CLUSTER = {
+    "rayVersion",
+    "authOptions",
+    "enableInTreeAutoscaling",
+    "autoscalerOptions",
+    "headGroupSpec",
+    "workerGroupSpecs",
+}
 HEAD = {"serviceType", "rayStartParams", "template"}
 WORKERS = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
-POD = {"automountServiceAccountToken", "securityContext", "containers", "volumes"}
-CONTAINER = {"name", "image", "resources", "securityContext", "volumeMounts"}
+POD = {"restartPolicy", "automountServiceAccountToken", "securityContext", "containers", "volumes"}
+CONTAINER = {"name", "image", "envFrom", "resources", "securityContext", "volumeMounts"}
 
 
 def test_the_kubernetes_job():
@@ -127,12 +152,18 @@ def test_the_kubernetes_job():
         assert all(isinstance(value, str) for value in group["rayStartParams"].values()), "KubeRay wants text"
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
-        assert (set(pod), set(container)) == (POD, CONTAINER)
+        assert (set(pod) - {"terminationGracePeriodSeconds"}, set(container)) == (POD, CONTAINER)
+        assert container["envFrom"] == [{"secretRef": {"name": "cfgen-bucket"}}]
+        assert pod["restartPolicy"] == "Never", "the autoscaler v2 starts pods itself"
         mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-        assert mounted == {"shared": "/shared", "shm": "/dev/shm"}
+        assert mounted == {"scratch": "/tmp", "shm": "/dev/shm"}
+        assert all("emptyDir" in volume for volume in pod["volumes"]), "no volume is shared"
         assert {volume["name"] for volume in pod["volumes"]} == set(mounted)
         assert container["resources"]["limits"] == container["resources"]["requests"]
         assert pod["securityContext"]["runAsNonRoot"] is True
+    assert (cluster["autoscalerOptions"]["version"], workers["template"]["spec"]["terminationGracePeriodSeconds"]) == (
+        "v2", 120
+    )  # fmt: skip
     n = workers["maxReplicas"]
     assert f"--workers {n} --gpus-per-worker 1" in job["entrypoint"], "every worker has a machine to run on"
 

@@ -11,11 +11,10 @@ OUT = "OUT"
 WITHOUT_OUTPUT = {"describe", "plan", "verify"}
 INTO_BUCKETS = {
     "simulate", "ingest", "export", "generate", "augment", "guide", "translate", "classify", "evaluate", "audit",
-    "train",
+    "train", "tune",
 }  # fmt: skip
 LINES = {
     "demo": ["--out", OUT],
-    "tune": ["ATLAS", "--out", OUT],
 }
 
 

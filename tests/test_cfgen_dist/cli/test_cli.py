@@ -52,8 +52,8 @@ def test_choices_in_the_help_are_those_of_the_library():
     from cfgen_dist.cli import making, plan
     from cfgen_dist.evaluation.reference import PROTOCOLS
     from cfgen_dist.evaluation.run import EMBEDDINGS
+    from cfgen_dist.forecasting.costs import GPUS
     from cfgen_dist.generation.options import Sampling
-    from cfgen_dist.training.costs import GPUS
     from cfgen_dist.workers.options import Workers
 
     choices = {action.dest: action.choices for action in parser_of("evaluate")._actions}

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
 from buckets import Line
 
+import cfgen_dist
 from cfgen_dist.cli import main
 from data_loaders import export, open_atlas
 from data_loaders.storage import place
@@ -73,7 +75,7 @@ def test_the_same_with_faults_and_kills(bucket, start, tmp_path):
         assert main(command) == 0
     resumed = {"train": ["--resume"], "generate": ["--resume"], "evaluate": ["--resume"]}
     with Line(bucket.endpoint) as line:
-        environ = os.environ | {"AWS_ENDPOINT_URL": line.url}
+        environ = os.environ | {"AWS_ENDPOINT_URL": line.url, "PYTHONPATH": str(Path(cfgen_dist.__file__).parents[1])}
         faults = iter(["500", "lost", "cut", "503", "refuse", 0.2] * 100_000)
         for command in road(start):
             for after in (12, 40, 100, None):  # requests after which it is killed

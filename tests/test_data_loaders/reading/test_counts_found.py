@@ -124,7 +124,7 @@ def test_names_that_are_not_there(tmp_path):
     path = write(small_adata(), tmp_path, "h5ad")
     with pytest.raises(BadInput, match="`raw=True` was asked for, but it has no raw"):
         open_atlas(path, raw=True)
-    with pytest.raises(BadInput, match="no layer 'counts'; it has none"):
+    with pytest.raises(BadInput, match="no layer 'counts'; there are no layers in it"):
         open_atlas(path, layer="counts")
     with pytest.raises(BadInput, match="together; expected one of them"):
         open_atlas(path, layer="counts", raw=True)

@@ -291,3 +291,39 @@ def test_memory_is_that_of_a_row_group(tmp_path, adata):
     source = parquet.open(str(folder / "data"), parquet.Options())
     assert source.matrix.n_values == adata.X.nnz + 60
     assert ingest(folder, tmp_path / "out.zarr", min_cells=1, drop_empty=True)["n_cells"] == 59
+
+
+def test_folders_of_partitions_are_label_columns(adata, tmp_path):
+    folder = orion(tmp_path / "flat", adata)
+    table = pq.read_table(folder / "HCT116.parquet")
+    n = table.num_rows
+    table = table.append_column("site", pa.array([f"site {i % 3}" for i in range(n)]).dictionary_encode())
+    table = table.append_column("batch", pa.array([i % 2 for i in range(n)]))
+    names = table["cell_barcode"].to_pylist()
+    site = dict(zip(names, table["site"].to_pylist(), strict=True))
+    parts = tmp_path / "parts"
+    pq.write_to_dataset(table, parts, partition_cols=["site", "batch"])
+    gene_table(adata, "token_id").to_csv(parts / "genes.csv", index=False)  # found by itself
+    store, card = ingested(tmp_path, parts, labels=["site", "batch"], drop_empty=True)
+    assert set(card["labels"]["site"]["categories"]) == {"site 0", "site 1", "site 2"}
+    assert set(card["labels"]["batch"]["categories"]) == {"0", "1"}
+    assert [site[name] for name in store.obs_names] == list(store.obs["site"])
+    assert same_counts(store, adata[store.obs_names])
+
+
+def test_partitions_that_contradict_their_files(adata, tmp_path):
+    folder = orion(tmp_path / "flat", adata)
+    table = pq.read_table(folder / "HCT116.parquet")
+    gene_table(adata, "token_id").to_csv(tmp_path / "genes.tsv", index=False, sep="\t")
+    parts = tmp_path / "parts"
+    (parts / "site=A").mkdir(parents=True)
+    table = table.append_column("site", pa.array(["A"] * table.num_rows))
+    pq.write_table(table, parts / "site=A" / "part-0.parquet")
+    options = {"labels": ["site"], "drop_empty": True, "genes_table": tmp_path / "genes.tsv"}
+    assert ingest(parts, tmp_path / "same.zarr", **options)["labels"]["site"]["categories"] == ["A"]
+    (parts / "site=A").rename(parts / "site=B")
+    with pytest.raises(BadInput, match="column 'site' has 'A', its folder says 'B'"):
+        ingest(parts, tmp_path / "other.zarr", **options)
+    pq.write_table(table, parts / "loose.parquet")
+    with pytest.raises(BadInput, match="in no folder site=VALUE"):
+        ingest(parts, tmp_path / "other.zarr", **options)

@@ -1,4 +1,4 @@
-"""What a training would take: steps from the config, seconds a step measured here or estimated for GPUs not at hand.
+"""What a training would take: its steps, from the config, and seconds a step, estimated for GPUs not at hand.
 
 Estimates (class `Gpu`) take a step to be as long as its arithmetic plus its memory traffic, each at half of what the
 data sheet promises, plus the exchange of gradients:
@@ -14,26 +14,20 @@ On an H100 (28,000 genes, preset `hlca`) they say 12 ms for the autoencoder and 
 were measured, most of it spent by the CPU that starts kernels; other GPUs and links between workers were not checked.
 """
 
-import itertools
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import NamedTuple
-
-import numpy as np
-import torch
 
 from cfgen_dist.config import Config
 from cfgen_dist.model.build import build_velocity
-from cfgen_dist.model.flow_matching import flow_matching_loss
-from cfgen_dist.training.autoencoder import AutoencoderTask, autoencoder_loss, untrained_autoencoder
+from cfgen_dist.training.autoencoder import AutoencoderTask, untrained_autoencoder
 from cfgen_dist.training.encode import BATCH_SIZE
-from cfgen_dist.training.flow import FlowTask
+from cfgen_dist.training.flow import VALIDATIONS, FlowTask
+from cfgen_dist.training.held_out import MOST_CELLS
 from cfgen_dist.training.modalities import atlas_card, model_features
 from cfgen_dist.training.settings import RunSettings
 from cfgen_dist.training.stages import label_categories
-from data_loaders import Atlas, CellBatch, CellStream
+from data_loaders import Atlas
 
 PARAMETER_BYTES, CELL_PASSES, BLOCK_PASSES, LAUNCH, EFFICIENCY = 48, 40, 60, 3e-3, 0.5
 HOST_BYTES, WINDOWS, COLUMN_BYTES = 1.0e9, 3 * (128 << 20), 24  # libraries; windows read and shown; columns, a cell
@@ -103,39 +97,6 @@ def n_steps(config: Config, splits: Mapping[str, int], n_cells: int) -> tuple[in
     return fit, -(-n_cells // BATCH_SIZE), config.flow.max_steps or 0
 
 
-def measured(atlas: Atlas, config: Config, workers: int, n_cells: int, device: str) -> tuple[list[Cost], float]:
-    """Costs of the stages with each worker on a device like `device`, and seconds a cell that reading takes.
-
-    Returns
-    -------
-    list of Cost
-    float
-    """
-    autoencoder, flow, _ = networks(atlas, config)
-    share = max(1, round(Fraction(config.autoencoder.batch_size, workers)))
-    batch, reading = _read(atlas, config, share)
-    batch, autoencoder, flow = batch.to(device), autoencoder.to(device), flow.to(device)
-
-    def fit() -> torch.Tensor:
-        loss = autoencoder_loss(autoencoder, batch)
-        return loss + config.autoencoder.gene_penalty / atlas.n_cells * autoencoder.autoencoder.gene_penalty()
-
-    def encode() -> None:
-        with torch.inference_mode():
-            counts = autoencoder.autoencoder.dense(batch.counts, device)
-            autoencoder.autoencoder.eval().encode(counts, batch.size_factor)
-
-    n = max(1, round(Fraction(config.flow.batch_size, workers)))
-    z = torch.randn(n, config.autoencoder.latent_dim, device=device)
-    codes, sizes = torch.zeros(n, len(flow.labels), dtype=torch.long, device=device), torch.rand(n, device=device)
-    seconds = (
-        _seconds(_step(fit, autoencoder), device),
-        _seconds(encode, device) * BATCH_SIZE / len(batch) / workers,
-        _seconds(_step(lambda: flow_matching_loss(flow.velocity, z, codes, sizes), flow), device),
-    )
-    return _costs(config, atlas, n_cells, seconds), reading
-
-
 def estimated(atlas: Atlas, config: Config, workers: int, n_cells: int, gpu: Gpu, link: float) -> list[Cost]:
     """Costs of the stages on GPUs of which only the data sheet is known; `link` bytes/s between workers."""
     autoencoder, flow, n_features = networks(atlas, config)
@@ -147,12 +108,27 @@ def estimated(atlas: Atlas, config: Config, workers: int, n_cells: int, gpu: Gpu
         cells = batch_size / workers
         parameters = sum(p.numel() for p in task.parameters())
         traffic = PARAMETER_BYTES * parameters + 4 * passes * cells
-        width = 2 if config.all_reduce == "bfloat16" else 4
-        exchange = 2 * (workers - 1) / workers * width * parameters / link
+        exchange = exchange_seconds(parameters, workers, link, 2 if config.all_reduce == "bfloat16" else 4)
         work = 6 * parameters * cells / gpu.flops + traffic / gpu.bandwidth
         seconds.append(work / EFFICIENCY + exchange + LAUNCH)
     encode = BATCH_SIZE / workers * 12 * n_features * 4 / gpu.bandwidth / EFFICIENCY + LAUNCH / workers
-    return _costs(config, atlas, n_cells, (seconds[0], encode, seconds[1]))
+    return costs_of(config, atlas, n_cells, (seconds[0], encode, seconds[1]))
+
+
+def exchange_seconds(parameters: int, workers: int, link: float, width: int = 4, latency: float = 0.0) -> float:
+    """Seconds in which a ring of workers adds up its gradients.
+
+    Parameters
+    ----------
+    parameters, workers : int
+    link : float
+        Bytes a second of the slowest connection between neighbours.
+    width : int
+        Bytes of a number that travels.
+    latency : float
+        Seconds of a message. A ring passes 2 (W - 1) on, each of 1 / W of the gradients (Patarasuk and Yuan 2009).
+    """
+    return 2 * (workers - 1) * (width * parameters / workers / link + latency)
 
 
 def memory(config: Config, workers: int, n_cells: int, n_features: int, parameters: int) -> tuple[float, float]:
@@ -161,47 +137,16 @@ def memory(config: Config, workers: int, n_cells: int, n_features: int, paramete
     return HOST_BYTES + WINDOWS + COLUMN_BYTES * n_cells, on_gpu + 1e9
 
 
-def _costs(config: Config, atlas: Atlas, n_cells: int, seconds: Sequence[float]) -> list[Cost]:
+def checks(config: Config, splits: Mapping[str, int], n_cells: int) -> tuple[int, int]:
+    """Batches of held-out cells that the autoencoder and the flow are scored on, in training and at its end."""
+    val = splits.get("val", 0) * n_cells / max(1, sum(splits.values()))
+    batches = [-(-val // size) for size in (config.autoencoder.batch_size, config.flow.batch_size)]
+    last = [-(-min(val, MOST_CELLS) // size) for size in (config.autoencoder.batch_size, config.flow.batch_size)]
+    flow = 0 if config.refit else batches[1] * min(VALIDATIONS, config.flow.max_steps or 0) + last[1]
+    return int(batches[0] * config.autoencoder.max_epochs + last[0]), int(flow)
+
+
+def costs_of(config: Config, atlas: Atlas, n_cells: int, seconds: Sequence[float]) -> list[Cost]:
+    """The three stages, of the seconds that a step of each takes."""
     steps = n_steps(config, atlas_card(atlas)["splits"], n_cells)
     return [Cost(*row) for row in zip(("autoencoder", "encode", "flow"), steps, seconds, strict=True)]
-
-
-def _read(atlas: Atlas, config: Config, share: int) -> tuple[CellBatch, float]:
-    """A batch, and the seconds a cell that reading takes after the first window."""
-    labels = [name for name in [config.autoencoder.theta_covariate] if name]
-    batches = iter(CellStream(atlas, share, labels=labels, seed=config.seed))
-    batch = next(batches)
-    started, cells = time.perf_counter(), 0
-    for other in itertools.islice(batches, 64):
-        cells += len(other)
-    return batch, (time.perf_counter() - started) / max(cells, 1)
-
-
-def _step(loss: Callable[[], torch.Tensor], task: AutoencoderTask | FlowTask) -> Callable[[], None]:
-    """A function that does one optimiser step with averaging, as training does."""
-    optimizer = task.configure_optimizers()
-    optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
-    parameters: list[torch.Tensor] = list(task.parameters())
-    averages = [parameter.detach().clone() for parameter in parameters]
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, parameters, 0.1)
-
-    return step
-
-
-def _seconds(function: Callable[[], object], device: str, times: int = 4) -> float:
-    """Median seconds of a call, after one to warm up."""
-    found = []
-    for _ in range(times + 1):
-        started = time.perf_counter()
-        function()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
-    return float(np.median(found[1:]))
