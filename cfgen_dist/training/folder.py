@@ -19,7 +19,6 @@ from data_loaders.files import temporary_folder
 from data_loaders.storage import Place, is_remote, place
 from data_loaders.storage.address import on_disk
 from data_loaders.storage.bucket import BucketPlace
-from data_loaders.storage.opened import answered
 from data_loaders.types import PathLike
 from data_loaders.vouchers import SUFFIX
 
@@ -131,8 +130,7 @@ class RunFolder:
         names = [f"{under}/{name}" if under else name for name in folder.files()]
         there = {name.rpartition("/")[0] for name in names if name.endswith(f"/{WEIGHTS}")}
         for name in names:
-            steps = name.split("/")
-            if steps[0] in STORE or SAVED in steps or steps[-1] == POINTER or (self.path / name).exists():
+            if not _is_small(name) or name.endswith(f"/{POINTER}") or (self.path / name).exists():
                 continue
             (self.remote / name).download(self.path / name)
         for name in names:
@@ -144,7 +142,7 @@ class RunFolder:
         """Put the result of a stage into the bucket; its weights last, for with them it is finished."""
         if self.remote is None or self.saver is None:
             return
-        self.saver.wait()
+        self.saver.settle()  # a checkpoint that is not there is needed no more
         for name in (METRICS, METRICS + SUFFIX, TENSORBOARD, WEIGHTS + SUFFIX, WEIGHTS):
             self.put(f"{stage}/{name}")
 
@@ -168,8 +166,8 @@ class RunFolder:
         if self.remote is None:
             return
         with self._pulling:
-            for name, facts in _listed(self.remote).items():
-                if name.endswith(ends) and self._known.get(name) != facts:
+            for name, facts in self.remote.listing().items():
+                if _is_small(name) and name.endswith(ends) and self._known.get(name) != facts:
                     with suppress(FileNotFoundError):
                         place(self.path / name).write((self.remote / name).read())
                         self._known[name] = facts
@@ -256,16 +254,7 @@ def _quietly(look: Callable[[], None]) -> None:
         log.debug("%s", error)
 
 
-def _listed(remote: BucketPlace) -> dict[str, tuple[int, str]]:
-    """Size and version of all objects of a folder that are not in its stores."""
-    import obstore
-
-    found: dict[str, tuple[int, str]] = {}
-    start = len(remote.key) + 1
-    with answered(remote.shown, "listed"):
-        for batch in obstore.list(remote.bucket, f"{remote.key}/"):
-            for about in batch:
-                name = about["path"][start:]
-                if name.split("/")[0] not in STORE and SAVED not in name.split("/"):
-                    found[name] = int(about["size"]), about["e_tag"] or str(about["last_modified"])
-    return found
+def _is_small(name: str) -> bool:
+    """Whether an object is in none of the stores, and no file of a checkpoint."""
+    steps = name.split("/")
+    return steps[0] not in STORE and SAVED not in steps

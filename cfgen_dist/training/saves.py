@@ -145,8 +145,9 @@ class Saver:
                 self._changed.wait_for(lambda: bool(self._waiting))
                 going, self._busy = self._waiting.pop(0), True
             try:
-                self._put(going)
+                kept = self._put(going)
                 self._failed = None
+                self._clean(going.stage, kept)
             except _Lost as error:
                 self._lost = str(error)
                 log.error(self._lost)
@@ -159,8 +160,18 @@ class Saver:
                     self._busy = False
                     self._changed.notify_all()
 
-    def _put(self, going: _Going) -> None:
-        """Put a save into the bucket: its files, the record, and then remove what the record no longer names."""
+    def _clean(self, stage: str, kept: set[str]) -> None:
+        """Remove what the record no longer names; what cannot be removed now goes with the next save."""
+        folder = self.remote / stage / SAVED
+        try:
+            for name in folder.names():
+                if name not in kept:
+                    (folder / name).remove()
+        except BadInput as error:
+            log.debug("%s", error)
+
+    def _put(self, going: _Going) -> set[str]:
+        """Put a save into the bucket, its files and then the record; returns the objects that are named there."""
         stage = self.remote / going.stage
         before = self._before(going.stage, stage)
         there = {facts["sha256"] for save in before for facts in save["files"].values()}
@@ -177,10 +188,7 @@ class Saver:
         if version is None:
             raise _Lost(f"{record.shown}: another command has saved there meanwhile; end one of the two")
         self._versions[going.stage], self._saves[going.stage] = version, saves
-        kept = {facts["sha256"] for save in saves for facts in save["files"].values()}
-        for name in (stage / SAVED).names():
-            if name not in kept:
-                (stage / SAVED / name).remove()
+        return {facts["sha256"] for save in saves for facts in save["files"].values()}
 
     def _before(self, name: str, stage: BucketPlace) -> list[dict[str, Any]]:
         """The saves that are there; looked up once."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -120,6 +120,10 @@ def fit(
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise interrupted() from None
         end_steps()
+        if place and not restored.done:  # all steps were done before: Lightning has called nobody
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, WeightAveraging):
+                    callback.on_train_end(trainer, module)
     if settings.saver is not None and not rank():  # what the next stage begins with
         settings.saver.take(directory, trainer.global_step)
     return trainer

@@ -11,15 +11,15 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_loaders.errors import BadInput
 from data_loaders.storage.address import shown
-from data_loaders.storage.opened import Spot, answered, open_bucket, spot_of
+from data_loaders.storage.opened import NoAnswer, Spot, answered, open_bucket, spot_of
 from data_loaders.storage.place import Versioned
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
     from data_loaders.types import PathLike
 
+T = TypeVar("T")
 PART = 8 << 20  # bytes of one request when a file goes up or down
 AT_ONCE = 8  # requests
 TOKEN = "token"  # attribute of an object that was put under a condition
 LAST = "zarr.json"  # of a folder that goes up: what makes it a store
-TRIES, PAUSE = 6, 0.2  # of a conditional put; seconds before the second, doubled for each further one
+TRIES, PAUSE = 6, 0.2  # of a conditional put and of a listing; seconds before the second, doubled for each further one
 
 
 class BucketPlace:
@@ -183,11 +184,7 @@ class BucketPlace:
 
         if self.spot.service == "http":
             return False
-        with self._in_bucket(), answered(self.shown, "listed"):
-            for batch in obstore.list(self.bucket, self._prefix(), chunk_size=1):
-                if batch:
-                    return True
-        return False
+        return self._listed(lambda: any(obstore.list(self.bucket, self._prefix(), chunk_size=1)))
 
     def exists(self) -> bool:
         """Whether there is an object of that name, or under it."""
@@ -206,21 +203,28 @@ class BucketPlace:
 
     def sizes(self) -> dict[str, int]:
         """As `files`, with the bytes of each."""
+        return {name: size for name, (size, _) in self.listing().items()}
+
+    def listing(self) -> dict[str, tuple[int, str]]:
+        """As `files`, with the bytes of each and its version."""
         import obstore
 
         start = len(self.key) + 1 if self.key else 0
-        found = {}
-        with self._in_bucket(), answered(self.shown, "listed"):
+
+        def look() -> dict[str, tuple[int, str]]:
+            found = {}
             for batch in obstore.list(self.bucket, self._prefix()):
-                found.update({about["path"][start:]: int(about["size"]) for about in batch})
-        return dict(sorted((name, size) for name, size in found.items() if name))
+                for about in batch:
+                    found[about["path"][start:]] = int(about["size"]), _version(about) or str(about["last_modified"])
+            return found
+
+        return dict(sorted((name, facts) for name, facts in self._listed(look).items() if name))
 
     def names(self) -> list[str]:
         """What is directly under the prefix."""
         import obstore
 
-        with self._in_bucket(), answered(self.shown, "listed"):
-            found = obstore.list_with_delimiter(self.bucket, self._prefix())
+        found = self._listed(lambda: obstore.list_with_delimiter(self.bucket, self._prefix()))
         paths = [about["path"] for about in found["objects"]] + list(found["common_prefixes"])
         return sorted({path.rstrip("/").rpartition("/")[2] for path in paths if path.rstrip("/") != self.key})
 
@@ -349,6 +353,18 @@ class BucketPlace:
 
     def _is_signed(self) -> bool:
         return self.spot.service == "http" and "?" in self.address
+
+    def _listed(self, look: Callable[[], T]) -> T:
+        """What a listing gives; one whose answer is cut is asked for again, which obstore leaves to its caller."""
+        for attempt in range(TRIES):
+            try:
+                with self._in_bucket(), answered(self.shown, "listed"):
+                    return look()
+            except NoAnswer as error:
+                if attempt + 1 == TRIES or "body" not in str(error):
+                    raise
+                time.sleep(PAUSE * 2**attempt)
+        raise AssertionError
 
     @contextmanager
     def _missing(self) -> Iterator[None]:

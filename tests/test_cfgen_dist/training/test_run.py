@@ -115,6 +115,21 @@ def test_training_learns_more_than_the_mean_profile(tmp_path):
     assert model.provenance["training"]["val_nll"] < constant - 5
 
 
+@pytest.mark.heavy
+@pytest.mark.parametrize("stage", ["autoencoder", "flow"])
+@pytest.mark.parametrize("refit", [True, False])
+def test_killed_after_the_last_step(tiny_atlas, tmp_path, stage, refit):
+    """A run that has its last checkpoint, but no weights yet, ships the averaged weights too."""
+    train(tiny_atlas, tmp_path / "run", load_config(overrides=TINY | {"checkpoint_every_n_steps": 2, "refit": refit}))
+    weights = tmp_path / "run" / stage / "weights.safetensors"
+    expected = weights.read_bytes()
+    weights.unlink()
+    weights.with_name(f"{weights.name}.sha256").unlink()
+    shutil.rmtree(tmp_path / "run" / "bundle")
+    train(tiny_atlas, tmp_path / "run", resume=True)
+    assert weights.read_bytes() == expected
+
+
 def test_a_finished_run_is_not_trained_again(tiny_atlas, tiny_run):
     before = (tiny_run / "flow" / "metrics.csv").stat().st_mtime_ns
     model = train(tiny_atlas, tiny_run, resume=True)

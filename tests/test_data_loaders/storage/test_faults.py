@@ -34,6 +34,18 @@ def test_a_few_faults_are_overcome(bucket, line, tmp_path, what):
     assert (root / "big").download(tmp_path / "copy").read_bytes() == content * 500
 
 
+def test_a_listing_that_is_cut_is_asked_for_again(bucket, line):
+    names = [f"{number:03d}" for number in range(50)]
+    for name in names:
+        bucket.put(f"folder/{name}", b"x")
+    folder = place(f"{bucket.url}/folder")
+    for look in (folder.files, folder.names):
+        line.fail = line.times("cut", 3)
+        assert look() == names
+    line.fail = line.times("cut", 3)
+    assert folder.is_folder()
+
+
 @pytest.mark.parametrize("what", ["500", "cut", "lost", "refuse"])
 def test_a_condition_holds_although_answers_are_lost(bucket, line, what):
     file = place(bucket.url) / "lock"
