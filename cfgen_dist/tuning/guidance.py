@@ -8,6 +8,7 @@ from cfgen_dist.config import Config
 from cfgen_dist.evaluation.choice import Standing, keeps_structure, nearest_to_floor, title_of
 from cfgen_dist.training.calibration import calibrate
 from cfgen_dist.training.flow import untrained_velocity
+from cfgen_dist.training.folder import RunFolder
 from cfgen_dist.training.modalities import fitted_rows
 from cfgen_dist.training.stages import assemble, label_categories
 from cfgen_dist.tuning.distributions import Choice, Keys
@@ -21,14 +22,14 @@ DISTANCES = "distances"  # of a row: measure → distance to the floor, in units
 
 
 def score_settings(
-    run: Path, best: TrialRecord, grid: dict[str, list[Any]], objective: str
+    home: RunFolder, best: TrialRecord, grid: dict[str, list[Any]], objective: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Score every guidance strength with every number of steps and choose; see `choose`.
 
     Parameters
     ----------
-    run : Path
-        The search's directory; the rows are kept in `sampling.json`.
+    home : RunFolder
+        Of the search; the rows are kept in its `sampling.json`.
     best : TrialRecord
         The best flow trial.
     grid : dict of str to list
@@ -44,12 +45,12 @@ def score_settings(
     chosen : dict
         One of them.
     """
-    path = run / SAMPLING
+    run, path = home.path, home.path / SAMPLING
     if path.exists():
         return read_sampling(run)
     request = read_request(run)
     atlas, config = open_atlas(request["atlas"]["path"]), trial_config(run, "flow", best["values"])
-    latents = open_atlas(run / "latents.zarr")
+    latents = open_atlas(str(home.place / "latents.zarr"))
     fitted = fitted_rows(latents, config.modalities, config.refit)
     velocity = untrained_velocity(latents, label_categories(atlas, config), config.flow, fitted)
     load_weights(velocity, Path(best["folder"]) / WEIGHTS)

@@ -287,7 +287,7 @@ def _score(
 
     with open_search(run) as home:
         home.fetch(SAMPLING, *_weights_of(best))
-        found = score_settings(home.path, best | {"folder": str(home.local(best["folder"]))}, grid, objective)
+        found = score_settings(home, best | {"folder": str(home.local(best["folder"]))}, grid, objective)
         home.put(SAMPLING)
         return found
 
