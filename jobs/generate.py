@@ -2,7 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/generate.py BUNDLE OUT --cells 10000000
 
-BUNDLE and OUT are paths on a disk that all machines of the cluster see. All options and exit codes of the command.
+BUNDLE and OUT are addresses in a bucket, or paths on a disk that all machines of the cluster see.
+All options and exit codes of the command.
 """
 
 import sys

@@ -2,7 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/train.py ATLAS --out RUN --workers 8
 
-ATLAS and RUN are paths on a disk that all machines of the cluster see. All options and exit codes of the command.
+ATLAS and RUN are addresses in a bucket, or paths on a disk that all machines of the cluster see.
+All options and exit codes of the command.
 """
 
 import sys

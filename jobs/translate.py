@@ -2,7 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/translate.py BUNDLE ATLAS OUT --to batch=NAME
 
-The paths are on a disk that all machines of the cluster see. All options and exit codes of the command.
+The paths are addresses in a bucket, or on a disk that all machines of the cluster see.
+All options and exit codes of the command.
 """
 
 import sys

@@ -186,7 +186,7 @@ def evaluate(
         log.info("%s", line)
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     comparison = Comparison(
-        list(origins), scored_cells, rows | {"train": train}, source_of | {"train": 0}, digest, marker_table, seed
+        list(origins), list(scored_cells), rows | {"train": train}, source_of | {"train": 0}, digest, marker_table, seed
     )
     modalities = comparison.open()
     measured = [metric for metric in catalogue.metrics_of() if not (inputs.pooled and needs_types(metric))]

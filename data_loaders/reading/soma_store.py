@@ -6,7 +6,6 @@ import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from data_loaders.reading.store import Column
 from data_loaders.reading.value_checks import Naming, check_first
 from data_loaders.sources.which import in_words
 from data_loaders.storage import is_remote, place, shown
+from data_loaders.storage.address import on_disk
 from data_loaders.storage.opened import spot_of
 from data_loaders.types import Array, Ints, PathLike
 
@@ -56,7 +56,7 @@ def is_soma(path: PathLike, storage: Mapping[str, Any] | None = None) -> bool:
     """Whether a local folder, or an address that can be listed, is a TileDB group."""
     if is_remote(path):
         return census.is_public(path) or _is_remote_group(path, storage)
-    return Path(str(path)).is_dir() and (Path(str(path)) / "__group").is_dir()
+    return (on_disk(path) / "__group").is_dir()
 
 
 def _is_remote_group(path: PathLike, storage: Mapping[str, Any] | None) -> bool:

@@ -70,8 +70,8 @@ def test_describe_a_bundle_or_run(tiny_run, tmp_path, capsys):
     card = json.loads((tiny_run / "bundle" / "card.json").read_text())
     for content, expected in [
         ("{", "card.json is not valid JSON"),
-        ("[]", "expected format 1 of 'CFGen'"),
-        (json.dumps(card | {"format": 99}), "format 99 of 'CFGen', expected format 1 of 'CFGen'"),
+        ("[]", "expected format 1 or 2 of 'CFGen'"),
+        (json.dumps(card | {"format": 99}), "format 99 of 'CFGen', expected format 1 or 2 of 'CFGen'"),
     ]:
         (unfinished / "bundle" / "card.json").write_text(content)
         assert main(["describe", str(unfinished)]) == 2

@@ -145,9 +145,9 @@ def test_a_damaged_part_is_made_again_when_parts_are_added(run, atlas, tmp_path,
     def spoils(self, part, *args, **facts):
         record = commit(self, part, *args, **facts)
         if part == "part-000002":
-            content = bytearray(self.arrays_path(part).read_bytes())
+            content = bytearray(self.arrays_path(part).read())
             content[len(content) // 2] ^= 1
-            self.arrays_path(part).write_bytes(content)
+            self.arrays_path(part).write(bytes(content))
         return record
 
     monkeypatch.setattr(Ledger, "commit", spoils)

@@ -189,7 +189,7 @@ def test_a_finished_search_does_nothing_again(killed_and_resumed, ray_local, tin
 def test_suggestions_begin_with_the_base_and_learn_from_what_is_known(tmp_path):
     keys = {"flow.lr": Range(1e-4, 1e-2, log=True, whole=False), "flow.blocks": Choice((2, 3))}
     base = {"flow.lr": 1e-3, "flow.blocks": 4}  # outside: tried all the same
-    suggest = Suggest(tmp_path, keys, base, {"stage": "flow"}, 0, 8, [], [])
+    suggest = Suggest(RunFolder(tmp_path), tmp_path, keys, base, {"stage": "flow"}, 0, 8, [], [])
     first, second, third = (suggest.suggest(f"t{i}") for i in range(3))
     assert first["values"] == base
     assert Path(first["folder"]).name == "0000"
@@ -206,7 +206,8 @@ def test_suggestions_begin_with_the_base_and_learn_from_what_is_known(tmp_path):
     assert statuses == ["done", "stopped", "failed"]
     assert "lost" in read_trials(tmp_path)[2]["why"]
     records = read_trials(tmp_path)
-    again = Suggest(tmp_path, keys, base, {"stage": "flow"}, 0, 8, records[:2], [records[2] | {"status": "unfinished"}])
+    left = [records[2] | {"status": "unfinished"}]
+    again = Suggest(RunFolder(tmp_path), tmp_path, keys, base, {"stage": "flow"}, 0, 8, records[:2], left)
     assert again.suggest("u0")["folder"] == third["folder"], "an unfinished trial goes on before a new one begins"
     assert Path(again.suggest("u1")["folder"]).name == "0003"
     assert [trial.state.name for trial in again.study.trials] == ["PRUNED", "RUNNING"], (

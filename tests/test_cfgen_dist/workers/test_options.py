@@ -13,7 +13,7 @@ from cfgen_dist.workers.options import Workers, WorkersOptions, build, takes
 
 SHARED = {
     "guidance": None, "solver": None, "steps": None, "seed": 0, "shard_size": 4096, "device": "cpu", "resume": False,
-    "ray": None, "workers": None,
+    "ray": None, "workers": None, "unseen": None, "gpus_per_worker": None,
 }  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def test_dataclass_and_keywords_name_the_same_fields(kind, keywords):
     [
         (generate, {"labels": None, "plan": None, "size_factor": None}),
         (augment, {"balance": "cell_type", "temperature": 1.0, "size_factor": None}),
-        (translate, {"label": None, "split": None}),
+        (translate, {"label": None, "split": None, "where": None}),
     ],
 )
 def test_signatures_show_every_keyword_with_its_default(function, more):

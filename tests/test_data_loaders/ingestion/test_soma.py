@@ -135,7 +135,7 @@ def test_what_is_refused(tmp_path, experiment):
     message = refused(tmp_path, tmp_path / "a.h5ad", measurement="RNA")
     assert message.endswith("a.h5ad: `measurement` chooses within a SOMA experiment; " + AN_ANNDATA)
     message = refused(tmp_path, f"file://{tmp_path}/nothing")
-    assert "nothing: not a SOMA experiment" in message
+    assert "nothing: no such file or folder" in message
     assert "given more than once" in refused(tmp_path, experiment, experiment)
 
 
