@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -161,21 +162,21 @@ class RunFolder:
             elif file_there.replace(found.content + text.encode(), found.version):
                 return
 
-    def pull(self, *ends: str) -> None:
-        """Copy from the bucket what is new of the files whose names end so, if it is small."""
+    def pull(self, *patterns: str) -> None:
+        """Copy from the bucket what is new of the small files of these names, as `*/saved.json`."""
         if self.remote is None:
             return
         with self._pulling:
             for name, facts in self.remote.listing().items():
-                if _is_small(name) and name.endswith(ends) and self._known.get(name) != facts:
+                if any(fnmatchcase(name, pattern) for pattern in patterns) and self._known.get(name) != facts:
                     with suppress(FileNotFoundError):
                         place(self.path / name).write((self.remote / name).read())
                         self._known[name] = facts
 
     @contextmanager
-    def watching(self, *ends: str) -> Iterator[None]:
+    def watching(self, *patterns: str) -> Iterator[None]:
         """With this, `pull` every few seconds: what the workers of a run tell their driver."""
-        with self._every(lambda: self.pull(*ends)):
+        with self._every(lambda: self.pull(*patterns)):
             yield
 
     @contextmanager

@@ -43,7 +43,13 @@ log = logging.getLogger("cfgen_dist")
 TRIES = 3  # starts in a row that end with lost workers before any of them has saved anything new
 LOG, ERRORS = "train.log", "errors.log"  # in the run directory: rank 0's progress lines; tracebacks
 SAVED = ("last.ckpt", "saved.json", "weights.safetensors.sha256", "part-*.npz", "part-*.json")
-PROGRESS = ("/saved.json", "/weights.safetensors.sha256")  # of a run in a bucket: what its driver looks at
+PROGRESS = (
+    "*/saved.json",
+    "*/weights.safetensors.sha256",
+    "*.parts/part-*.json",
+    LOG,
+    ERRORS,
+)  # of a run in a bucket: what its driver looks at
 SECONDS_OF_SILENCE = (8, 60)  # before it is said that workers are waited for; before that is repeated
 GROW_AFTER = 60.0  # seconds of training until more workers are taken in: a new start takes some twenty
 LOST_RESOURCES = 10.0  # seconds in which those of lost workers are free again
@@ -172,7 +178,7 @@ def train_on_ray(
                     if workers[0] < workers[1]
                     else workers[0]
                 )
-                start = _Start(work, n, workers, each, labels, out)
+                start = _Start(work, n, workers, each, labels, folder)
                 stopped = start.follow(signals)
                 if not stopped:
                     shutil.rmtree(out / "ray", ignore_errors=True)
@@ -211,11 +217,13 @@ class _Start:
         workers: tuple[int, int],
         each: Mapping[str, float],
         labels: Labels,
-        out: Path,
+        folder: RunFolder,
     ) -> None:
         self.name = f"{time.time_ns()}"  # a name used before would be taken for one to go on with
-        self.n, self.most, self.each, self.labels, self.out = n, workers[1], each, labels, out
-        self.trainer = _trainer(work | {"key": self.name}, self.name, n, workers[0] < workers[1], each, labels, out)
+        self.n, self.most, self.each, self.labels, self.folder = n, workers[1], each, labels, folder
+        self.trainer = _trainer(
+            work | {"key": self.name}, self.name, n, workers[0] < workers[1], each, labels, folder.path
+        )
         self.claims: Claims | None = None
         self.began: float | None = None
         self.asked = self.granted = False
@@ -224,7 +232,7 @@ class _Start:
         """Wait for the end; returns where and why the workers stopped, None when all is done."""
         what = f"{self.n} workers with {dict(self.each)}"
         try:
-            result = _follow(self.trainer.fit, self.out / LOG, what, lambda started: self._watch(started, signals))
+            result = _follow(self._fit, self.folder.path / LOG, what, lambda started: self._watch(started, signals))
         finally:
             signals.patient = False
             if self.claims is not None:
@@ -233,6 +241,14 @@ class _Start:
                 take_word_back(self.name)
         stopped: dict[str, str] | None = result.return_value
         return stopped
+
+    def _fit(self) -> Any:
+        """Train; at the end the driver knows all that the workers said and saved."""
+        try:
+            return self.trainer.fit()
+        finally:
+            with suppress(BadInput):
+                self.folder.pull(*PROGRESS)
 
     def _watch(self, started: bool, signals: WorkersStop) -> None:
         """Ask the workers to stop when a signal came or there is room for more of them."""

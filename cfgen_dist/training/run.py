@@ -12,7 +12,7 @@ from cfgen_dist.bundle import CARD, CFGen
 from cfgen_dist.config import Config, load_config, save_config, to_dict
 from cfgen_dist.training.folder import RunFolder, open_folder
 from cfgen_dist.training.memory import keep_freed_memory
-from cfgen_dist.training.on_ray import ERRORS, LOG, PROGRESS, connect_workers, train_on_ray
+from cfgen_dist.training.on_ray import PROGRESS, connect_workers, train_on_ray
 from cfgen_dist.training.ranks import check_workers
 from cfgen_dist.training.settle import settle
 from cfgen_dist.training.stages import identity, run_stages
@@ -140,7 +140,7 @@ def train(
                 if is_new:
                     _begin_run(folder, config, source)
                 address = str(atlas) if is_remote(atlas) else str(on_disk(atlas).absolute())
-                with folder.watching(LOG, ERRORS, *PROGRESS):
+                with folder.watching(*PROGRESS):
                     known = source.contents, source.identity
                     train_on_ray(address, known, folder, config, (fewest, most), each, labels)
     return CFGen.load(str(bundle))

@@ -45,7 +45,7 @@ from data_loaders.vouchers import SUFFIX, check_vouched, write_sealed, write_vou
 
 WEIGHTS, RESULT, REPORTS, TRIAL = "weights.safetensors", "result.json", "reports.jsonl", "trial.json"
 REPORTS_OF_A_FLOW = 4  # at even shares of its steps
-WATCHED = (f"/{TRIAL}", f"/{REPORTS}", f"/{RESULT}")  # of a search in a bucket: what its driver looks at
+WATCHED = (f"*/{TRIAL}", f"*/{REPORTS}", f"*/{RESULT}")  # of a search in a bucket: what its driver looks at
 SPARED = (WEIGHTS, WEIGHTS + SUFFIX, RESULT, REPORTS, TRIAL)
 State = dict[str, Tensor]
 Send = Callable[[Report], None]  # gets every report
