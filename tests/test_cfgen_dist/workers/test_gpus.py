@@ -100,6 +100,5 @@ def test_actors_share_the_gpus_that_ray_knows(tmp_path_factory):
     one, half, third = json.loads(done.stdout[done.stdout.rindex("\n[[") :])
     for actors, a_card in ((one, 1), (half, 2), (third, 3)):
         cards = [gpu for _, gpu in actors]
-        assert 1 <= len(actors) <= 2 * a_card
+        assert 1 <= len(actors) <= 2 * a_card, "one that is slow to start finds no work left"
         assert all(cards.count(card) <= a_card for card in cards)
-    assert len(one) == 2
