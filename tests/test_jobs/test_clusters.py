@@ -179,4 +179,4 @@ def test_the_entry_point_of_the_kubernetes_job_is_one(tmp_path):
     parser = argparse.ArgumentParser()
     train.configure(parser)
     args = parser.parse_args(words[2:])
-    assert (args.workers, args.gpus_per_worker, args.resume) == (8, 1, True)
+    assert (args.workers, args.gpus_per_worker, args.resume) == ("8", 1, True)

@@ -124,6 +124,7 @@ def test_workers_that_come_and_a_notice_cost_no_step(ray_local, alone, tiny_atla
     """One worker while others hold the cluster, two when it is free, then SIGTERM to one of them; 5,000 steps from any
     checkpoint that is due, so that every step that is not done twice was saved on purpose."""
     monkeypatch.setattr("cfgen_dist.training.on_ray.GROW_AFTER", 1.0)
+    caplog.set_level("INFO", "cfgen_dist")
 
     @ray_local.remote(num_cpus=2)
     class Held:

@@ -13,6 +13,7 @@ from buckets import Line
 from scipy.sparse import csr_matrix
 
 from data_loaders import AtlasWriter, BadInput, LatentWriter, open_atlas, simulate
+from data_loaders.identity import id_of
 from data_loaders.storage import place
 from data_loaders.writing import arrays, building
 
@@ -44,7 +45,7 @@ def test_counts_that_outgrow_their_type_are_rewritten(bucket, tmp_path, monkeypa
     monkeypatch.setattr(arrays, "SHARD", 16)
     var = pd.DataFrame(index=[f"g{i}" for i in range(10)])
     for path in (tmp_path / "a.zarr", f"{bucket.url}/a.zarr"):
-        with AtlasWriter(path, var) as writer:
+        with AtlasWriter(path, var, identity=id_of("a")) as writer:
             for largest in (1, 300, 70_000):
                 counts = csr_matrix(np.ones((20, 10), np.int64))
                 counts.data[0] = largest
@@ -56,7 +57,7 @@ def test_counts_that_outgrow_their_type_are_rewritten(bucket, tmp_path, monkeypa
 def test_latents(bucket, tmp_path, tiny_atlas):
     atlas = open_atlas(tiny_atlas)
     for path in (tmp_path / "l.zarr", f"{bucket.url}/l.zarr"):
-        with LatentWriter(path, atlas, 4) as writer:
+        with LatentWriter(path, atlas, 4, id_of("l")) as writer:
             writer.append(np.ones((atlas.n_cells, 4)), np.arange(atlas.n_cells))
     assert objects(bucket, "l.zarr") == files(tmp_path / "l.zarr")
 
