@@ -196,7 +196,7 @@ class Saver:
             found = (stage / POINTER).read_versioned()
             if found is not None:
                 self._versions[name] = found.version
-            self._saves[name] = [] if found is None else _read(found.content, (stage / POINTER).shown)
+            self._saves[name] = [] if found is None else read_saves(found.content, (stage / POINTER).shown)
         return self._saves[name]
 
 
@@ -225,7 +225,7 @@ def restore(stage: BucketPlace, directory: Path) -> int | None:
     """
     record = stage / POINTER
     try:
-        saves = _read(record.read(), record.shown)
+        saves = read_saves(record.read(), record.shown)
     except FileNotFoundError:
         return None
     directory.mkdir(parents=True, exist_ok=True)
@@ -253,7 +253,7 @@ def _copy(save: dict[str, Any], stage: BucketPlace, directory: Path) -> str | No
     return None
 
 
-def _read(content: bytes, name: str) -> list[dict[str, Any]]:
+def read_saves(content: bytes, name: str) -> list[dict[str, Any]]:
     """The saves that a record names."""
     way_on = "without that object the stage starts again"
     try:

@@ -12,6 +12,7 @@ import zarr
 
 from cfgen_dist.bundle import files_of, read_card
 from cfgen_dist.training.run import read_run
+from cfgen_dist.training.saves import POINTER, SAVED, read_saves
 from data_loaders.card import LATENTS
 from data_loaders.errors import BadInput, readable
 from data_loaders.manifest import ELEMENT
@@ -163,12 +164,24 @@ def _run(path: Path) -> Iterator[Check]:
         has_sum = file.with_name(file.name + SUFFIX).is_file()
         if has_sum or file.name != "metrics.csv":  # that of a stage under way still grows
             yield Check(str(file), file.stat().st_size, partial(_unvouched, file), has_sum)
+    for record in sorted(path.rglob(POINTER)):  # of a run in a bucket: checkpoints
+        for save in read_saves(record.read_bytes(), str(record)):
+            for facts in save["files"].values():
+                file = record.parent / SAVED / facts["sha256"]
+                yield Check(str(file), facts["bytes"], partial(_misnamed, file))
     for file in sorted(path.glob("latents.zarr.parts/*.json")):
         yield _check(file, _part_fault)
     if (path / "latents.zarr").is_dir():
         yield from _store(place(path / "latents.zarr"))
     if (path / "bundle").is_dir():
         yield from _bundle(path / "bundle")
+
+
+def _misnamed(file: Path) -> str | None:
+    """What is wrong with a file of a checkpoint, whose name is its checksum."""
+    if not file.is_file():
+        return f"{file} is missing"
+    return None if sha256_of(file) == file.name else f"{file} is damaged, its SHA-256 is not its name"
 
 
 def _unvouched(file: Path) -> str | None:

@@ -71,6 +71,12 @@ def test_train_in_a_bucket(atlas, bucket, tiny_run, tmp_path, monkeypatch, capsy
     assert describe(out)["labels"] == describe(tiny_run)["labels"]
     assert CFGen.load(out).digest == CFGen.load(f"{out}/bundle").digest
     assert verify(out)["kind"] == "run"
+    saved = next(name for name in bucket.keys("run/flow/saved/"))
+    content = bucket.read(saved)
+    bucket.put(saved, content[:-1] + b"?")
+    with pytest.raises(BadInput, match="is damaged, its SHA-256 is not its name"):
+        verify(out)
+    bucket.put(saved, content)
     capsys.readouterr()
     assert main(["train", atlas, "--out", out]) == 2
     assert capsys.readouterr().err.startswith(f"error: {out} holds a run already: --resume continues it")
